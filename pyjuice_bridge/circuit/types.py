@@ -1,0 +1,187 @@
+"""A probabilistic circuit as plain arrays: layers of blocks.
+
+A *block* is ``width`` nodes that share one scope.  Blocks are numbered through the whole
+circuit in layer order, and a layer only refers to blocks of earlier layers, so the layer list
+is a topological order.  All blocks of one layer have the same width.  Nothing here computes:
+engines evaluate circuits, builders make them, ``hdf5`` stores them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+MISSING = -1
+"""The integer that marks an unobserved value; it is marginalised."""
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[Any]
+ProductKind = Literal["hadamard", "kronecker", "concat"]
+
+
+@dataclass(frozen=True, eq=False)
+class InputLayer:
+    """Categorical leaves: node j of block b holds p(x_v | j) for ``v = variables[b]``.
+
+    Attributes:
+        variables: int32 [blocks], the variable of each block.
+        groups: int32 [blocks], the parameter group of each block; equal groups are tied.
+        params: float [groups, width, categories], every row a distribution.
+    """
+
+    variables: IntArray
+    groups: IntArray
+    params: FloatArray
+    family: Literal["categorical"] = "categorical"
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.variables)
+
+    @property
+    def width(self) -> int:
+        return int(self.params.shape[1])
+
+    @property
+    def categories(self) -> int:
+        return int(self.params.shape[2])
+
+
+@dataclass(frozen=True, eq=False)
+class ProductLayer:
+    """Products of blocks; block b has the children ``children[offsets[b]:offsets[b + 1]]``.
+
+    ``hadamard`` multiplies node j of every child; ``kronecker`` multiplies every combination of
+    nodes of two children, the second child's index running fastest; ``concat`` lists the nodes
+    of its children one after another, each node a product with a single factor.
+    """
+
+    kind: ProductKind
+    offsets: IntArray
+    children: IntArray
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class SumLayer:
+    """Mixtures: out = Σ over the block's edges of ``weights[groups[e]] @ value(children[e])``.
+
+    Attributes:
+        offsets: int32 [blocks + 1], block b has the edges ``offsets[b]:offsets[b + 1]``.
+        children: int32 [edges], the child block of each edge; all have width ``width_in``.
+        groups: int32 [edges], the weight matrix of each edge; equal groups are tied.
+        weights: float [groups, width_out, width_in].  Row i of a block, over all edges of the
+            block together, sums to one.
+    """
+
+    offsets: IntArray
+    children: IntArray
+    groups: IntArray
+    weights: FloatArray
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def width(self) -> int:
+        return int(self.weights.shape[1])
+
+
+Layer = InputLayer | ProductLayer | SumLayer
+
+
+def layer_params(layer: Layer) -> FloatArray | None:
+    """The parameter array of a layer, or None for a product layer."""
+    if isinstance(layer, InputLayer):
+        return layer.params
+    return layer.weights if isinstance(layer, SumLayer) else None
+
+
+def with_params(layer: Layer, params: FloatArray | None) -> Layer:
+    """A copy of ``layer`` that holds ``params`` (None leaves the layer as it is)."""
+    if params is None or isinstance(layer, ProductLayer):
+        return layer
+    if isinstance(layer, InputLayer):
+        return replace(layer, params=params)
+    return replace(layer, weights=params)
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A smooth, decomposable circuit over ``num_vars`` discrete variables.
+
+    Attributes:
+        layers: in topological order.
+        roots: int32 [roots], blocks of width 1; several roots are independent models.
+        latents: name → int32 [positions]; node j of the listed block means "value j".
+        meta: provenance, stored with the circuit.
+    """
+
+    num_vars: int
+    layers: tuple[Layer, ...]
+    roots: IntArray
+    latents: Mapping[str, IntArray] = field(default_factory=dict)
+    meta: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @cached_property
+    def starts(self) -> IntArray:
+        """int32 [layers + 1]: layer i holds the blocks ``starts[i]:starts[i + 1]``."""
+        return np.cumsum([0] + [layer.num_blocks for layer in self.layers]).astype(np.int32)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """The width of the blocks of each layer."""
+        widths: list[int] = []
+        for layer in self.layers:
+            if not isinstance(layer, ProductLayer):
+                widths.append(layer.width)
+                continue
+            children = layer.children[layer.offsets[0] : layer.offsets[1]]
+            sizes = [widths[self.layer_of(int(child))] for child in children]
+            total = {"hadamard": sizes[0], "concat": sum(sizes), "kronecker": int(np.prod(sizes))}
+            widths.append(total[layer.kind])
+        return tuple(widths)
+
+    @property
+    def num_blocks(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def num_parameters(self) -> int:
+        """Entries of all parameter arrays (tied ones counted once)."""
+        arrays = (layer_params(layer) for layer in self.layers)
+        return sum(int(a.size) for a in arrays if a is not None)
+
+    @cached_property
+    def categories(self) -> IntArray:
+        """int32 [num_vars]: the number of values of each variable (0 where no leaf reads it)."""
+        sizes = np.zeros(self.num_vars, np.int32)
+        for layer in self.layers:
+            if isinstance(layer, InputLayer):
+                sizes[layer.variables] = layer.categories
+        return sizes
+
+    def layer_of(self, block: int) -> int:
+        """The index of the layer that holds ``block``."""
+        return int(np.searchsorted(self.starts, block, side="right")) - 1
+
+    def with_layer_params(self, params: list[FloatArray | None]) -> Circuit:
+        """The same circuit with other parameters, one entry per layer (None keeps)."""
+        layers = tuple(with_params(a, p) for a, p in zip(self.layers, params, strict=True))
+        return replace(self, layers=layers)
+
+    def __repr__(self) -> str:
+        return (
+            f"Circuit({self.num_vars} variables, {len(self.layers)} layers, "
+            f"{self.num_blocks} blocks, {self.num_parameters:,} parameters, "
+            f"{len(self.roots)} root{'s' if len(self.roots) != 1 else ''})"
+        )

@@ -1,0 +1,144 @@
+"""What every engine can do.  Arrays in and out are NumPy; devices are the engine's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.types import Circuit, FloatArray
+
+Latents = Mapping[str, NDArray[Any]]
+"""Latent name → int [N, positions] (-1 = unobserved) or float [N, positions, width] soft evidence
+with entries in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Step size η over training: from ``start`` to ``end``, per mini-batch."""
+
+    start: float = 0.1
+    end: float = 0.01
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to train.
+
+    Attributes:
+        optimizer: ``full_em`` (one step per pass), ``mini_em`` (METHOD: Liu et al. 2023, app. B.1)
+            or ``anemone`` (arXiv 2505.19982).
+        step_size: η for ``mini_em`` and ``anemone``; ``full_em`` ignores it.
+        pseudocount: added to the counts of a row, shared evenly by its entries.
+        momentum: on the counts, for ``anemone``.
+        patience: stop after this many epochs without a better validation score (None = never).
+            With a validation set the returned circuit is the best one seen.
+        frozen: indices of layers whose parameters stay as they are.
+        seed: orders the mini-batches; epoch e uses the generator seeded by (seed, e).
+    """
+
+    optimizer: Literal["full_em", "mini_em", "anemone"] = "mini_em"
+    epochs: int = 10
+    batch_size: int = 512
+    step_size: Schedule = field(default_factory=Schedule)
+    pseudocount: float = 0.1
+    momentum: float = 0.9
+    patience: int | None = None
+    frozen: tuple[int, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a learning curve; log-likelihoods are nats per row, averaged.
+
+    ``train`` is measured while the epoch's steps are taken; ``valid`` (None without a validation
+    set) after them.
+    """
+
+    epoch: int
+    step_size: float
+    train: float
+    valid: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    circuit: Circuit
+    history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Expected edge counts (flows), summed over rows: one array per layer, None for products."""
+
+    layers: tuple[FloatArray | None, ...]
+    log_likelihood: float
+
+
+class Engine(Protocol):
+    """One way to run circuits.  ``x`` is int [N, num_vars], -1 where a value is missing."""
+
+    name: str
+    device: str
+
+    def log_likelihood(
+        self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
+    ) -> NDArray[np.float64]:
+        """log p(x, observed latents), float64 [N, roots], in nats."""
+
+    def expected_counts(
+        self,
+        circuit: Circuit,
+        x: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+        latents: Latents | None = None,
+    ) -> Counts:
+        """Flows summed over rows; ``weights`` is float [N] or [N, roots], default one."""
+
+    def fit(
+        self,
+        circuit: Circuit,
+        x: NDArray[Any],
+        options: FitOptions,
+        *,
+        weights: NDArray[Any] | None = None,
+        latents: Latents | None = None,
+        valid: NDArray[Any] | None = None,
+        checkpoint: Path | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> FitResult:
+        """Train by EM.
+
+        ``checkpoint`` is a file written after every epoch and resumed from when it exists.
+        ``on_batch`` is called with (batches done, batches in all) over the whole training.
+        """
+
+    def sample(
+        self,
+        circuit: Circuit,
+        n: int,
+        evidence: NDArray[Any] | None = None,
+        latents: Latents | None = None,
+        *,
+        seed: int,
+        root: int = 0,
+    ) -> NDArray[np.int32]:
+        """Draw int32 [n, num_vars], or [N, n, num_vars] given evidence int [N, num_vars]."""
+
+    def mpe(
+        self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The jointly most probable completion and latents: (x [N, num_vars], log-value [N])."""
+
+    def posteriors(
+        self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
+    ) -> NDArray[np.float32]:
+        """p(latent = j | x) for the latents ``name``: float32 [N, positions, width]."""
