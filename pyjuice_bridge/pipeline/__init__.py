@@ -1,0 +1,1 @@
+"""A run from a config to a report, in stages whose results are kept and reused."""
