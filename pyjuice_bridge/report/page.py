@@ -1,0 +1,167 @@
+"""Write report.html: one file that shows a run and needs nothing but a browser."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyjuice_bridge.report import words
+from pyjuice_bridge.report.images import HIDDEN_COLOUR
+from pyjuice_bridge.report.pictures import Gallery
+from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
+
+_FIRST_FACTS = (
+    "command",
+    "seed",
+    "date",
+    "machine",
+    "threads",
+    "versions",
+    "python",
+    "torch",
+    "dataset",
+    "fingerprint",
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of provenance: one value, or one per arm where they differ."""
+
+    name: str
+    values: tuple[tuple[str, str], ...]
+    """(arm name or empty, value)."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The two drawings of the learning curves."""
+
+    seconds: str
+    passes: str
+    cropped: bool
+    last: tuple[tuple[str, str], ...]
+    """(arm name, last validation figure), the drawings in words."""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run directory from whatever files of the run are there.
+
+    The page holds its pictures and styles, loads nothing and runs no script.
+
+    Args:
+        run_dir: a directory with any of config.yaml, results.json, metrics.jsonl, bound.json
+            and figures.npz.
+
+    Returns:
+        The path of the page; an older page is replaced at once, never half written.
+
+    Raises:
+        UserError: no such directory, or one of its files is damaged.
+    """
+    run = read_run(run_dir)
+    target = run_dir / "report.html"
+    _write_atomically(target, _render(run))
+    return target
+
+
+def _render(run: Run) -> str:
+    # Both take noticeable time to import, and only a report that is written needs them.
+    import jinja2
+    from markupsafe import Markup
+
+    from pyjuice_bridge.report.curves import ARM_COLOURS, bound_chart
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    gallery = Gallery(run.figures, run.path / "figures.npz")
+    arms = _arms(run, gallery)
+    curves = _curves(run, arms)
+    return environment.get_template("report.html").render(
+        run=run,
+        words=words,
+        splits=SPLITS,
+        outcome=words.outcome(run.results, run.dataset),
+        unit=run.results[0].unit if run.results else "bits/dim",
+        best=_best(run.results),
+        colour={arm: i % ARM_COLOURS for i, arm in enumerate(arms)},
+        seeds=sorted({r.seed for r in run.results if r.seed is not None}),
+        curves=curves,
+        bound_svg=bound_chart(run.bounds, ident="bound") if run.bounds else "",
+        safe=Markup,
+        samples=gallery.samples(arms),
+        inpaintings=gallery.inpaintings(arms),
+        clusters=gallery.clusters(),
+        white=gallery.white,
+        hidden="#{:02x}{:02x}{:02x}".format(*HIDDEN_COLOUR),
+        facts=_provenance(run.results),
+    )
+
+
+def _arms(run: Run, gallery: Gallery) -> list[str]:
+    """Every arm the run mentions; its place in the list decides its colour."""
+    named = [r.arm for r in run.results] + [e.arm for e in run.epochs] + gallery.arms()
+    usual = ("lvd", "random", "hclt")
+    return [a for a in usual if a in named] + [a for a in dict.fromkeys(named) if a not in usual]
+
+
+def _curves(run: Run, arms: Sequence[str]) -> Curves | None:
+    from pyjuice_bridge.report.curves import learning_curves
+
+    last = {e.arm: e.valid for e in run.epochs if e.valid is not None}
+    if not last:
+        return None
+    seconds, cropped = learning_curves(run.epochs, arms, against="seconds", ident="seconds")
+    passes, _ = learning_curves(run.epochs, arms, against="passes", ident="passes")
+    described = tuple((words.arm_name(arm), words.bits_text(bits)) for arm, bits in last.items())
+    return Curves(seconds, passes, cropped, described)
+
+
+def _best(results: Sequence[ArmResult]) -> Mapping[str, float]:
+    """Lowest figure of each split, where there is more than one to choose from."""
+    figures = {s: [r.bits[s] for r in results if r.bits[s] is not None] for s in SPLITS}
+    return {s: min(f for f in v if f is not None) for s, v in figures.items() if len(v) > 1}
+
+
+def _provenance(results: Sequence[ArmResult]) -> tuple[Fact, ...]:
+    rows = [(r.arm, dict(r.extra) | {"seed": r.seed}) for r in results]
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    ordered = [n for n in _FIRST_FACTS if n in names]
+    ordered += [n for n in names if n not in _FIRST_FACTS]
+    facts = []
+    for name in ordered:
+        values = [(words.arm_name(arm), _plain(row[name])) for arm, row in rows if name in row]
+        if len({value for _, value in values}) == 1:
+            values = [("", values[0][1])]
+        facts.append(Fact(words.spoken(name), tuple(values)))
+    return tuple(facts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, str):
+        return value
+    return "–" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _write_atomically(target: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

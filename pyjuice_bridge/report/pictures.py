@@ -1,0 +1,171 @@
+"""The image sections of the report, from the arrays of figures.npz."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.report.images import data_uri, grid_png, paint_hidden
+from pyjuice_bridge.report.words import arm_name, spoken
+
+Figures = Mapping[str, npt.NDArray[Any]]
+
+_IN_A_SHEET = 64
+_IN_A_ROW = 10
+_DARK_BELOW = 64
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One inline PNG: its address, label, and the width in CSS pixels it is shown at."""
+
+    src: str
+    label: str
+    width: int
+    arm: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures under one heading."""
+
+    heading: str
+    pictures: tuple[Picture, ...]
+
+
+class Gallery:
+    """Turns the arrays of figures.npz into pictures.
+
+    Raises:
+        UserError: (from every method) an array has the wrong type or shape.
+    """
+
+    def __init__(self, figures: Figures, path: Path) -> None:
+        self._figures = figures
+        self._path = path
+        pixels = [a for a in figures.values() if a.dtype == np.uint8 and a.size]
+        brightest = max((int(a.max()) for a in pixels), default=255)
+        self.white = brightest if 0 < brightest < _DARK_BELOW else 255
+        """Pixel value shown as full brightness (less than 255 for data with few grey levels)."""
+
+    def arms(self) -> list[str]:
+        """Arms that have samples or inpaintings, in file order."""
+        parts = [name.split("/") for name in self._figures]
+        named = [p[1] for p in parts if len(p) == 2 and p[0] == "samples"]
+        named += [p[1] for p in parts if len(p) == 3 and p[0] == "inpaint" and p[1] != "masks"]
+        return list(dict.fromkeys(named))
+
+    def samples(self, arms: Sequence[str]) -> tuple[Picture, ...]:
+        """Real images, then the samples of each arm, as square sheets of equal size."""
+        if not any(f"samples/{arm}" in self._figures for arm in arms):
+            return ()
+        sheets = [("real", "Real images (validation)", "")]
+        sheets += [(f"samples/{arm}", arm_name(arm), arm) for arm in arms]
+        return tuple(
+            self._sheet(name, label, arm) for name, label, arm in sheets if name in self._figures
+        )
+
+    def inpaintings(self, arms: Sequence[str]) -> tuple[Group, ...]:
+        """One group per mask: the original, what the model saw, and what each arm filled in."""
+        masks = [n.removeprefix("inpaint/masks/") for n in self._figures if "inpaint/masks/" in n]
+        return tuple(self._inpainting(mask, arms) for mask in masks)
+
+    def clusters(self) -> tuple[Group, ...]:
+        """One group per position: a strip of real examples for each value of its latent."""
+        examples = self._figures.get("clusters/examples")
+        if examples is None:
+            return ()
+        if examples.ndim != 6:
+            self._refuse("clusters/examples", "uint8 [positions, values, examples, h, w, C]")
+        positions = self._figures.get("clusters/positions", np.arange(len(examples)))
+        if positions.shape != examples.shape[:1] or positions.dtype.kind not in "iu":
+            self._refuse("clusters/positions", f"integers [{len(examples)}]")
+        width = examples.shape[2] * (examples.shape[4] + 1)
+        shown = width * max(1, min(5, 170 // width))
+        return tuple(
+            Group(
+                f"Position {position}",
+                tuple(
+                    Picture(self._png("clusters/examples", strip, len(strip)), str(value), shown)
+                    for value, strip in enumerate(strips)
+                ),
+            )
+            for position, strips in zip(positions.tolist(), examples, strict=True)
+        )
+
+    def _inpainting(self, mask: str, arms: Sequence[str]) -> Group:
+        original = self._figures.get("inpaint/original")
+        if original is None or original.ndim != 4:
+            self._refuse("inpaint/original", "uint8 [n, H, W, C]")
+        hidden = self._figures[f"inpaint/masks/{mask}"]
+        one, each = original.shape[1:3], original.shape[:3]
+        if hidden.dtype != np.bool_ or hidden.shape not in (one, each):
+            self._refuse(f"inpaint/masks/{mask}", f"bool {list(one)} or {list(each)}")
+        rows = [
+            self._row("inpaint/original", original, "Original"),
+            self._row("inpaint/original", original, "What the model saw", hidden=hidden),
+        ]
+        for arm in arms:
+            name = f"inpaint/{arm}/{mask}"
+            if name in self._figures:
+                if self._figures[name].shape != original.shape:
+                    self._refuse(name, f"uint8 {list(original.shape)}, as inpaint/original")
+                rows.append(self._row(name, self._figures[name], arm_name(arm), arm))
+        return Group(spoken(mask).capitalize(), tuple(rows))
+
+    def _sheet(self, name: str, label: str, arm: str) -> Picture:
+        images = self._figures[name][:_IN_A_SHEET]
+        columns = max(1, math.isqrt(max(len(images) - 1, 0)) + 1)
+        png = self._png(name, images, columns)
+        across = columns * (images.shape[2] + 1)
+        return Picture(png, label, across * max(1, 460 // across), arm)
+
+    def _row(
+        self,
+        name: str,
+        images: npt.NDArray[Any],
+        label: str,
+        arm: str = "",
+        hidden: npt.NDArray[np.bool_] | None = None,
+    ) -> Picture:
+        images = images[:_IN_A_ROW]
+        if hidden is not None:
+            hidden = hidden[:_IN_A_ROW] if hidden.ndim == 3 else hidden
+        across = len(images) * (images.shape[2] + 1)
+        return Picture(
+            self._png(name, images, max(len(images), 1), hidden),
+            label,
+            across * max(1, 720 // max(across, 1)),
+            arm,
+        )
+
+    def _png(
+        self,
+        name: str,
+        images: npt.NDArray[Any],
+        columns: int,
+        hidden: npt.NDArray[np.bool_] | None = None,
+    ) -> str:
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[-1] not in (1, 3)
+            or images.size == 0
+        ):
+            self._refuse(name, "uint8 [n, H, W, 1 or 3] with nothing empty")
+        if hidden is None:
+            return data_uri(grid_png(images, columns, white=self.white))
+        return data_uri(grid_png(paint_hidden(images, hidden, white=self.white), columns))
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        array = self._figures.get(name)
+        found = "no such array" if array is None else f"{array.dtype} {list(array.shape)}"
+        raise UserError(
+            f"{self._path}: array {name} should be {expected}, found {found}; run again "
+            f"to rewrite the file."
+        )

@@ -1,0 +1,217 @@
+"""Read what a run left behind; every file of it may be absent."""
+
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from pyjuice_bridge.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+T = TypeVar("T")
+_KNOWN = {"model", "engine", "device", "parameters", "seconds", "peak_memory_bytes", "seed"}
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One line of results.json: the final figures of one arm."""
+
+    arm: str
+    engine: str
+    device: str
+    parameters: int | None
+    bits: Mapping[str, float | None]
+    """Figure of each split ("train", "valid", "test"), in `unit`; None where not measured."""
+    unit: str
+    seconds: float | None
+    peak_memory_bytes: int | None
+    seed: int | None
+    extra: Mapping[str, Any]
+    """Everything else the line holds: command, machine, versions, date, …"""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of metrics.jsonl."""
+
+    arm: str
+    stage: str
+    passes: float
+    """Passes over the training data by this arm up to here, this one included."""
+    total_seconds: float
+    valid: float | None
+    """Validation bits per dimension; None where the stage has none."""
+
+
+@dataclass(frozen=True)
+class StageBound:
+    """One line of bound.json, in bits per dimension on the validation images."""
+
+    stage: str
+    bound: float
+    marginal: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory in memory."""
+
+    path: Path
+    config_text: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    results: tuple[ArmResult, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    bounds: tuple[StageBound, ...] = ()
+    figures: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name the config gives the run, else that of its directory."""
+        name = self.config.get("name")
+        return name if isinstance(name, str) and name else self.path.resolve().name
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the data set, from the config or the results."""
+        data = self.config.get("data", self.config.get("dataset"))
+        if isinstance(data, Mapping):
+            data = data.get("name")
+        if not isinstance(data, str):
+            data = next((r.extra["dataset"] for r in self.results if "dataset" in r.extra), None)
+        return data if isinstance(data, str) and data else None
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read the files of a run directory that are there.
+
+    Raises:
+        UserError: the directory is missing, or a file in it is damaged (the last line of
+            metrics.jsonl may be half written; it is then ignored).
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such run directory; give the folder a run wrote.")
+    text = _text(run_dir / "config.yaml")
+    return Run(
+        path=run_dir,
+        config_text=text,
+        config=_config(run_dir / "config.yaml", text),
+        results=_rows(run_dir / "results.json", _result),
+        epochs=_metrics(run_dir / "metrics.jsonl"),
+        bounds=_rows(run_dir / "bound.json", _bound),
+        figures=_figures(run_dir / "figures.npz"),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run again to rewrite it.") from error
+
+
+def _config(path: Path, text: str) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML; run again to rewrite it.") from error
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a mapping at the top; run again to rewrite it.")
+    return config
+
+
+def _rows(path: Path, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, ...]:
+    text = _text(path)
+    if not text:
+        return ()
+    try:
+        rows = json.loads(text)
+        if not isinstance(rows, list):
+            raise TypeError("not a list")
+        return tuple(read(row) for row in rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); run again to rewrite it.") from error
+
+
+def _result(row: Mapping[str, Any]) -> ArmResult:
+    figures = {split: row.get(split) for split in SPLITS}
+    units = [f["unit"] for f in figures.values() if f is not None and "unit" in f]
+    return ArmResult(
+        arm=str(row["model"]),
+        engine=str(row.get("engine") or "–"),
+        device=str(row.get("device") or "–"),
+        parameters=_integer(row.get("parameters")),
+        bits={s: None if f is None else _number(f["value"]) for s, f in figures.items()},
+        unit=str(units[0]) if units else "bits/dim",
+        seconds=_number(row.get("seconds")),
+        peak_memory_bytes=_integer(row.get("peak_memory_bytes")),
+        seed=_integer(row.get("seed")),
+        extra={k: v for k, v in row.items() if k not in _KNOWN and k not in SPLITS},
+    )
+
+
+def _bound(row: Mapping[str, Any]) -> StageBound:
+    return StageBound(str(row["stage"]), float(row["bound_bpd"]), _number(row.get("marginal_bpd")))
+
+
+def _metrics(path: Path) -> tuple[Epoch, ...]:
+    lines = _text_bytes(path).split(b"\n")
+    last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
+    epochs: list[Epoch] = []
+    passes: dict[str, float] = {}
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            arm = str(row["arm"])
+            passes[arm] = float(row.get("passes") or passes.get(arm, 0.0) + 1.0)
+            valid = _number(row.get("valid_bpd"))
+            seconds = float(row["total_seconds"])
+            epochs.append(Epoch(arm, str(row.get("stage", "")), passes[arm], seconds, valid))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if number == last:
+                break
+            raise UserError(
+                f"{path}: line {number + 1} is damaged ({error!r}); delete it or run again."
+            ) from error
+    return tuple(epochs)
+
+
+def _text_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _figures(path: Path) -> Mapping[str, npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); run again to rewrite it.") from error
+
+
+def _number(value: Any) -> float | None:
+    """A finite float, or None for null, NaN and the infinities."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _integer(value: Any) -> int | None:
+    return None if value is None else int(value)
