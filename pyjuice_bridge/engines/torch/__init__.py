@@ -1,0 +1,141 @@
+"""The embedded engine: circuits on PyTorch, CPU or CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
+from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
+from pyjuice_bridge.engines.torch.batches import (
+    check_latents,
+    check_rows,
+    collect,
+    evaluate,
+    evidence_of,
+    tensor_of,
+)
+from pyjuice_bridge.engines.torch.fit import Rows, Trainer, fingerprint, train
+from pyjuice_bridge.engines.torch.forward import Workspace
+from pyjuice_bridge.engines.torch.program import compile_circuit, to_device, to_numpy
+from pyjuice_bridge.errors import UserError
+
+# Denormal numbers are 10–100 times slower and mean nothing here.  The setting is per thread and
+# inherited: it must come before the first parallel operation.
+torch.set_flush_denormal(True)
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class TorchEngine:
+    """Runs circuits with PyTorch (see ``engines.base.Engine`` for the methods).
+
+    Args:
+        device: ``cpu`` or ``cuda`` (``cuda:1`` …).
+        precision: of activations and parameters; ``float64`` is for checks.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, device: str = "cpu", precision: Literal["float32", "float64"] = "float32"
+    ) -> None:
+        self.device = device
+        self._device = torch.device(device)
+        self._dtype = _DTYPES[precision]
+
+    def _load(self, circuit: Circuit) -> tuple[Any, Any]:
+        program = compile_circuit(circuit, self._device, self._dtype)
+        return program, to_device(circuit, self._device, self._dtype)
+
+    @torch.inference_mode()
+    def log_likelihood(
+        self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
+    ) -> NDArray[np.float64]:
+        x = check_rows(circuit, x)
+        program, params = self._load(circuit)
+        evidence = evidence_of(check_latents(circuit, latents, len(x)), program)
+        scores = evaluate(program, params, tensor_of(x, self._device), evidence, Workspace())
+        return scores.cpu().numpy()
+
+    @torch.inference_mode()
+    def expected_counts(
+        self,
+        circuit: Circuit,
+        x: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+        latents: Latents | None = None,
+    ) -> Counts:
+        program, params = self._load(circuit)
+        rows, scale = self._rows(circuit, program, x, weights, latents)
+        counts = new_counts(program, params)
+        total = collect(
+            program, params, counts, rows.x, rows.weights, rows.evidence, Workspace()
+        )
+        finish_counts(program, params, counts)
+        arrays = to_numpy(program, [None if c is None else c.mul_(scale) for c in counts])
+        return Counts(tuple(arrays), float(total) * scale)
+
+    @torch.inference_mode()
+    def fit(
+        self,
+        circuit: Circuit,
+        x: NDArray[Any],
+        options: FitOptions,
+        *,
+        weights: NDArray[Any] | None = None,
+        latents: Latents | None = None,
+        valid: NDArray[Any] | None = None,
+        checkpoint: Path | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> FitResult:
+        program, params = self._load(circuit)
+        rows, _ = self._rows(circuit, program, x, weights, latents)
+        if valid is not None:
+            valid = check_rows(circuit, valid, "valid")
+        held_out = None if valid is None else tensor_of(valid, self._device)
+        trainer = Trainer(program, params, rows, held_out, options)
+        key = ""
+        if checkpoint is not None:
+            extra = tuple(np.asarray(v) for v in (latents or {}).values())
+            extra += tuple(np.asarray(v) for v in (weights, valid) if v is not None)
+            key = fingerprint(circuit, np.asarray(x), options, extra)
+        return train(
+            trainer, circuit, checkpoint=checkpoint, key=key, on_epoch=on_epoch, on_batch=on_batch
+        )
+
+    def _rows(
+        self,
+        circuit: Circuit,
+        program: Any,
+        x: NDArray[Any],
+        weights: NDArray[Any] | None,
+        latents: Latents | None,
+    ) -> tuple[Rows, float]:
+        """Checked rows on the device; weights are divided by their maximum, which is returned.
+
+        With weights at most one no intermediate of the downward pass overflows.
+        """
+        x = check_rows(circuit, x)
+        if not len(x):
+            raise UserError("x has no rows; training and counting need at least one.")
+        shape = (len(x), len(circuit.roots))
+        given = np.ones(shape) if weights is None else np.asarray(weights, float)
+        given = given[:, None] if given.ndim == 1 else given
+        if given.shape[0] != len(x) or given.shape[1] not in (1, shape[1]):
+            raise UserError(f"weights have shape {list(given.shape)}, expected {list(shape)}.")
+        if not np.isfinite(given).all() or (given < 0).any() or not given.any():
+            raise UserError("weights must be finite, not negative and not all zero.")
+        scale = float(given.max())
+        device_weights = torch.as_tensor(
+            np.broadcast_to(given / scale, shape).copy(), device=self._device, dtype=self._dtype
+        )
+        evidence = evidence_of(check_latents(circuit, latents, len(x)), program)
+        return Rows(tensor_of(x, self._device), device_weights, evidence), scale

@@ -1,0 +1,145 @@
+"""Rows through the circuit in batches of bounded memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.engines.base import Latents
+from pyjuice_bridge.engines.torch.backward import Downward
+from pyjuice_bridge.engines.torch.forward import Evidence, Upward, Workspace
+from pyjuice_bridge.engines.torch.program import Params, Program
+from pyjuice_bridge.errors import UserError
+
+_CPU_TILE_BYTES = 16 * 2**20
+_EVALUATION_ROWS = 1024
+
+logger = logging.getLogger(__name__)
+
+
+def check_rows(circuit: Circuit, x: NDArray[Any], where: str = "x") -> NDArray[Any]:
+    """The rows as an integer array, or a sentence saying what is wrong with them."""
+    x = np.asarray(x)
+    if x.ndim != 2 or x.shape[1] != circuit.num_vars:
+        raise UserError(
+            f"{where} has shape {list(x.shape)}, but the circuit needs [rows, {circuit.num_vars}]."
+        )
+    if not np.issubdtype(x.dtype, np.integer):
+        raise UserError(
+            f"{where} has dtype {x.dtype}; give integers, with -1 where a value is missing."
+        )
+    limit = circuit.categories
+    if len(x) and (int(x.min()) < -1 or (x.max(0) >= limit).any()):
+        bad = int(np.flatnonzero((x.min(0) < -1) | (x.max(0) >= limit))[0])
+        raise UserError(
+            f"{where}, variable {bad}, holds a value outside 0..{limit[bad] - 1} (-1 = missing)."
+        )
+    return x
+
+
+def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Latents:
+    """Latent evidence whose names and shapes fit the circuit."""
+    for name, values in (latents or {}).items():
+        if name not in circuit.latents:
+            known = ", ".join(circuit.latents) or "none"
+            raise UserError(f"The circuit has no latent {name!r}; it has: {known}.")
+        shape = (rows, len(circuit.latents[name]))
+        if np.shape(values)[:2] != shape:
+            raise UserError(
+                f"Latents {name!r} have shape {list(np.shape(values))}, expected {list(shape)}."
+            )
+    return latents or {}
+
+
+def tensor_of(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The array on the device in its own, narrow type (shared memory on the CPU)."""
+    if array.dtype not in (np.uint8, np.int8, np.int16, np.int32, np.int64):
+        array = array.astype(np.int32)
+    if not array.flags.writeable:
+        array = array.copy()
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def evidence_of(latents: Mapping[str, NDArray[Any]], program: Program) -> Evidence:
+    """Latent evidence on the device: int64 states or float weights."""
+    evidence = {}
+    for name, values in latents.items():
+        soft = np.issubdtype(np.asarray(values).dtype, np.floating)
+        dtype = program.dtype if soft else torch.int64
+        evidence[name] = torch.as_tensor(np.asarray(values), device=program.device).to(dtype)
+    return evidence
+
+
+def micro_batch(program: Program) -> int:
+    """Rows that go through the circuit together.
+
+    On a CPU the widest layer's tile stays near the cache's size; on a GPU the kept activations
+    take at most half of the free memory.
+    """
+    if program.device.type == "cpu":
+        return max(8, _CPU_TILE_BYTES // program.largest_tile)
+    free, _ = torch.cuda.mem_get_info(program.device)
+    per_row = 3 * program.activation_bytes + 4 * program.largest_tile
+    return max(1, free // 2 // per_row)
+
+
+def evaluate(
+    program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
+) -> torch.Tensor:
+    """log p of every row: float64 [rows, roots] on the device."""
+    step = min(micro_batch(program), _EVALUATION_ROWS)
+    parts = []
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        picked = {name: values[rows] for name, values in evidence.items()}
+        up = Upward(program, params, x[rows], picked, workspace)
+        up.run()
+        parts.append(up.log_likelihood())
+    if not parts:
+        roots = sum(b.count for b in program.roots)
+        return torch.zeros(0, roots, dtype=torch.float64, device=program.device)
+    return torch.cat(parts)
+
+
+def collect(
+    program: Program,
+    params: Params,
+    counts: Params,
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    evidence: Evidence,
+    workspace: Workspace,
+) -> torch.Tensor:
+    """Add the rows' flows to ``counts``; returns Σ weight·log p as a float64 scalar.
+
+    Counts are sums over rows, so a batch may be cut anywhere: it is cut to ``micro_batch`` rows,
+    and in halves again where a GPU runs out of memory.
+    """
+    step = min(micro_batch(program), len(x))
+    total = torch.zeros((), dtype=torch.float64, device=program.device)
+    start = 0
+    while start < len(x):
+        rows = slice(start, start + step)
+        picked = {name: values[rows] for name, values in evidence.items()}
+        try:
+            up = Upward(program, params, x[rows], picked, workspace)
+            up.run()
+            down = Downward(up, counts)
+        except torch.cuda.OutOfMemoryError:
+            if step == 1:
+                raise
+            step = max(1, step // 2)
+            torch.cuda.empty_cache()
+            logger.warning("Out of GPU memory: continuing with %d rows at a time.", step)
+            continue
+        log_p = up.log_likelihood()
+        total += torch.where(weights[rows] > 0, log_p * weights[rows], 0.0).sum()
+        down.run(weights[rows])
+        start += step
+    return total

@@ -1,0 +1,106 @@
+"""M-steps: how counts become parameters (METHOD §2).
+
+Every step is done in place, a few parameter groups at a time, so that a large layer passes
+through the cache once per step and no second copy of it is made.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pyjuice_bridge.engines.torch.program import InputPlan, Params, Program, SumPlan
+
+_CHUNK_BYTES = 2**20
+
+
+def m_step(
+    program: Program, params: Params, counts: Params, step_size: float, pseudocount: float
+) -> None:
+    """θ ← (1 - η)·θ + η·normalise(counts + c/#siblings), in place; counts are set to zero.
+
+    ``counts`` are as collected by the downward pass (sum layers without their factor θ).  A row
+    without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.
+    """
+    for plan, theta, count in zip(program.layers, params, counts, strict=True):
+        if theta is None or count is None:
+            continue
+        if isinstance(plan, SumPlan) and plan.family_of_group is not None:
+            _family_step(plan, theta, count, step_size, pseudocount)
+            continue
+        axis = 1 if isinstance(plan, InputPlan) else 2
+        siblings = theta.shape[1] - 1 if axis == 1 else theta.shape[2]
+        for part in _chunks(theta):
+            t, c = theta[part], count[part]
+            if axis == 1:
+                t, c = t[:, 1:], c[:, 1:]
+            else:
+                c.mul_(t)
+            _blend(t, c, c.sum(axis, keepdim=True), siblings, step_size, pseudocount)
+            count[part].zero_()
+
+
+def anemone_step(
+    program: Program, params: Params, counts: Params, prior: Params, step_size: float,
+    pseudocount: float,
+) -> None:
+    """θ ∝ η·(counts + c/#siblings) + (1 - η)·prior, in place (arXiv 2505.19982).
+
+    ``counts`` and ``prior`` are expected counts: of the data, and of as many draws from the
+    circuit itself, that is |B|·TD(n)·θ.  Rows without data flow stay as they are.
+    """
+    for plan, theta, count, base in zip(program.layers, params, counts, prior, strict=True):
+        if theta is None or count is None:
+            continue
+        assert base is not None
+        axis = 1 if isinstance(plan, InputPlan) else 2
+        if axis == 1:
+            theta, count, base = theta[:, 1:], count[:, 1:], base[:, 1:]
+        total, siblings = _totals(plan, count, axis)
+        fresh = (count + pseudocount / siblings).mul_(step_size).add_(base, alpha=1 - step_size)
+        norm, _ = _totals(plan, fresh, axis)
+        torch.where(total > 0, fresh / norm, theta, out=theta)
+
+
+def _totals(
+    plan: object, count: torch.Tensor, axis: int
+) -> tuple[torch.Tensor, torch.Tensor | int]:
+    """Row totals over all edges of a block, broadcastable, and the entries per row."""
+    rows = count.sum(axis, keepdim=True)
+    if not isinstance(plan, SumPlan) or plan.family_of_group is None:
+        return rows, count.shape[axis]
+    family = plan.family_of_group
+    total = rows.new_zeros(plan.num_families, *rows.shape[1:]).index_add_(0, family, rows)
+    return total[family], plan.siblings[family][:, None, None]
+
+
+def _family_step(
+    plan: SumPlan, theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
+) -> None:
+    count.mul_(theta)
+    total, siblings = _totals(plan, count, 2)
+    _blend(theta, count, total, siblings, step_size, pseudocount)
+    count.zero_()
+
+
+def _blend(
+    theta: torch.Tensor,
+    count: torch.Tensor,
+    total: torch.Tensor,
+    siblings: torch.Tensor | int,
+    step_size: float,
+    pseudocount: float,
+) -> None:
+    seen = total > 0
+    rate = torch.where(seen, step_size / (total + pseudocount), 0.0)
+    theta.mul_(torch.where(seen, 1.0 - step_size, 1.0)).addcmul_(count, rate)
+    if pseudocount:
+        theta.add_(rate.mul_(pseudocount / siblings))
+
+
+def _chunks(tensor: torch.Tensor) -> list[slice]:
+    """Slices of the first axis of about a megabyte each (all of it on a GPU)."""
+    if tensor.device.type != "cpu":
+        return [slice(None)]
+    each = tensor[0].numel() * tensor.element_size()
+    step = max(1, _CHUNK_BYTES // each)
+    return [slice(i, i + step) for i in range(0, len(tensor), step)]

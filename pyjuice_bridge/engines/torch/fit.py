@@ -1,0 +1,207 @@
+"""Training by EM: the loop over epochs and mini-batches, checkpoints, early stopping."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
+from pyjuice_bridge.engines.torch import checkpoint as store
+from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
+from pyjuice_bridge.engines.torch.batches import collect, evaluate
+from pyjuice_bridge.engines.torch.em import anemone_step, m_step
+from pyjuice_bridge.engines.torch.forward import Evidence, Workspace
+from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
+from pyjuice_bridge.errors import UserError
+
+
+@dataclass
+class State:
+    """All that training changes; a checkpoint is this, written out."""
+
+    params: Params
+    momentum: Params | None = None
+    steps: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    best: Params | None = None
+
+    @property
+    def best_epoch(self) -> int | None:
+        scores = [e.valid for e in self.history]
+        if not scores or scores[0] is None:
+            return None
+        return int(np.argmax([-math.inf if s is None or math.isnan(s) else s for s in scores]))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows on the device, with their weights [rows, roots] and latent evidence."""
+
+    x: torch.Tensor
+    weights: torch.Tensor
+    evidence: Evidence
+
+    def pick(self, index: torch.Tensor) -> Rows:
+        picked = {name: values[index] for name, values in self.evidence.items()}
+        return Rows(self.x[index], self.weights[index], picked)
+
+
+def step_size(schedule: Schedule, step: int, total: int) -> float:
+    """η at mini-batch ``step`` of ``total``."""
+    done = step / max(1, total - 1)
+    if schedule.kind == "constant":
+        return schedule.start
+    if schedule.kind == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return schedule.start + (schedule.end - schedule.start) * done
+
+
+class Trainer:
+    """One training of one circuit."""
+
+    def __init__(
+        self, program: Program, params: Params, rows: Rows, valid: torch.Tensor | None,
+        options: FitOptions,
+    ) -> None:
+        self.program, self.rows, self.valid, self.options = program, rows, valid, options
+        self.state = State(params)
+        self.counts = new_counts(program, params, options.frozen)
+        self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
+        self.workspace = Workspace()
+        full = options.optimizer == "full_em"
+        self.batch = len(rows.x) if full else min(options.batch_size, len(rows.x))
+        self.batches = math.ceil(len(rows.x) / self.batch)
+
+    def epoch(self, on_batch: Callable[[int, int], None] | None) -> Epoch:
+        """One pass over the rows, then the validation score."""
+        started = time.perf_counter()
+        number, state = len(self.state.history), self.state
+        order = np.random.default_rng([self.options.seed, number]).permutation(len(self.rows.x))
+        index = torch.as_tensor(order, device=self.program.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.program.device)
+        eta = 1.0
+        for batch in index.split(self.batch):
+            rows = self.rows if self.batches == 1 else self.rows.pick(batch)
+            total += collect(
+                self.program, state.params, self.counts, rows.x, rows.weights, rows.evidence,
+                self.workspace,
+            )
+            eta = self._step(rows)
+            state.steps += 1
+            if on_batch is not None:
+                on_batch(state.steps, self.batches * self.options.epochs)
+        train = float(total / self.rows.weights.double().sum())
+        if math.isnan(train):
+            raise UserError("Training diverged: the log-likelihood is not a number.")
+        valid = None
+        if self.valid is not None:
+            scores = evaluate(self.program, state.params, self.valid, {}, self.workspace)
+            valid = float(scores.mean())
+        return Epoch(number, eta, train, valid, time.perf_counter() - started)
+
+    def _step(self, rows: Rows) -> float:
+        options, state = self.options, self.state
+        if options.optimizer == "full_em":
+            m_step(self.program, state.params, self.counts, 1.0, options.pseudocount)
+            return 1.0
+        eta = step_size(options.step_size, state.steps, self.batches * options.epochs)
+        if options.optimizer == "mini_em":
+            m_step(self.program, state.params, self.counts, eta, options.pseudocount)
+        else:
+            self._anemone(rows, eta)
+        return eta
+
+    def _anemone(self, rows: Rows, eta: float) -> None:
+        """TD(n)·θ is what a row with every value missing counts: one extra row per step."""
+        state, program, options = self.state, self.program, self.options
+        assert self.prior is not None
+        counts = finish_counts(program, state.params, self.counts)
+        if state.momentum is None:
+            state.momentum = new_counts(program, state.params, options.frozen)
+        smoothed: Params = []
+        correction = 1 - options.momentum ** (state.steps + 1)
+        for average, count in zip(state.momentum, counts, strict=True):
+            if average is None or count is None:
+                smoothed.append(None)
+                continue
+            average.lerp_(count, 1 - options.momentum)
+            smoothed.append(average / correction)
+        nothing = torch.full((1, program.num_vars), -1, device=program.device)
+        weight = rows.weights.sum(0, keepdim=True)
+        collect(program, state.params, self.prior, nothing, weight, {}, self.workspace)
+        finish_counts(program, state.params, self.prior)
+        anemone_step(
+            program, state.params, smoothed, self.prior, eta, options.pseudocount
+        )
+        for buffer in (*counts, *self.prior):
+            if buffer is not None:
+                buffer.zero_()
+
+    def keep_best(self) -> None:
+        """Remember the parameters when the last epoch scored best on validation."""
+        state = self.state
+        if state.best_epoch == len(state.history) - 1:
+            state.best = [None if p is None else p.clone() for p in state.params]
+
+    @property
+    def finished(self) -> bool:
+        """True after the last epoch, or when validation has not improved for ``patience``."""
+        done, best = len(self.state.history), self.state.best_epoch
+        if done >= self.options.epochs:
+            return True
+        patience = self.options.patience
+        return patience is not None and best is not None and done - 1 - best >= patience
+
+
+def fingerprint(
+    circuit: Circuit, x: NDArray[Any], options: FitOptions, extra: tuple[NDArray[Any], ...]
+) -> str:
+    """A hash of everything a training depends on, so that a checkpoint resumes only its own."""
+    digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
+    arrays = [circuit.roots, np.asarray(x), *extra]
+    for layer in circuit.layers:
+        arrays += [v for v in vars(layer).values() if isinstance(v, np.ndarray)]
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def train(
+    trainer: Trainer,
+    circuit: Circuit,
+    *,
+    checkpoint: Path | None,
+    key: str,
+    on_epoch: Callable[[Epoch], None] | None,
+    on_batch: Callable[[int, int], None] | None,
+) -> FitResult:
+    """Run the epochs that are left, write a checkpoint after each, return the best circuit."""
+    if checkpoint is not None and checkpoint.exists():
+        trainer.state = store.read(checkpoint, trainer.program, key)
+        for epoch in trainer.state.history:
+            if on_epoch is not None:
+                on_epoch(epoch)
+    state = trainer.state
+    while not trainer.finished:
+        epoch = trainer.epoch(on_batch)
+        state.history.append(epoch)
+        trainer.keep_best()
+        if checkpoint is not None:
+            store.write(checkpoint, state, key)
+        if on_epoch is not None:
+            on_epoch(epoch)
+    params = state.params if state.best is None else state.best
+    arrays = to_numpy(trainer.program, params)
+    return FitResult(circuit.with_layer_params(arrays), tuple(state.history))
