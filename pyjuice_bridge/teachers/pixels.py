@@ -1,0 +1,102 @@
+"""Raw pixels as features: the control every other teacher has to beat."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.teachers.base import FloatArray, Images, Rows, patch_grid
+
+Padding = Literal["zero", "edge"]
+
+
+class PixelWindows:
+    """Windows of pixels cut on demand: nothing but the images is held.
+
+    Position (i, j) is the square of ``patch`` pixels at row ``i * patch``, column
+    ``j * patch``, with ``ring`` more pixels on every side.  ``patch=4, ring=0`` gives
+    non-overlapping patches; ``patch=1, ring=3`` the 7x7 window around every pixel.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        patch: side of the squares, and their stride; divides H and W.
+        ring: width of the context around a square, in pixels.
+        padding: beyond the image's border, zeros or the border's own pixels.
+    """
+
+    def __init__(
+        self, images: Images, *, patch: int = 1, ring: int = 0, padding: Padding = "zero"
+    ) -> None:
+        self._grid = patch_grid(images, patch)
+        if ring < 0:
+            raise UserError(f"the context ring of pixel windows cannot be negative, found {ring}")
+        if padding not in ("zero", "edge"):
+            raise UserError(f'padding of pixel windows is "zero" or "edge", found "{padding}"')
+        self._images, self._patch, self._ring, self._padding = images, patch, ring, padding
+        self._side = patch + 2 * ring
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (
+            len(self._images),
+            self._grid[0] * self._grid[1],
+            self._side * self._side * self._images.shape[3],
+        )
+
+    def read(self, positions: slice, rows: Rows) -> FloatArray:
+        """Windows float32 [rows, positions, side * side * C], values in [0, 1]."""
+        _, total, dim = self.shape
+        chosen = np.arange(total)[positions]
+        if not len(chosen):
+            return np.empty((len(self._images[rows]), 0, dim), np.float32)
+        columns = self._grid[1]
+        tops, lefts = (chosen // columns) * self._patch, (chosen % columns) * self._patch
+        box = self._box(rows, (tops.min(), tops.max()), (lefts.min(), lefts.max()))
+        tops, lefts = tops - tops.min(), lefts - lefts.min()
+        out = np.empty((len(chosen), len(box), dim), np.float32)
+        side = self._side
+        for k, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+            window = box[:, top : top + side, left : left + side]
+            np.multiply(window.reshape(len(box), dim), np.float32(1 / 255), out=out[k])
+        return out.transpose(1, 0, 2)
+
+    def _box(self, rows: Rows, tops: tuple[int, int], lefts: tuple[int, int]) -> Images:
+        """The padded part of the images that holds all windows from first to last top, left."""
+        height, width = self._images.shape[1:3]
+        low = tops[0] - self._ring, lefts[0] - self._ring
+        high = tops[1] + self._patch + self._ring, lefts[1] + self._patch + self._ring
+        part = self._images[
+            rows, max(0, low[0]) : min(height, high[0]), max(0, low[1]) : min(width, high[1])
+        ]
+        pads = (
+            (0, 0),
+            (max(0, -low[0]), max(0, high[0] - height)),
+            (max(0, -low[1]), max(0, high[1] - width)),
+            (0, 0),
+        )
+        return np.pad(part, pads, mode="constant" if self._padding == "zero" else "edge")
+
+
+class PixelTeacher:
+    """Raw pixel windows as a teacher; see `PixelWindows` for the arguments."""
+
+    def __init__(self, *, patch: int = 1, ring: int = 0, padding: Padding = "zero") -> None:
+        self.patch, self.ring, self.padding = patch, ring, padding
+
+    def lazy(self, images: Images) -> PixelWindows:
+        """Windows of ``images`` that are cut when read."""
+        return PixelWindows(images, patch=self.patch, ring=self.ring, padding=self.padding)
+
+    def embed(self, images: Images) -> FloatArray:
+        return self.lazy(images).read(slice(None), slice(None))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings."""
+        return {
+            "kind": "pixels",
+            "patch": self.patch,
+            "ring": self.ring,
+            "padding": self.padding,
+        }
