@@ -15,7 +15,9 @@ from pyjuice_bridge.report.words import arm_name, spoken
 
 Figures = Mapping[str, npt.NDArray[Any]]
 
-_IN_A_SHEET = 64
+_SHEET_WIDTHS = ((32, 244), (64, 460))
+"""(widest image, widest sheet of such images) in pixels: four sheets side by side, or two."""
+_MASKS = {"lower_half": "Lower half", "squares": "Random squares"}
 _IN_A_ROW = 10
 _DARK_BELOW = 64
 
@@ -85,8 +87,7 @@ class Gallery:
         positions = self._figures.get("clusters/positions", np.arange(len(examples)))
         if positions.shape != examples.shape[:1] or positions.dtype.kind not in "iu":
             self._refuse("clusters/positions", f"integers [{len(examples)}]")
-        width = examples.shape[2] * (examples.shape[4] + 1)
-        shown = width * max(1, min(5, 170 // width))
+        shown = _width(examples.shape[2], examples.shape[4], 170)
         return tuple(
             Group(
                 f"Position {position}",
@@ -116,14 +117,16 @@ class Gallery:
                 if self._figures[name].shape != original.shape:
                     self._refuse(name, f"uint8 {list(original.shape)}, as inpaint/original")
                 rows.append(self._row(name, self._figures[name], arm_name(arm), arm))
-        return Group(spoken(mask).capitalize(), tuple(rows))
+        return Group(_MASKS.get(mask, spoken(mask)), tuple(rows))
 
     def _sheet(self, name: str, label: str, arm: str) -> Picture:
-        images = self._figures[name][:_IN_A_SHEET]
-        columns = max(1, math.isqrt(max(len(images) - 1, 0)) + 1)
-        png = self._png(name, images, columns)
-        across = columns * (images.shape[2] + 1)
-        return Picture(png, label, across * max(1, 460 // across), arm)
+        images = self._figures[name]
+        self._check(name, images)
+        size = images.shape[2]
+        room = next((sheet for widest, sheet in _SHEET_WIDTHS if size <= widest), 460)
+        columns = min(8, max(1, room // (size + 1)), math.isqrt(len(images) - 1) + 1)
+        png = self._png(name, images[: columns * columns], columns)
+        return Picture(png, label, _width(columns, size, room), arm)
 
     def _row(
         self,
@@ -136,13 +139,8 @@ class Gallery:
         images = images[:_IN_A_ROW]
         if hidden is not None:
             hidden = hidden[:_IN_A_ROW] if hidden.ndim == 3 else hidden
-        across = len(images) * (images.shape[2] + 1)
-        return Picture(
-            self._png(name, images, max(len(images), 1), hidden),
-            label,
-            across * max(1, 720 // max(across, 1)),
-            arm,
-        )
+        png = self._png(name, images, max(len(images), 1), hidden)
+        return Picture(png, label, _width(len(images), images.shape[2], 720), arm)
 
     def _png(
         self,
@@ -151,6 +149,12 @@ class Gallery:
         columns: int,
         hidden: npt.NDArray[np.bool_] | None = None,
     ) -> str:
+        self._check(name, images)
+        if hidden is None:
+            return data_uri(grid_png(images, columns, white=self.white))
+        return data_uri(grid_png(paint_hidden(images, hidden, white=self.white), columns))
+
+    def _check(self, name: str, images: npt.NDArray[Any]) -> None:
         if (
             images.dtype != np.uint8
             or images.ndim != 4
@@ -158,9 +162,6 @@ class Gallery:
             or images.size == 0
         ):
             self._refuse(name, "uint8 [n, H, W, 1 or 3] with nothing empty")
-        if hidden is None:
-            return data_uri(grid_png(images, columns, white=self.white))
-        return data_uri(grid_png(paint_hidden(images, hidden, white=self.white), columns))
 
     def _refuse(self, name: str, expected: str) -> NoReturn:
         array = self._figures.get(name)
@@ -169,3 +170,9 @@ class Gallery:
             f"{self._path}: array {name} should be {expected}, found {found}; run again "
             f"to rewrite the file."
         )
+
+
+def _width(columns: int, size: int, room: int) -> int:
+    """Width of a row of images, in the largest whole number of CSS pixels per pixel that fits."""
+    across = columns * (size + 1) - 1
+    return across * max(1, min(8, room // max(across, 1)))

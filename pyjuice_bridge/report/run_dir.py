@@ -3,6 +3,7 @@
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,16 @@ import yaml
 from pyjuice_bridge.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+_DAMAGE = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 T = TypeVar("T")
 _KNOWN = {"model", "engine", "device", "parameters", "seconds", "peak_memory_bytes", "seed"}
 
@@ -201,7 +212,7 @@ def _figures(path: Path) -> Mapping[str, npt.NDArray[Any]]:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path}: damaged ({error}); run again to rewrite it.") from error
 
 
