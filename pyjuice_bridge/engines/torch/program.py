@@ -115,19 +115,22 @@ class Program:
     dtype: torch.dtype
 
     @property
+    def tile_entries(self) -> tuple[int, ...]:
+        """Values per sample in each layer; none for input layers, which are read where used."""
+        return tuple(
+            0 if isinstance(plan, InputPlan) else size * width
+            for plan, size, width in zip(self.layers, self.sizes, self.widths, strict=True)
+        )
+
+    @property
     def largest_tile(self) -> int:
         """Bytes of one sample's values in the widest layer."""
-        return max(n * w for n, w in zip(self.sizes, self.widths, strict=True)) * self.dtype.itemsize
+        return max(self.tile_entries) * self.dtype.itemsize
 
     @property
     def activation_bytes(self) -> int:
         """Bytes kept per sample between the upward and the downward pass."""
-        kept = sum(
-            n * w
-            for n, w, plan in zip(self.sizes, self.widths, self.layers, strict=True)
-            if not isinstance(plan, InputPlan)
-        )
-        return kept * self.dtype.itemsize + 8 * sum(self.sizes)
+        return sum(self.tile_entries) * self.dtype.itemsize + 8 * sum(self.sizes)
 
 
 def _index(ids: NDArray[np.integer], device: torch.device) -> Index:
