@@ -66,7 +66,7 @@ class Gallery:
         """Real images, then the samples of each arm, as square sheets of equal size."""
         if not any(f"samples/{arm}" in self._figures for arm in arms):
             return ()
-        sheets = [("real", "Real images (validation)", "")]
+        sheets = [("real", "Real images", "")]
         sheets += [(f"samples/{arm}", arm_name(arm), arm) for arm in arms]
         return tuple(
             self._sheet(name, label, arm) for name, label, arm in sheets if name in self._figures
