@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import (
@@ -23,7 +23,9 @@ from pyjuice_bridge.engines.torch.batches import (
 )
 from pyjuice_bridge.engines.torch.fit import Rows, Trainer, fingerprint, train
 from pyjuice_bridge.engines.torch.forward import Workspace
+from pyjuice_bridge.engines.torch.mpe import mpe_rows
 from pyjuice_bridge.engines.torch.program import compile_circuit, to_device, to_numpy
+from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
 from pyjuice_bridge.errors import UserError
 
 # Denormal numbers are 10–100 times slower and mean nothing here.  The setting is per thread and
@@ -75,9 +77,7 @@ class TorchEngine:
         program, params = self._load(circuit)
         rows, scale = self._rows(circuit, program, x, weights, latents)
         counts = new_counts(program, params)
-        total = collect(
-            program, params, counts, rows.x, rows.weights, rows.evidence, Workspace()
-        )
+        total = collect(program, params, counts, rows.x, rows.weights, rows.evidence, Workspace())
         finish_counts(program, params, counts)
         arrays = to_numpy(program, [None if c is None else c.mul_(scale) for c in counts])
         return Counts(tuple(arrays), float(total) * scale)
@@ -110,6 +110,45 @@ class TorchEngine:
         return train(
             trainer, circuit, checkpoint=checkpoint, key=key, on_epoch=on_epoch, on_batch=on_batch
         )
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        circuit: Circuit,
+        n: int,
+        evidence: NDArray[Any] | None = None,
+        latents: Latents | None = None,
+        *,
+        seed: int,
+        root: int = 0,
+    ) -> NDArray[np.int32]:
+        given = dict(latents or {})
+        alone = evidence is None and not given
+        if evidence is None:
+            rows = 1 if alone else len(next(iter(given.values())))
+            evidence = np.full((rows, circuit.num_vars), MISSING, np.int8)
+        evidence = check_rows(circuit, evidence, "evidence")
+        program, params = self._load(circuit)
+        observed = evidence_of(check_latents(circuit, given, len(evidence)), program)
+        x = tensor_of(evidence, self._device)
+        drawn = sample_rows(circuit, program, params, x, observed, n, seed=seed, root=root)
+        return drawn[0] if alone else drawn
+
+    @torch.inference_mode()
+    def mpe(
+        self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        evidence = check_rows(circuit, evidence, "evidence")
+        program, params = self._load(circuit)
+        return mpe_rows(circuit, program, params, tensor_of(evidence, self._device), root=root)
+
+    @torch.inference_mode()
+    def posteriors(
+        self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
+    ) -> NDArray[np.float32]:
+        x = check_rows(circuit, x)
+        program, params = self._load(circuit)
+        return posteriors(circuit, program, params, tensor_of(x, self._device), name, root=root)
 
     def _rows(
         self,

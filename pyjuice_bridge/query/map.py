@@ -1,0 +1,79 @@
+"""Coordinate ascent on p(x) with the latents summed out (the exact search is NP-hard)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.types import MISSING, Circuit
+from pyjuice_bridge.engines.base import Engine
+
+_VALUES = 1 << 26
+"""Most values held at once in candidate rows."""
+
+
+def climb(
+    engine: Engine,
+    circuit: Circuit,
+    evidence: NDArray[Any],
+    starts: NDArray[np.int32],
+    *,
+    sweeps: int,
+    root: int = 0,
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """From the best start of every row, move one missing variable after another to its best value.
+
+    Args:
+        engine: runs the circuit.
+        circuit: any.
+        evidence: int [N, num_vars], -1 where a value is searched for.
+        starts: int32 [N, S, num_vars], completions of the evidence.
+        sweeps: passes over the missing variables; stops early when a pass changes nothing.
+        root: whose p(x).
+
+    Returns:
+        The completions int32 [N, num_vars] and their exact log p(x), float64 [N].
+    """
+    count = starts.shape[1]
+    scores = engine.log_likelihood(circuit, starts.reshape(-1, starts.shape[2]))[:, root]
+    scores = scores.reshape(-1, count)
+    pick = scores.argmax(axis=1)
+    best = np.take_along_axis(starts, pick[:, None, None], axis=1)[:, 0].astype(np.int32)
+    log_p = np.take_along_axis(scores, pick[:, None], axis=1)[:, 0]
+    missing = (evidence == MISSING) & (circuit.categories > 0)
+    for _ in range(sweeps):
+        before = best.copy()
+        for variable in np.flatnonzero(missing.any(axis=0)):
+            rows = np.flatnonzero(missing[:, variable])
+            step = max(1, _VALUES // int(circuit.categories[variable] * circuit.num_vars))
+            for first in range(0, len(rows), step):
+                some = rows[first : first + step]
+                best[some], log_p[some] = _move(
+                    engine, circuit, best[some], log_p[some], int(variable), root
+                )
+        if np.array_equal(before, best):
+            break
+    return best, log_p
+
+
+def _move(
+    engine: Engine,
+    circuit: Circuit,
+    rows: NDArray[np.int32],
+    log_p: NDArray[np.float64],
+    variable: int,
+    root: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Each row with ``variable`` at its most probable value, if that is better than now."""
+    size = int(circuit.categories[variable])
+    candidates = np.repeat(rows, size, axis=0)
+    candidates[:, variable] = np.tile(np.arange(size), len(rows))
+    scores = engine.log_likelihood(circuit, candidates)[:, root].reshape(-1, size)
+    value = scores.argmax(axis=1)
+    top = scores[np.arange(len(rows)), value]
+    better = top > log_p
+    out = rows.copy()
+    out[better, variable] = value[better]
+    return out, np.where(better, top, log_p)
