@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """One source of a data set could not be reached; the message says which and why."""
 
 
@@ -84,7 +84,7 @@ def download(url: str, path: Path, checksum: str) -> None:
     """Fetch ``url`` to ``path``, going on from ``<path>.part`` where a former try stopped.
 
     Raises:
-        Unreachable: the address did not answer, or the transfer broke off (the part is kept).
+        UnreachableError: the address did not answer, or the transfer broke off (the part is kept).
         UserError: the bytes are not those of ``checksum`` (they are removed).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def download(url: str, path: Path, checksum: str) -> None:
     try:
         _transfer(url, part)
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise Unreachable(f"{url} could not be fetched ({error})") from error
+        raise UnreachableError(f"{url} could not be fetched ({error})") from error
     try:
         verify(part, checksum)
     except UserError:

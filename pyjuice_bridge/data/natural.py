@@ -1,11 +1,172 @@
-"""Stub."""
+"""``natural_patches``: 32x32 colour crops of photographs that packages carry.
 
+Each photograph is reduced by a whole factor of at least 2 (box average, so that JPEG blocks do
+not survive) until its long side is at most 1,280 pixels, and cut into crops that do not overlap.
+The test photographs are fixed; validation photographs are chosen by seed: no photograph gives
+crops to two splits.  Few scenes: compare figures only on these same crops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from pyjuice_bridge.data.dataset import TEST_SEED, Images
+from pyjuice_bridge.data.files import UnreachableError, atomic_file, file_digest, scratch_folder
+from pyjuice_bridge.data.formats import read_npy
+from pyjuice_bridge.data.natural_photos import PHOTOS, Photo
+from pyjuice_bridge.data.packages import Package, installed_file
+from pyjuice_bridge.data.readers import Found
+from pyjuice_bridge.errors import UserError
+
+SIDE = 32
+_LONG_SIDE = 1280
+_TEST_SHARE = 7
+_FEWEST_PHOTOS = 10
+_RECORD = "build.json"
 
 
-def build(folder: Path) -> Path:
-    raise NotImplementedError
+def build(folder: Path, photos: Sequence[Photo] = PHOTOS) -> Path:
+    """Get the photographs and write ``crops.npy``, ``photo.npy`` and ``build.json``.
+
+    A finished build is kept.  Photographs that cannot be had are left out and named in
+    ``build.json``.
+
+    Raises:
+        UserError: fewer than ten photographs could be had.
+    """
+    if (folder / _RECORD).is_file():
+        return folder
+    with scratch_folder(folder) as scratch:
+        files, reasons = _collect(photos, scratch)
+        if len(files) < min(_FEWEST_PHOTOS, len(photos)):
+            why = "; ".join(reasons) or "their files have changed"
+            raise UserError(
+                f"natural_patches could not be built: only {len(files)} of {len(photos)}"
+                f" photographs could be had ({why})."
+            )
+        crops = {i: photo_crops(path) for i, path in files.items()}
+    _write(folder, photos, crops, reasons)
+    return folder
 
 
-def read(folder: Path):
-    raise NotImplementedError
+def read(folder: Path) -> Found:
+    """The crops, with the test photographs apart and the photograph of every training crop."""
+    path = folder / _RECORD
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no {_RECORD}: run `python -m pyjuice_bridge data get natural_patches`."
+        )
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        entries: list[dict[str, Any]] = record["photographs"]
+        test = np.asarray([entry["id"] for entry in entries if entry["test"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): delete {folder} and get it.") from error
+    crops = read_npy(folder / "crops.npy")
+    photo = np.load(folder / "photo.npy", allow_pickle=False)
+    if photo.shape != crops.shape[:1] or crops.shape[1:] != (SIDE, SIDE, 3):
+        raise UserError(f"{folder}: crops.npy and photo.npy do not fit: delete it and get it.")
+    held = np.isin(photo, test)
+    return Found(
+        crops[~held],
+        crops[held],
+        groups=photo[~held],
+        split="by photograph: test fixed, validation by seed",
+        meta={
+            "source": [str(folder)],
+            "build": {k: record[k] for k in record if k != "photographs"},
+        },
+    )
+
+
+def photo_crops(path: Path) -> Images:
+    """The crops of one photograph, row by row from its top left: uint8 [N, 32, 32, 3]."""
+    with Image.open(path) as picture:
+        factor = max(2, -(-max(picture.size) // _LONG_SIDE))
+        pixels = np.asarray(picture.convert("RGB").reduce(factor))
+    down, across = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
+    tiles = pixels[: down * SIDE, : across * SIDE].reshape(down, SIDE, across, SIDE, 3)
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
+
+
+def distinct_files(paths: Iterable[Path]) -> dict[str, Path]:
+    """One path per content (sha256), the first of each; symbolic links are followed."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        real = path.resolve()
+        if real.is_file():
+            found.setdefault(file_digest(real), real)
+    return found
+
+
+def test_photos(count: int) -> NDArray[np.int64]:
+    """Which of ``count`` photographs are for test: about one in seven, the same always."""
+    order = np.random.default_rng(TEST_SEED).permutation(count)
+    return np.sort(order[: max(1, count // _TEST_SHARE)])
+
+
+def _collect(photos: Sequence[Photo], scratch: Path) -> tuple[dict[int, Path], list[str]]:
+    """The file of each photograph that can be had, by its number, and why others cannot."""
+    packages = dict.fromkeys(photo.package for photo in photos)
+    found: dict[str, Path] = {}
+    reasons = []
+    for number, package in enumerate(packages):
+        members = [photo.member for photo in photos if photo.package == package]
+        try:
+            paths = _package_files(package, members, scratch / str(number))
+        except UnreachableError as error:
+            reasons.append(str(error))
+            continue
+        found |= distinct_files(paths)
+    files = {i: found[p.sha256] for i, p in enumerate(photos) if p.sha256 in found}
+    return files, reasons
+
+
+def _package_files(package: Package, members: Sequence[str], scratch: Path) -> list[Path]:
+    if package.registry == "pip":
+        split = [member.split("/", 1) for member in members]
+        local = [installed_file(module, inner) for module, inner in split]
+        if all(local):
+            return [path for path in local if path is not None]
+    elif all(Path("/", member).is_file() for member in members):
+        return [Path("/", member) for member in members]
+    return list(package.unpack(members, scratch).values())
+
+
+def _write(
+    folder: Path, photos: Sequence[Photo], crops: Mapping[int, Images], reasons: Sequence[str]
+) -> None:
+    test = set(test_photos(len(photos)).tolist())
+    numbers = np.repeat(np.asarray(list(crops), np.int32), [len(c) for c in crops.values()])
+    with atomic_file(folder / "crops.npy") as stream:
+        np.save(stream, np.concatenate(list(crops.values())))
+    with atomic_file(folder / "photo.npy") as stream:
+        np.save(stream, numbers)
+    record = {
+        "crops_sha256": file_digest(folder / "crops.npy"),
+        "pillow": PIL.__version__,
+        "found": f"{len(crops)} of {len(photos)} photographs",
+        "missing": [p.member for i, p in enumerate(photos) if i not in crops],
+        "reasons": list(reasons),
+        "photographs": [
+            {
+                "id": i,
+                "package": str(photos[i].package),
+                "path": photos[i].member,
+                "sha256": photos[i].sha256,
+                "crops": len(crops[i]),
+                "test": i in test,
+            }
+            for i in crops
+        ],
+    }
+    with atomic_file(folder / _RECORD) as stream:
+        stream.write(json.dumps(record, indent=1).encode())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from pyjuice_bridge.data.files import Unreachable
+from pyjuice_bridge.data.files import UnreachableError
 
 _TIMEOUT_SECONDS = 900
 
@@ -40,14 +40,14 @@ class Package:
             The path of each member that the package holds.
 
         Raises:
-            Unreachable: no client on this machine, or the client could not get the package.
+            UnreachableError: no client on this machine, or the client could not get the package.
         """
         archives = scratch / "archives"
         archives.mkdir(parents=True, exist_ok=True)
         _run(self._command(archives), archives, str(self))
         found = sorted(path for path in archives.iterdir() if path.is_file())
         if not found:
-            raise Unreachable(f"the {self} could not be got (its client wrote no file)")
+            raise UnreachableError(f"the {self} could not be got (its client wrote no file)")
         unpacked = scratch / "unpacked"
         unpacked.mkdir()
         if self.registry == "apt":
@@ -84,17 +84,17 @@ def installed_file(module: str, member: str) -> Path | None:
 
 def _run(command: Sequence[str], folder: Path, what: str) -> None:
     if shutil.which(command[0]) is None:
-        raise Unreachable(f"the {what} needs {command[0]}, which is not on this machine")
+        raise UnreachableError(f"the {what} needs {command[0]}, which is not on this machine")
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"the {what} did not arrive in {_TIMEOUT_SECONDS} s") from None
+        raise UnreachableError(f"the {what} did not arrive in {_TIMEOUT_SECONDS} s") from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1].strip() if lines else f"exit status {done.returncode}"
-        raise Unreachable(f"the {what} could not be got ({reason})")
+        raise UnreachableError(f"the {what} could not be got ({reason})")
 
 
 def _untar(archive: Path, members: Sequence[str], folder: Path) -> None:

