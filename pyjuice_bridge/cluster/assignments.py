@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.hdf5 import atomic_h5, open_checked, read_array, read_attribute
 from pyjuice_bridge.cluster.kmeans import assign
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Embeddings, Progress
@@ -23,7 +20,7 @@ VERSION = 1
 BLOCK = 1 << 24
 """Floats read from embeddings at a time."""
 
-Attribute = str | int | float | bool
+Attribute = str | int | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +41,7 @@ class Assignments:
     attributes: dict[str, Attribute] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_assignments(self.z, self.clusters, self.centroids, "assignments")
 
     @property
     def positions(self) -> int:
@@ -64,7 +61,7 @@ class Assignments:
                 "these assignments hold no centroids, so new data cannot be assigned; "
                 "cluster embeddings, or give the ids of the new data as well"
             )
-        rows, positions, _ = embeddings.shape
+        positions = embeddings.shape[1]
         if positions != self.positions:
             raise UserError(
                 f"the embeddings have {positions} positions, the assignments {self.positions}; "
@@ -78,26 +75,15 @@ class Assignments:
         Raises:
             UserError: the file cannot be written.
         """
-        path = Path(path)
-        try:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-            os.close(handle)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        part = Path(name)
-        try:
-            with h5py.File(part, "w") as file:
-                file.attrs.update(format=FORMAT, version=VERSION, clusters=self.clusters)
-                for split, z in self.z.items():
-                    file.create_dataset(f"z/{split}", data=z.astype("<i4"))
-                if self.centroids is not None:
-                    file.create_dataset("centroids", data=self.centroids.astype("<f4"))
-                teacher = file.create_group("attributes")
-                for key, value in self.attributes.items():
-                    teacher.attrs[key] = value
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_h5(path) as file:
+            file.attrs.update(format=FORMAT, version=VERSION, clusters=self.clusters)
+            for split, z in self.z.items():
+                file.create_dataset(f"z/{split}", data=z.astype("<i4"))
+            if self.centroids is not None:
+                file.create_dataset("centroids", data=self.centroids.astype("<f4"))
+            stored = file.create_group("attributes")
+            for key, value in self.attributes.items():
+                stored.attrs[key] = value
 
     @classmethod
     def load(cls, path: Path | str) -> Assignments:
@@ -106,13 +92,19 @@ class Assignments:
         Raises:
             UserError: the file is missing, damaged, or not an assignments file.
         """
-        try:
-            with h5py.File(path, "r") as file:
-                return _read(file, str(path))
-        except FileNotFoundError:
-            raise UserError(f"{path}: there is no such file") from None
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{path}: is not a readable assignments file ({error})") from None
+        with open_checked(path, FORMAT, VERSION) as file:
+            if not isinstance(file.get("z"), h5py.Group):
+                raise UserError(f"{path}: /z: the group with one dataset per split is missing.")
+            z = {str(split): read_array(file, f"z/{split}", "int32", 2) for split in file["z"]}
+            centroids = None
+            if "centroids" in file:
+                centroids = read_array(file, "centroids", "float", 3).astype(np.float32)
+            clusters = read_attribute(file, "clusters", int)
+            attributes = {}
+            if isinstance(file.get("attributes"), h5py.Group):
+                attributes = _attributes(file["attributes"])
+        check_assignments(z, clusters, centroids, str(path))
+        return cls(z, clusters, centroids, attributes)
 
 
 def assign_all(
@@ -139,80 +131,49 @@ def assign_all(
     return z
 
 
-def _check(found: Assignments, where: str = "assignments") -> None:
-    if not found.z:
-        raise UserError(f"{where}: there is no split under /z")
-    if found.clusters < 1:
-        raise UserError(f"{where}: clusters must be at least 1, found {found.clusters}")
-    widths = set()
-    for split, z in found.z.items():
-        if z.ndim != 2 or z.dtype.kind not in "iu":
-            raise UserError(f"{where}: /z/{split} must hold integers [rows, positions]")
-        if z.size and (z.min() < 0 or z.max() >= found.clusters):
+def check_assignments(
+    z: Mapping[str, NDArray[np.int32]],
+    clusters: int,
+    centroids: NDArray[np.float32] | None,
+    where: str,
+) -> None:
+    """Refuse ids, shapes and centroids that do not belong together; ``where`` starts the message.
+
+    Raises:
+        UserError: with the dataset at fault.
+    """
+    if not z:
+        raise UserError(f"{where}: /z: there is no split.")
+    if clusters < 1:
+        raise UserError(f"{where}: clusters must be at least 1, found {clusters}.")
+    for split, ids in z.items():
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise UserError(f"{where}: /z/{split}: must hold integers [rows, positions].")
+        if ids.size and (ids.min() < 0 or ids.max() >= clusters):
             raise UserError(
-                f"{where}: /z/{split} holds ids outside 0..{found.clusters - 1} "
-                f"(from {z.min()} to {z.max()})"
+                f"{where}: /z/{split}: holds ids from {ids.min()} to {ids.max()}, "
+                f"must lie in 0..{clusters - 1}."
             )
-        widths.add(z.shape[1])
+    widths = {ids.shape[1] for ids in z.values()}
     if len(widths) > 1:
-        raise UserError(f"{where}: the splits under /z differ in their number of positions")
-    centroids = found.centroids
+        raise UserError(f"{where}: /z: the splits differ in their number of positions.")
     if centroids is None:
         return
-    positions = widths.pop()
-    if centroids.ndim != 3 or centroids.shape[0] not in (1, positions):
+    sets = sorted({1, *widths})
+    if centroids.ndim != 3 or len(centroids) not in sets or centroids.shape[1] != clusters:
         raise UserError(
-            f"{where}: /centroids must have the shape [{positions} or 1, {found.clusters}, dim], "
-            f"found {list(centroids.shape)}"
+            f"{where}: /centroids: has shape {list(centroids.shape)}, "
+            f"must have [{' or '.join(map(str, sets))}, {clusters}, dim]."
         )
-    if centroids.shape[1] != found.clusters or not np.isfinite(centroids).all():
-        raise UserError(f"{where}: /centroids must hold {found.clusters} finite vectors each")
+    if not np.isfinite(centroids).all():
+        raise UserError(f"{where}: /centroids: holds NaN or infinite values.")
 
 
-def _read(file: h5py.File, where: str) -> Assignments:
-    if file.attrs.get("format") != FORMAT:
-        raise UserError(f"{where}: is not an assignments file (its format attribute differs)")
-    if int(file.attrs.get("version", 0)) != VERSION:
-        raise UserError(f"{where}: has a version other than {VERSION}; this release cannot read it")
-    _refuse_links(file, where)
-    group = file["z"]
-    z = {str(split): _integers(group[split], f"{where}: /z/{split}") for split in group}
-    centroids = None
-    if "centroids" in file:
-        centroids = np.asarray(file["centroids"][()], np.float32)
-    stored: Mapping[str, Any] = file["attributes"].attrs if "attributes" in file else {}
-    attributes = {str(key): _plain(value) for key, value in stored.items()}
-    found = object.__new__(Assignments)
-    for name, value in (
-        ("z", z),
-        ("clusters", int(file.attrs["clusters"])),
-        ("centroids", centroids),
-        ("attributes", attributes),
-    ):
-        object.__setattr__(found, name, value)
-    _check(found, where)
-    return found
-
-
-def _integers(dataset: Any, where: str) -> NDArray[np.int32]:
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iu":
-        raise UserError(f"{where} must hold integers [rows, positions]")
-    if math.prod(dataset.shape) > 0 and dataset.external:
-        raise UserError(f"{where} stores its data outside the file; that is refused")
-    values: NDArray[np.int32] = dataset[()].astype(np.int32)
-    return values
-
-
-def _refuse_links(group: h5py.Group, where: str) -> None:
-    """Only hard links are followed: others can point outside the file."""
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise UserError(f"{where}: {group.name.rstrip('/')}/{name} is a link; that is refused")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            _refuse_links(item, where)
-
-
-def _plain(value: Any) -> Attribute:
-    plain: Attribute = value.item() if isinstance(value, np.generic) else value
+def _attributes(group: h5py.Group) -> dict[str, Attribute]:
+    """The texts and numbers among the attributes of a group."""
+    plain = {}
+    for name, value in group.attrs.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, str | int | float):
+            plain[str(name)] = value
     return plain

@@ -26,7 +26,7 @@ def cluster_embeddings(
     scope: Scope = "position",
     iterations: int = 20,
     restarts: int = 1,
-    points_per_centroid: int = 256,
+    points_per_centroid: int = 128,
     seed: int = 0,
     device: str = "cpu",
     on_progress: Progress | None = None,

@@ -21,7 +21,7 @@ from pyjuice_bridge.errors import UserError
 POINTS_PER_START = 32
 """Points per centroid that a start is made and judged on."""
 
-_TILE = 1 << 19
+_TILE = 1 << 21
 """Scores (points x centroids, over all positions of a batch) held at a time on a CPU."""
 
 FloatArray = NDArray[np.float32]
@@ -54,9 +54,9 @@ def kmeans(
     """K-means of ``x``, float [N, D] or P independent problems [P, N, D].
 
     Half of the ``iterations`` run on 32 points per centroid for each of the ``restarts``; the
-    start of lowest inertia gets the other half on all points.  Iterations end early when an
-    iteration lowers the inertia by less than a thousandth.  Where a position has fewer distinct points than ``k``, the surplus
-    centroids repeat others and own no points.
+    start of lowest inertia gets the other half on all points.  Iterations end early when one
+    lowers the inertia by less than a thousandth.  Where a position has fewer distinct points
+    than ``k``, the surplus centroids repeat others and own no points.
 
     Raises:
         UserError: fewer points than clusters, or values that are not finite.
@@ -98,7 +98,8 @@ def assign(x: NDArray[Any], centroids: FloatArray, *, device: str = "cpu") -> In
         )
     shift = centres.mean(1, keepdim=True)
     centres = (centres - shift).expand(points.shape[0], -1, -1)
-    index, _ = _nearest(points - shift, centres)
+    points = points - shift
+    index, _ = _nearest(points, points.new_zeros(points.shape[:2]), centres)
     result: IntArray = index.to(torch.int32).cpu().numpy()
     return result[0] if single else result
 
@@ -115,7 +116,7 @@ def _check(points: Tensor, k: int, iterations: int, restarts: int) -> None:
         raise UserError(
             f"{points.shape[1]} points cannot fill {k} clusters; ask for fewer clusters"
         )
-    if not bool(torch.isfinite(points).all()):
+    if not bool(torch.isfinite(points.sum(dtype=torch.float64))):
         raise UserError("the vectors to cluster hold NaN or infinite values; check the teacher")
 
 
@@ -171,34 +172,38 @@ def _lloyd(
     point is nearer than ``floor`` (squared, [P]): then there is nothing left to split.  Stops
     when no position's inertia fell by more than ``tolerance`` of itself.
     """
-    index, distance = _nearest(x, centres)
+    norm = x.square().sum(-1)
+    index, distance = _nearest(x, norm, centres)
     inertia = distance.mean(1, dtype=torch.float64)
     for _ in range(iterations):
         moved, empty = _means(x, index, centres)
         if bool(empty.any()):
             moved = _reseed(x, moved, empty, distance, floor)
         centres = moved
-        index, distance = _nearest(x, centres)
+        index, distance = _nearest(x, norm, centres)
         before, inertia = inertia, distance.mean(1, dtype=torch.float64)
         if bool((before - inertia <= tolerance * before).all()):
             break
     return centres, inertia
 
 
-def _nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index [P, N] of, and squared distance to, the nearest of ``centres`` [P, K, D]."""
+def _nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Index [P, N] of, and squared distance to, the nearest of ``centres`` [P, K, D].
+
+    ``norm`` [P, N] is the squared length of the points.
+    """
     positions, n, _ = x.shape
     index = torch.empty(positions, n, dtype=torch.int64, device=x.device)
     best = x.new_empty(positions, n)
     half = centres.square().sum(-1)[:, None]
     weights = centres.transpose(1, 2)
-    tile = _TILE if x.device.type == "cpu" else _TILE << 6
+    tile = _TILE if x.device.type == "cpu" else _TILE << 4
     step = max(64, tile // (positions * centres.shape[1]))
     for start in range(0, n, step):
         part = slice(start, start + step)
         score = torch.baddbmm(half, x[:, part], weights, beta=-0.5)
         best[:, part], index[:, part] = score.max(-1)
-    return index, (x.square().sum(-1) - 2 * best).clamp_(min=0)
+    return index, torch.add(norm, best, alpha=-2).clamp_(min=0)
 
 
 def _means(x: Tensor, index: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +229,7 @@ def _sums_by_product(x: Tensor, index: Tensor, k: int) -> Tensor:
     """
     positions, n, dim = x.shape
     total = x.new_zeros(positions, k, dim)
-    step = max(64, (_TILE << 6) // (positions * k))
+    step = max(64, (_TILE << 4) // (positions * k))
     for start in range(0, n, step):
         part = slice(start, start + step)
         chosen = index[:, None, part] == torch.arange(k, device=x.device)[None, :, None]

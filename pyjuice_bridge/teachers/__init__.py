@@ -1,0 +1,1 @@
+"""Teachers: networks, or raw pixels, that give every position of an image a vector."""

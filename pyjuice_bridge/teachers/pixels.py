@@ -54,12 +54,13 @@ class PixelWindows:
         columns = self._grid[1]
         tops, lefts = (chosen // columns) * self._patch, (chosen % columns) * self._patch
         box = self._box(rows, (tops.min(), tops.max()), (lefts.min(), lefts.max()))
+        scaled = box * np.float32(1 / 255)
         tops, lefts = tops - tops.min(), lefts - lefts.min()
         out = np.empty((len(chosen), len(box), dim), np.float32)
         side = self._side
         for k, (top, left) in enumerate(zip(tops, lefts, strict=True)):
-            window = box[:, top : top + side, left : left + side]
-            np.multiply(window.reshape(len(box), dim), np.float32(1 / 255), out=out[k])
+            window = out[k].reshape(len(box), side, side, -1)
+            window[:] = scaled[:, top : top + side, left : left + side]
         return out.transpose(1, 0, 2)
 
     def _box(self, rows: Rows, tops: tuple[int, int], lefts: tuple[int, int]) -> Images:
