@@ -23,9 +23,7 @@ from pyjuice_bridge.engines.torch.program import (
 
 def new_counts(program: Program, params: Params, frozen: tuple[int, ...] = ()) -> Params:
     """Zeroed count buffers shaped like the parameters; None for products and frozen layers."""
-    return [
-        None if p is None or i in frozen else torch.zeros_like(p) for i, p in enumerate(params)
-    ]
+    return [None if p is None or i in frozen else torch.zeros_like(p) for i, p in enumerate(params)]
 
 
 def finish_counts(program: Program, params: Params, counts: Params) -> Params:

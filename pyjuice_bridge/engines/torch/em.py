@@ -40,7 +40,11 @@ def m_step(
 
 
 def anemone_step(
-    program: Program, params: Params, counts: Params, prior: Params, step_size: float,
+    program: Program,
+    params: Params,
+    counts: Params,
+    prior: Params,
+    step_size: float,
     pseudocount: float,
 ) -> None:
     """θ ∝ η·(counts + c/#siblings) + (1 - η)·prior, in place (arXiv 2505.19982).

@@ -71,7 +71,11 @@ class Trainer:
     """One training of one circuit."""
 
     def __init__(
-        self, program: Program, params: Params, rows: Rows, valid: torch.Tensor | None,
+        self,
+        program: Program,
+        params: Params,
+        rows: Rows,
+        valid: torch.Tensor | None,
         options: FitOptions,
     ) -> None:
         self.program, self.rows, self.valid, self.options = program, rows, valid, options
@@ -94,7 +98,12 @@ class Trainer:
         for batch in index.split(self.batch):
             rows = self.rows if self.batches == 1 else self.rows.pick(batch)
             total += collect(
-                self.program, state.params, self.counts, rows.x, rows.weights, rows.evidence,
+                self.program,
+                state.params,
+                self.counts,
+                rows.x,
+                rows.weights,
+                rows.evidence,
                 self.workspace,
             )
             eta = self._step(rows)
@@ -141,9 +150,7 @@ class Trainer:
         weight = rows.weights.sum(0, keepdim=True)
         collect(program, state.params, self.prior, nothing, weight, {}, self.workspace)
         finish_counts(program, state.params, self.prior)
-        anemone_step(
-            program, state.params, smoothed, self.prior, eta, options.pseudocount
-        )
+        anemone_step(program, state.params, smoothed, self.prior, eta, options.pseudocount)
         for buffer in (*counts, *self.prior):
             if buffer is not None:
                 buffer.zero_()

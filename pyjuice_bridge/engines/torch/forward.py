@@ -219,9 +219,7 @@ class Upward:
         log_top[block, sample] = peak.double()
         return log_top
 
-    def _values(
-        self, blocks: Blocks, place: torch.Tensor, sample: torch.Tensor
-    ) -> torch.Tensor:
+    def _values(self, blocks: Blocks, place: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """Linear values [n, width] of single (block, sample) pairs; ``place`` counts in blocks."""
         if isinstance(blocks.index, slice):
             local = place + blocks.index.start
@@ -276,7 +274,9 @@ class Upward:
         out = self.workspace.tile(self.program, layer, self.act.batch)
         values, scale = self.edge_values(plan)
         if plan.direct and plan.groups is None:
-            torch.bmm(by_group(values, weights), weights.transpose(1, 2), out=by_group(out, weights))
+            torch.bmm(
+                by_group(values, weights), weights.transpose(1, 2), out=by_group(out, weights)
+            )
         else:
             mixed = _edge_product(plan, values, weights)
             if len(values) == plan.num_blocks:

@@ -200,9 +200,7 @@ class _Compiler:
             hand_down.append(
                 (self.blocks(int(src), local[pick]), _index(parent[pick], self.device))
             )
-        return ProductPlan(
-            layer.kind, layer.num_blocks, width, tuple(factors), tuple(hand_down)
-        )
+        return ProductPlan(layer.kind, layer.num_blocks, width, tuple(factors), tuple(hand_down))
 
     def sum(self, layer: SumLayer) -> SumPlan:
         edges = np.diff(layer.offsets)
@@ -211,9 +209,7 @@ class _Compiler:
         direct = bool((edges == 1).all()) and scaled and len(sources) == 1
         num_groups = len(layer.weights)
         repeats, rest = divmod(len(layer.groups), num_groups)
-        major = not rest and np.array_equal(
-            layer.groups, np.repeat(np.arange(num_groups), repeats)
-        )
+        major = not rest and np.array_equal(layer.groups, np.repeat(np.arange(num_groups), repeats))
         family, siblings = self._families(layer)
         return SumPlan(
             num_blocks=layer.num_blocks,
