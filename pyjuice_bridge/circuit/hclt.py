@@ -100,7 +100,7 @@ def hclt(parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int) 
         UserError: an argument is not as described.
     """
     circuit, products = tree_copies(parents, 1, latents, categories, seed=seed)
-    meta: dict[str, str | int | float] = {"structure": "hclt", "latent_states": latents}
+    meta: dict[str, str | int | float] = {"structure": "hclt", "latent_states": int(latents)}
     return replace(circuit, latents={"z": products[:, 0].copy()}, meta=meta)
 
 

@@ -48,8 +48,8 @@ def patch_bundle(
     circuit, _ = tree_copies(parents, clusters, latents, categories, seed=seed)
     meta: dict[str, str | int | float] = {
         "structure": "patch bundle",
-        "clusters": clusters,
-        "latent_states": latents,
+        "clusters": int(clusters),
+        "latent_states": int(latents),
     }
     return replace(circuit, meta=meta)
 
