@@ -1,0 +1,165 @@
+"""RAT-SPNs: circuits with dense sums and products over a region graph.
+
+A leaf region is the elementwise product of one input block per variable; a partition is the
+Kronecker product of its two regions; a region with partitions is one sum block over all of them
+together, and the sum block of the root has width one (Peharz et al., *Random Sum-Product Networks*,
+UAI 2019).  ``region_graph`` describes the file format and draws random region graphs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pyjuice_bridge.circuit.hclt import category_array
+from pyjuice_bridge.circuit.region_graph import (
+    RegionGraph,
+    load_region_graph,
+    random_region_graph,
+)
+from pyjuice_bridge.circuit.rows import dirichlet_rows
+from pyjuice_bridge.circuit.types import (
+    Circuit,
+    InputLayer,
+    IntArray,
+    Layer,
+    ProductKind,
+    ProductLayer,
+    SumLayer,
+)
+from pyjuice_bridge.errors import UserError
+
+__all__ = ["RegionGraph", "load_region_graph", "random_region_graph", "rat_spn"]
+
+
+def rat_spn(
+    graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int
+) -> Circuit:
+    """A RAT-SPN over ``graph`` with Dirichlet(1) parameters.
+
+    Args:
+        graph: the regions and their partitions.
+        sums: width of the sum block of every region but the root.
+        inputs: width of the leaf regions.
+        categories: values of every variable: one number, or int [num_vars].
+        seed: of the random rows.
+
+    Returns:
+        A circuit with one root.  Regions are placed by their height above the leaves, one product
+        and one sum layer per height and width.
+
+    Raises:
+        UserError: a number is out of range, or the partitions of a region differ in width, which
+            cannot happen when ``inputs`` equals ``sums``.
+    """
+    if sums < 1 or inputs < 1:
+        raise UserError("sums and inputs must be at least 1.")
+    builder = _Builder(graph, sums, inputs, seed)
+    builder.add_leaves(category_array(categories, graph.num_vars))
+    for regions in _by_height(graph):
+        builder.add_regions(regions)
+    if not graph.splits[graph.root]:
+        builder.add_sums([graph.root], [[builder.block[graph.root]]], 1, inputs)
+    meta: dict[str, str | int | float] = {
+        "structure": "rat-spn",
+        "sums": int(sums),
+        "inputs": int(inputs),
+    }
+    root = np.array([builder.block[graph.root]], np.int32)
+    return Circuit(graph.num_vars, tuple(builder.layers), root, {}, meta)
+
+
+class _Builder:
+    """The layers so far, and the block that stands for each region."""
+
+    def __init__(self, graph: RegionGraph, sums: int, inputs: int, seed: int) -> None:
+        self.graph = graph
+        self.sums = sums
+        self.widths = [sums if splits else inputs for splits in graph.splits]
+        self.inputs = inputs
+        self.rng = np.random.default_rng(seed)
+        self.layers: list[Layer] = []
+        self.blocks = 0
+        self.block: dict[int, int] = {}
+
+    def _append(self, layer: Layer) -> range:
+        """Add a layer and return the ids of its blocks."""
+        ids = range(self.blocks, self.blocks + layer.num_blocks)
+        self.layers.append(layer)
+        self.blocks = ids.stop
+        return ids
+
+    def add_leaves(self, categories: IntArray) -> None:
+        """Input layers, one per number of categories, and the products of the leaf regions."""
+        regions = [region for region, splits in enumerate(self.graph.splits) if not splits]
+        pairs = [(region, v) for region in regions for v in self.graph.scopes[region]]
+        factors: dict[int, list[int]] = defaultdict(list)
+        for size in np.unique(categories):
+            chosen = [(region, v) for region, v in pairs if categories[v] == size]
+            params = dirichlet_rows(self.rng, (len(chosen), self.inputs, int(size)))
+            variables = np.array([v for _, v in chosen], np.int32)
+            layer = InputLayer(variables, np.arange(len(chosen), dtype=np.int32), params)
+            for (region, _), block in zip(chosen, self._append(layer), strict=True):
+                factors[region].append(block)
+        ids = self._append(_product("hadamard", [factors[region] for region in regions]))
+        self.block.update(zip(regions, ids, strict=True))
+
+    def add_regions(self, regions: list[int]) -> None:
+        """The products of the partitions of ``regions``, and the sums over them."""
+        for width, alike in self._by_width(regions).items():
+            pairs = [pair for region in alike for pair in self.graph.splits[region]]
+            children = [[self.block[left], self.block[right]] for left, right in pairs]
+            ids = iter(self._append(_product("kronecker", children)))
+            edges = {region: [next(ids) for _ in self.graph.splits[region]] for region in alike}
+            root = [region for region in alike if region == self.graph.root]
+            inner = [region for region in alike if region != self.graph.root]
+            for group, out in ((inner, self.sums), (root, 1)):
+                if group:
+                    self.add_sums(group, [edges[region] for region in group], out, width)
+
+    def _by_width(self, regions: list[int]) -> dict[int, list[int]]:
+        """Regions by the width of their partitions."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for region in regions:
+            widths = {self.widths[a] * self.widths[b] for a, b in self.graph.splits[region]}
+            if len(widths) > 1:
+                raise UserError(
+                    f"Region {region} has partitions of different widths; use inputs equal to sums."
+                )
+            found[widths.pop()].append(region)
+        return found
+
+    def add_sums(self, regions: list[int], edges: list[list[int]], width: int, size: int) -> None:
+        """One sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
+        rows = [dirichlet_rows(self.rng, (width, len(e) * size)) for e in edges]
+        weights = [row.reshape(width, -1, size).swapaxes(0, 1) for row in rows]
+        children, offsets = _ragged(edges)
+        groups = np.arange(len(children), dtype=np.int32)
+        ids = self._append(SumLayer(offsets, children, groups, np.concatenate(weights)))
+        self.block.update(zip(regions, ids, strict=True))
+
+
+def _by_height(graph: RegionGraph) -> list[list[int]]:
+    """Regions with partitions, grouped by the longest way down to a leaf, lowest first."""
+    height = [0] * len(graph.scopes)
+    for region in sorted(range(len(height)), key=lambda i: len(graph.scopes[i])):
+        below = [height[child] for pair in graph.splits[region] for child in pair]
+        height[region] = 1 + max(below) if below else 0
+    levels: list[list[int]] = [[] for _ in range(max(height))]
+    for region, h in enumerate(height):
+        if h:
+            levels[h - 1].append(region)
+    return levels
+
+
+def _product(kind: ProductKind, children: list[list[int]]) -> ProductLayer:
+    flat, offsets = _ragged(children)
+    return ProductLayer(kind, offsets, flat)
+
+
+def _ragged(lists: list[list[int]]) -> tuple[IntArray, IntArray]:
+    """The lists one after another, and where each begins."""
+    flat = np.array([item for part in lists for item in part], np.int32)
+    return flat, np.cumsum([0, *map(len, lists)]).astype(np.int32)
