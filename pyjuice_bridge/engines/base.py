@@ -70,6 +70,8 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitResult:
+    """The trained circuit (the best on validation where there is one) and its learning curve."""
+
     circuit: Circuit
     history: tuple[Epoch, ...]
 

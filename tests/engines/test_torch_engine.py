@@ -234,16 +234,16 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path,
     x, valid = random_rows(circuit, 40, 6), random_rows(circuit, 10, 7)
     options = FitOptions(optimizer=optimizer, epochs=5, batch_size=16)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(epoch) -> None:
         if epoch.epoch == 2:
-            raise Killed
+            raise KilledError
 
     whole = ENGINE.fit(circuit, x, options, valid=valid)
     path = tmp_path / "checkpoint.h5"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         ENGINE.fit(circuit, x, options, valid=valid, checkpoint=path, on_epoch=kill)
     resumed = ENGINE.fit(circuit, x, options, valid=valid, checkpoint=path)
     for a, b in zip(whole.circuit.layers, resumed.circuit.layers, strict=True):

@@ -40,6 +40,8 @@ class Blocks:
 
 @dataclass(frozen=True)
 class InputPlan:
+    """Where an input layer reads: its variables and the rows of its table."""
+
     variables: torch.Tensor
     offsets: torch.Tensor
     """int32 [blocks, 1]: the row of the flattened table where the block's group starts."""
@@ -59,6 +61,8 @@ class Factor:
 
 @dataclass(frozen=True)
 class ProductPlan:
+    """A product layer's children, as slices and index tensors."""
+
     kind: ProductKind
     num_blocks: int
     width: int
@@ -73,6 +77,8 @@ class ProductPlan:
 
 @dataclass(frozen=True)
 class SumPlan:
+    """A sum layer's edges, as slices and index tensors."""
+
     num_blocks: int
     width: int
     sources: tuple[Blocks, ...]
