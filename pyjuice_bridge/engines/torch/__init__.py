@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,11 +98,12 @@ class TorchEngine:
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:
         program, params = self._load(circuit)
-        rows, _ = self._rows(circuit, program, x, weights, latents)
+        rows, scale = self._rows(circuit, program, x, weights, latents)
         if valid is not None:
             valid = check_rows(circuit, valid, "valid")
         held_out = None if valid is None else tensor_of(valid, self._device)
-        trainer = Trainer(program, params, rows, held_out, options)
+        scaled = replace(options, pseudocount=options.pseudocount / scale)
+        trainer = Trainer(program, params, rows, held_out, scaled)
         key = ""
         if checkpoint is not None:
             extra = tuple(np.asarray(v) for v in (latents or {}).values())

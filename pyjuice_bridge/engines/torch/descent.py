@@ -177,6 +177,8 @@ def _choose_edges(
 ) -> None:
     here = states[index.first : index.first + len(index.children)]
     blocks, columns = (here >= 0).nonzero(as_tuple=True)
+    if not len(blocks):
+        return
     step = max(1, CHUNK // (index.children.shape[1] * index.width_in))
     for block, column in zip(blocks.split(step), columns.split(step), strict=True):
         choice = chooser.edge(layer, index, block, here[block, column].long(), rows[column])
@@ -199,6 +201,8 @@ def _choose_leaves(
     here = states[index.first : index.first + len(index.variables)]
     missing = out.index_select(1, index.variables).t() < 0
     blocks, columns = ((here >= 0) & missing).nonzero(as_tuple=True)
+    if not len(blocks):
+        return
     for block, column in zip(blocks.split(CHUNK), columns.split(CHUNK), strict=True):
         value = chooser.leaf(layer, index, block, here[block, column].long())
         out[column, index.variables[block]] = value.int()

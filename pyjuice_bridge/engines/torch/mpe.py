@@ -42,6 +42,8 @@ def mpe_rows(
     nodes = sum(n * w for n, w in zip(program.sizes, program.widths, strict=True))
     widest = max(i.width * i.width_in for i in indices if isinstance(i, SumIndex))
     step = max(1, min(STATES // nodes, _TERMS // widest))
+    if not len(x):
+        return np.empty((0, circuit.num_vars), np.int32), np.empty(0)
     completions, values = [], []
     for part in x.split(step):
         best = _Best(program, params, indices, part)
@@ -49,8 +51,6 @@ def mpe_rows(
         values.append(best.read(torch.tensor([block], device=x.device))[0, :, 0].cpu().numpy())
         found = descend(indices, circuit.num_blocks, block, part, rows, best)
         completions.append(found.cpu().numpy())
-    if not values:
-        return np.empty((0, circuit.num_vars), np.int32), np.empty(0)
     return np.concatenate(completions), np.concatenate(values)
 
 
