@@ -10,6 +10,8 @@ from circuits import hmm, mixture
 
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_graph import random_region_graph
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine
@@ -27,6 +29,7 @@ CIRCUITS: dict[str, Callable[[], Circuit]] = {
         patch_bundle([1, -1], 3, 2, 2, seed=5),
         np.array([[0, 3], [2, 1]]),
     ),
+    "rat_spn": lambda: rat_spn(random_region_graph(4, 2, 2, seed=0), 2, 2, [2, 3, 2, 2], seed=7),
     "mixture": lambda: mixture(4, 2, seed=6),
 }
 
@@ -42,6 +45,11 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 @pytest.fixture(scope="session", params=CIRCUITS)
 def circuit(request: pytest.FixtureRequest) -> Circuit:
     return CIRCUITS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Circuit:
+    return CIRCUITS["bundle"]()
 
 
 @pytest.fixture(scope="session", params=LATENT)

@@ -69,10 +69,8 @@ def test_samples_repeat_by_seed(engine: Engine, circuit: Circuit) -> None:
     np.testing.assert_array_equal(*unconditional)
 
 
-def test_variables_of_other_roots_stay_missing(engine: Engine) -> None:
-    from conftest import CIRCUITS
-
-    drawn = engine.sample(CIRCUITS["bundle"](), 5, seed=1, root=1)
+def test_variables_of_other_roots_stay_missing(engine: Engine, bundle: Circuit) -> None:
+    drawn = engine.sample(bundle, 5, seed=1, root=1)
     assert (drawn[:, :2] == -1).all() and (drawn[:, 2:] >= 0).all()
 
 

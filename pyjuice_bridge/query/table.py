@@ -1,0 +1,122 @@
+"""Which query works for which structure: found out by asking, not by promising.
+
+``python -m pyjuice_bridge.query.table docs/queries.md`` writes the page; a test fails when the page
+says something else than what the queries do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_graph import random_region_graph
+from pyjuice_bridge.circuit.types import MISSING, Circuit
+from pyjuice_bridge.engines import get_engine
+from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.query.model import Model
+
+_INTRODUCTION = """\
+# Queries
+
+What each query of a `Model` answers, by the structure of its circuit. The table is written by
+`python -m pyjuice_bridge.query.table docs/queries.md`, which asks every query of a small circuit of
+every structure.
+
+- **exact**: the answer of the circuit, up to rounding; missing values (-1) are summed out.
+- **approximate**: the best answer a search found, with its exact probability.
+- **per root**: one answer for each root of the circuit.
+- **one root**: choose one of the roots with `select(root)` first.
+- **no latents**: the structure names no latents, so the answer is empty.
+"""
+
+_NOTES = """\
+`mpe` maximises the variables and the latents together. The most probable values of the variables
+alone, latents summed out, are NP-hard to find: `map_approximate` searches for them. `bits_per_dim`
+and `inpaint` also need a circuit of images.
+"""
+
+_HEIGHT, _WIDTH = 2, 2
+
+
+def structures() -> dict[str, Circuit]:
+    """A small circuit of 2×2 grey images with four values per pixel, by structure."""
+    size, values = _HEIGHT * _WIDTH, 4
+    bundle = patch_bundle([-1, 0], 3, 2, values, seed=0)
+    places = np.arange(size).reshape(2, 2)
+    graph = random_region_graph(size, 2, 2, seed=0)
+    found = {
+        "HCLT": hclt([-1, 0, 0, 2], 3, values, seed=0),
+        "RAT-SPN": rat_spn(graph, 2, 2, values, seed=0),
+        "glued patches": glue(hclt([-1, 0], 3, 3, seed=0), bundle, places),
+        "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0),
+    }
+    shape = {"image_height": _HEIGHT, "image_width": _WIDTH, "image_channels": 1}
+    return {k: replace(c, meta={**c.meta, **shape}) for k, c in found.items()}
+
+
+def _hidden(images: NDArray[np.uint8]) -> NDArray[np.int16]:
+    gaps = images.astype(np.int16)
+    gaps[:, 0] = MISSING
+    return gaps
+
+
+Ask = Callable[[Model, NDArray[np.uint8]], str]
+
+
+def _per_root(values: NDArray[np.float64]) -> str:
+    if not np.isfinite(values).all():
+        raise AssertionError("the query answered with a number that is not finite")
+    return "exact" if values.ndim == 1 else "exact, per root"
+
+
+def _exact(answer: object) -> str:
+    return "exact" if answer is not None else "no answer"
+
+
+QUERIES: dict[str, Ask] = {
+    "log_likelihood": lambda m, x: _per_root(m.log_likelihood(_hidden(x))),
+    "conditional": lambda m, x: _per_root(m.conditional(x, _hidden(x))),
+    "bits_per_dim": lambda m, x: _exact(m.bits_per_dim(x)),
+    "sample": lambda m, x: _exact(m.sample(2)),
+    "sample given evidence": lambda m, x: _exact(m.sample(2, _hidden(x))),
+    "inpaint": lambda m, x: _exact(m.inpaint(x, np.eye(_HEIGHT, _WIDTH, dtype=bool))),
+    "mpe": lambda m, x: _exact(m.mpe(_hidden(x))),
+    "map_approximate": lambda m, x: m.map_approximate(_hidden(x), samples=2).label.split(":")[0],
+    "posteriors": lambda m, x: "exact" if m.posteriors(x) else "no latents",
+}
+
+
+def answers(engine: Engine) -> dict[str, dict[str, str]]:
+    """structure → query → what happened."""
+    images = np.array([[[[0], [1]], [[2], [3]]]], np.uint8)
+    table: dict[str, dict[str, str]] = {}
+    for name, circuit in structures().items():
+        model = Model(circuit, engine)
+        table[name] = {}
+        for query, ask in QUERIES.items():
+            try:
+                table[name][query] = ask(model, images)
+            except UserError:
+                table[name][query] = "one root" if len(circuit.roots) > 1 else "no"
+    return table
+
+
+def page(engine: Engine) -> str:
+    """The whole of docs/queries.md."""
+    table = answers(engine)
+    lines = [f"| query | {' | '.join(table)} |", f"| --- |{' --- |' * len(table)}"]
+    lines += [f"| `{q}` | {' | '.join(table[s][q] for s in table)} |" for q in QUERIES]
+    return f"{_INTRODUCTION}\n" + "\n".join(lines) + f"\n\n{_NOTES}"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(get_engine("auto", "cpu")), encoding="utf-8")
