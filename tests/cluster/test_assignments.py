@@ -149,7 +149,7 @@ def test_cut_off_and_missing_files(splits, tmp_path):
     path = tmp_path / "a.h5"
     cluster_embeddings(splits, 3).save(path)
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(UserError, match="a.h5"):
+    with pytest.raises(UserError, match=r"a\.h5"):
         Assignments.load(path)
     with pytest.raises(UserError, match="no such file"):
         Assignments.load(tmp_path / "b.h5")

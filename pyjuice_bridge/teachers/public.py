@@ -1,0 +1,39 @@
+"""What the public networks share: images resized so that one patch is 16 pixels, and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyjuice_bridge.teachers.base import Images, patch_grid
+
+CELL = 16
+"""Pixels per patch that ViT and stride-16 maps work with."""
+
+
+def enlarge(images: Images, patch: int, device: str) -> Tensor:
+    """Float32 [N, 3, 16 * rows, 16 * columns] in [0, 1]: grey repeated, bilinearly resized."""
+    rows, columns = patch_grid(images, patch)
+    x = torch.as_tensor(np.ascontiguousarray(images), device=device).permute(0, 3, 1, 2).float()
+    x = x.div(255).expand(-1, 3, -1, -1) if x.shape[1] == 1 else x.div(255)
+    size = (rows * CELL, columns * CELL)
+    return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over names and values of all weights, in the order of their names."""
+    digest = hashlib.sha256(sys.byteorder.encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.cpu().numpy()))
+    return digest.hexdigest()
+
+
+def freeze(model: Any, device: str) -> Any:
+    """The model on ``device``, in evaluation mode, without gradients."""
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,100 @@
+"""Public ViT-MAE weights (He et al., CVPR 2022) as a teacher, through transformers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.teachers.base import FloatArray, Images, neighbours, patch_grid
+from pyjuice_bridge.teachers.public import CELL, enlarge, freeze, weights_hash
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the RGB values in [0, 1] that the public weights were trained with."""
+
+
+class ViTMAETeacher:
+    """The encoder's token of every patch, seen with its neighbours and the class token only.
+
+    Images are resized so that one patch is 16 pixels and position encodings are interpolated.
+    transformers masks at random even in evaluation; here the patches to keep are given, so equal
+    images give equal vectors.
+
+    Args:
+        source: a local folder with ``config.json`` and weights, or a name on the hub such as
+            "facebook/vit-mae-base" (never fetched while HF_HUB_OFFLINE is set).
+        patch: side of a patch in pixels.
+        batch: patches that go through the encoder together.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: transformers is not installed, or there are no such weights.
+    """
+
+    def __init__(
+        self, source: str | Path, *, patch: int, batch: int = 256, device: str = "cpu"
+    ) -> None:
+        self.patch, self.batch, self.device, self.source = patch, batch, device, str(source)
+        self._model = freeze(_load(self.source), device)
+        config = self._model.config
+        if config.patch_size != CELL or config.num_channels != 3:
+            raise UserError(
+                f"{source}: has patches of {config.patch_size} pixels in {config.num_channels} "
+                f"channels, but only {CELL} pixels in 3 channels are supported"
+            )
+
+    def embed(self, images: Images) -> FloatArray:
+        grid = patch_grid(images, self.patch)
+        count = grid[0] * grid[1]
+        out = np.empty((len(images), count, self._model.config.hidden_size), np.float32)
+        step = max(1, self.batch // count)
+        with torch.inference_mode():
+            for start in range(0, len(images), step):
+                x = enlarge(images[start : start + step], self.patch, self.device)
+                mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (_MEAN, _STD))
+                x = (x - mean) / std
+                for positions, members in neighbours(grid):
+                    tokens = self._targets(x, members, count)
+                    out[start : start + step, positions] = tokens.cpu().numpy()
+        return out
+
+    def _targets(self, x: torch.Tensor, members: np.ndarray[Any, Any], count: int) -> torch.Tensor:
+        """Tokens [B, G, hidden] of the first of each ``members`` [G, n] when only they are kept.
+
+        The model keeps the patches of lowest "noise", in its order.
+        """
+        groups, kept = members.shape
+        rank = np.full((groups, count), kept + 1, np.float32)
+        np.put_along_axis(rank, members, np.arange(kept, dtype=np.float32)[None], axis=1)
+        noise = torch.as_tensor(rank, device=x.device).repeat(len(x), 1)
+        self._model.config.mask_ratio = 1 - (kept + 0.5) / count if kept < count else 0.0
+        result = self._model(
+            pixel_values=x.repeat_interleave(groups, 0), noise=noise, interpolate_pos_encoding=True
+        )
+        token: torch.Tensor = result.last_hidden_state[:, 1]
+        return token.unflatten(0, (len(x), groups))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings and a hash of the weights."""
+        return {"kind": "vit_mae", "patch": self.patch, "weights": weights_hash(self._model)}
+
+
+def _load(source: str) -> Any:
+    try:
+        from transformers import ViTMAEModel
+    except ImportError:
+        raise UserError(
+            "the ViT-MAE teacher needs transformers; pip install 'pyjuice_bridge[vit]'"
+        ) from None
+    local = Path(source).is_dir()
+    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    try:
+        return ViTMAEModel.from_pretrained(source, local_files_only=offline)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        where = "folder" if local else "local folder or reachable model of the hub"
+        raise UserError(f"{source}: is no {where} with ViT-MAE weights ({first})") from None
