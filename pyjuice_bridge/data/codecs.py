@@ -39,9 +39,9 @@ def codec_bits(images: Images) -> dict[str, float]:
         raise UserError(
             f"Codecs need uint8 images [N, H, W, C], not {images.dtype} {list(images.shape)}."
         )
-    codecs = {"png": {"optimize": True}}
+    codecs: dict[str, dict[str, int]] = {"png": {"optimize": True}}
     if features.check("webp"):
-        codecs["webp"] = {"lossless": True, "quality": 100, "method": 6}
+        codecs["webp"] = {"lossless": True, "quality": 75, "method": 4}
     most = (_WEBP_SIDE // max(images.shape[1:3]) - 1) ** 2
     parts = np.array_split(np.arange(len(images)), math.ceil(len(images) / max(1, most)))
     bits = dict.fromkeys(codecs, 0)

@@ -131,6 +131,9 @@ class _Lossy:
     def _forward(self, images: Images) -> Images:
         raise NotImplementedError
 
+    def decode(self, codes: NDArray[Any]) -> Images:
+        raise NotImplementedError
+
     def encode(self, images: Images) -> Codes:
         return self._forward(_colour_images(images))
 
@@ -158,20 +161,24 @@ class _Lossy:
 
 
 class _YCbCrLossy(_Lossy):
-    """8-bit YCbCr of JPEG files (ITU-T T.871), in libjpeg's 16-bit fixed point."""
+    """8-bit YCbCr, full range, with the BT.709 weights at four digits that [B]'s code uses.
+
+    About 4.15 M of the 16.8 M colours survive; the BT.601 weights of JPEG files would keep 4.01 M.
+    """
 
     def _forward(self, images: Images) -> Images:
         red, green, blue = (images[..., i].astype(np.int32) for i in range(3))
-        half, middle = 1 << 15, (128 << 16) + (1 << 15) - 1
-        luma = 19595 * red + 38470 * green + 7471 * blue + half
-        cb = -11059 * red - 21709 * green + 32768 * blue + middle
-        cr = 32768 * red - 27439 * green - 5329 * blue + middle
-        return (np.stack([luma, cb, cr], axis=-1) >> 16).astype(np.uint8)
+        luma = 2126 * red + 7152 * green + 722 * blue
+        cb = -1146 * red - 3854 * green + 5000 * blue + 1_280_000
+        cr = 5000 * red - 4542 * green - 458 * blue + 1_280_000
+        codes = (np.stack([luma, cb, cr], axis=-1) + 5000) // 10000
+        clipped: Images = np.minimum(codes, 255).astype(np.uint8)
+        return clipped
 
     def decode(self, codes: NDArray[Any]) -> Images:
         luma, cb, cr = (codes[..., i].astype(np.float64) for i in range(3))
         cb, cr = cb - 128, cr - 128
-        return _rounded(luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb)
+        return _rounded(luma + 1.5748 * cr, luma - 0.1873 * cb - 0.4681 * cr, luma + 1.8556 * cb)
 
 
 class _YCoCgLossy(_Lossy):

@@ -31,6 +31,8 @@ _LONG_SIDE = 1280
 _TEST_SHARE = 7
 _FEWEST_PHOTOS = 10
 _RECORD = "build.json"
+_REFERENCE = "594d12d9065829bc530df92bb2d9e32c3eb30c19ddb9727b3f57c1349cee943f"
+"""sha256 of crops.npy from all the photographs with Pillow 13.0.0."""
 
 
 def build(folder: Path, photos: Sequence[Photo] = PHOTOS) -> Path:
@@ -107,7 +109,7 @@ def distinct_files(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def test_photos(count: int) -> NDArray[np.int64]:
+def photos_for_test(count: int) -> NDArray[np.int64]:
     """Which of ``count`` photographs are for test: about one in seven, the same always."""
     order = np.random.default_rng(TEST_SEED).permutation(count)
     return np.sort(order[: max(1, count // _TEST_SHARE)])
@@ -144,14 +146,16 @@ def _package_files(package: Package, members: Sequence[str], scratch: Path) -> l
 def _write(
     folder: Path, photos: Sequence[Photo], crops: Mapping[int, Images], reasons: Sequence[str]
 ) -> None:
-    test = set(test_photos(len(photos)).tolist())
+    test = set(photos_for_test(len(photos)).tolist())
     numbers = np.repeat(np.asarray(list(crops), np.int32), [len(c) for c in crops.values()])
     with atomic_file(folder / "crops.npy") as stream:
         np.save(stream, np.concatenate(list(crops.values())))
     with atomic_file(folder / "photo.npy") as stream:
         np.save(stream, numbers)
+    digest = file_digest(folder / "crops.npy")
     record = {
-        "crops_sha256": file_digest(folder / "crops.npy"),
+        "crops_sha256": digest,
+        "reference_crops": digest == _REFERENCE,
         "pillow": PIL.__version__,
         "found": f"{len(crops)} of {len(photos)} photographs",
         "missing": [p.member for i, p in enumerate(photos) if i not in crops],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.data.dataset import SPLITS, Images, as_images
-from pyjuice_bridge.data.files import file_digest
 from pyjuice_bridge.data.folders import read_folder
 from pyjuice_bridge.data.formats import (
     open_npz,
     read_batch,
+    read_bytes,
     read_cifar_bin,
     read_csv_images,
     read_idx,
@@ -160,23 +161,26 @@ def _own(splits: Mapping[str, Images], meta: dict[str, Any]) -> Found:
 
 
 def _csv(name: str, folder: Path) -> Path:
-    return _one_of(folder, [FILE_SOURCES[name].files[0].name], name)
+    return _files(name, folder)[0]
 
 
 def _idx_set(name: str, folder: Path) -> Found:
-    splits = []
-    for file in FILE_SOURCES[name].files:
-        path = _one_of(folder, [file.name, file.name.replace("-idx3", ".idx3")], name)
-        splits.append(as_images(read_idx(path), str(path)))
-    return Found(splits[0], splits[1], meta=_provenance(name, folder))
+    train, test = (as_images(read_idx(path), str(path)) for path in _files(name, folder))
+    return Found(train, test, meta=_provenance(name, folder))
+
+
+def _files(name: str, folder: Path) -> list[Path]:
+    """The set's files; a dot before ``idx`` and a ``.gz`` at the end are common spellings."""
+    return [
+        _one_of(folder, [file.name, file.name.replace("-idx3", ".idx3")], name)
+        for file in FILE_SOURCES[name].files
+    ]
 
 
 def _provenance(name: str, folder: Path) -> dict[str, Any]:
-    paths = [folder / file.name for file in FILE_SOURCES[name].files]
-    published = all(
-        path.is_file() and file_digest(path) == file.sha256
-        for path, file in zip(paths, FILE_SOURCES[name].files, strict=True)
-    )
+    paths = _files(name, folder)
+    digests = [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths]
+    published = digests == [file.sha256 for file in FILE_SOURCES[name].files]
     return {"source": [str(path) for path in paths], "published_bytes": published}
 
 

@@ -74,6 +74,8 @@ class _Stand:
 
     __slots__ = ("_call",)
 
+    _call: Callable[..., Any]
+
     def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_call", call)
 
