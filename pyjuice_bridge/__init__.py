@@ -1,0 +1,58 @@
+"""Latent variable distillation: from raw data to a trained, evaluated, queryable circuit.
+
+>>> import pyjuice_bridge as pj
+>>> result = pj.run("experiments/quickstart.yaml")
+>>> model = pj.load("runs/quickstart")
+
+Names are loaded when they are first used: importing the package does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyjuice_bridge.circuit.types import Circuit
+    from pyjuice_bridge.config import Config, load_config, make_config
+    from pyjuice_bridge.errors import UserError
+    from pyjuice_bridge.pipeline.api import RunResult, load, run
+    from pyjuice_bridge.query.model import Model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Circuit": "circuit.types",
+    "Config": "config",
+    "Model": "query.model",
+    "RunResult": "pipeline.api",
+    "UserError": "errors",
+    "load": "pipeline.api",
+    "load_config": "config",
+    "make_config": "config",
+    "run": "pipeline.api",
+}
+
+__all__ = [
+    "Circuit",
+    "Config",
+    "Model",
+    "RunResult",
+    "UserError",
+    "load",
+    "load_config",
+    "make_config",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

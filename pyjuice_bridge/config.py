@@ -43,10 +43,13 @@ class Data(Section):
 
 
 class PixelTeacher(Section):
-    """Raw pixels: the window of ``window`` × ``window`` pixels centred on the variable or patch."""
+    """Raw pixels: the pixel (for ``hclt``) or patch itself and ``ring`` pixels around it.
+
+    The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.
+    """
 
     kind: Literal["pixels"] = "pixels"
-    window: Count | None = None
+    ring: Annotated[int, Field(ge=0)] | None = None
 
 
 class MaeTeacher(Section):
@@ -205,7 +208,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     engine: Literal["auto", "torch", "julia"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    precision: Literal["float32", "float64"] = "float32"
     data: Data
     teacher: Teacher = Field(default_factory=PixelTeacher)
     cluster: Cluster = Field(default_factory=Cluster)
@@ -234,6 +237,8 @@ class Config(Section):
         if self.cluster.scope == "position":
             raise ValueError("'cluster.scope: position' has no patch circuits; use 'pooled'")
         self.cluster.scope = "pooled"
+        if self.teacher.kind == "pixels" and self.teacher.ring is None:
+            self.teacher.ring = 0
         train.patch_training = train.patch_training or Phase()
         train.latent_training = train.latent_training or Phase()
         before = train.patch_training.epochs + train.latent_training.epochs
@@ -257,6 +262,8 @@ class Config(Section):
             raise ValueError("the arm 'hclt' belongs to 'circuit.kind: patches' only")
         if self.train.epochs < 2:
             raise ValueError("'train.epochs' is 1, but counting is one pass; use at least 2")
+        if self.teacher.kind == "pixels" and self.teacher.ring is None:
+            self.teacher.ring = 3
         self.cluster.scope = self.cluster.scope or "position"
         self.arms = self.arms or ["lvd", "random"]
 

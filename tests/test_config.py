@@ -38,7 +38,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         "did you mean 'mae'?",
     ),
     (
-        {"teacher": {"window": 3}},
+        {"teacher": {"ring": 3}},
         "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file or object",
     ),
     (

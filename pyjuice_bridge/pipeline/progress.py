@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pyjuice_bridge.report.words import seconds_text
+
 Tick = Callable[[int, int], None]
 """Called with (work done, work in all)."""
 
@@ -107,20 +109,5 @@ class _PlainTask:
         self._last = now
         fresh = done - self._first
         left = (now - self._start) * (total - done) / fresh if fresh > 0 else 0.0
-        about = f", about {duration(left)} left" if left else ""
+        about = f", about {seconds_text(left)} left" if left else ""
         self._say(f"{self._title}: {100 * done // total} %{about}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person would say them: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Bytes as MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,130 @@
+"""From images to latent values: teacher, embeddings, clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.cluster.cluster import cluster_embeddings
+from pyjuice_bridge.config import FileTeacher, PatchCircuit
+from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.store import Artifact
+from pyjuice_bridge.pipeline.teachers import Features, features_of, read_ids, sha256_of
+
+FILE = "assignments.h5"
+
+
+@dataclass(frozen=True, eq=False)
+class LatentValues:
+    """The teacher's word on every image.
+
+    Attributes:
+        z: per split int32 [N, positions].
+        artifact: holds ``assignments.h5``.
+        seconds: of teacher, embeddings and clustering, also where they are reused.
+        parts: the same seconds by stage.
+    """
+
+    z: Mapping[str, NDArray[np.int32]]
+    artifact: Artifact
+    seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+def latent_values(context: Context, teacher: object | None) -> LatentValues:
+    """Cluster ids of all splits, from the configured teacher or from the user's files."""
+    config = context.config
+    if isinstance(config.teacher, FileTeacher) and config.teacher.assignments is not None:
+        return _given(context, Path(config.teacher.assignments))
+    features = features_of(context, teacher)
+    clusters = config.cluster.model_dump()
+    inputs = {
+        "features": features.key,
+        "cluster": clusters,
+        "clusters": config.circuit.latents,
+        "seed": config.seed,
+    }
+
+    def build(folder: Path) -> None:
+        with context.reporter.task("clusters") as tick:
+            found = cluster_embeddings(
+                features.embeddings(),
+                config.circuit.latents,
+                **clusters,
+                seed=config.seed,
+                device=context.engine.device,
+                on_progress=tick,
+            )
+        facts = {f"teacher_{k}": v for k, v in features.facts.items()}
+        Assignments(found.z, found.clusters, found.centroids, {**found.attributes, **facts}).save(
+            folder / FILE
+        )
+
+    artifact = context.store.stage("clusters", 1, inputs, build)
+    z = Assignments.load(artifact.path / FILE).z
+    parts = {**features.seconds, "clusters": artifact.seconds}
+    return LatentValues(_checked(context, z, features), artifact, sum(parts.values()), parts)
+
+
+def _given(context: Context, path: Path) -> LatentValues:
+    """Cluster ids from an assignments file or a folder of ``<split>.npy``."""
+    if path.is_dir():
+        present = [s for s in SPLITS if (path / f"{s}.npy").exists()]
+        z = {s: read_ids(path / f"{s}.npy") for s in present}
+        if not z:
+            raise UserError(f"{path} holds no train.npy with cluster ids [N, positions]")
+        given = Assignments(z, context.config.circuit.latents)
+    else:
+        given = Assignments.load(path)
+    if given.clusters > context.config.circuit.latents:
+        raise UserError(
+            f"{path} has {given.clusters} clusters, but 'circuit.latents' is "
+            f"{context.config.circuit.latents}; set it to {given.clusters}"
+        )
+    digests = {s: sha256_of(v) for s, v in given.z.items()}
+
+    def build(folder: Path) -> None:
+        given.save(folder / FILE)
+
+    artifact = context.store.stage("clusters", 1, {"given": digests}, build)
+    z = _checked(context, given.z, None, str(path))
+    return LatentValues(z, artifact, artifact.seconds, {"clusters": artifact.seconds})
+
+
+def _checked(
+    context: Context,
+    z: Mapping[str, NDArray[np.int32]],
+    features: Features | None,
+    where: str = "the teacher",
+) -> Mapping[str, NDArray[np.int32]]:
+    """Refuse ids that do not fit the images or the circuit."""
+    data, circuit = context.data, context.config.circuit
+    for split in ("train", "valid"):
+        if split not in z:
+            raise UserError(f"{where} gives no cluster ids for the {split} images")
+    for split, values in z.items():
+        rows = len(data.rows[split])
+        if len(values) != rows:
+            raise UserError(
+                f"{where} gives {len(values)} rows of cluster ids for {rows} {split} images"
+            )
+    height, width, channels = data.shape.sides
+    positions = z["train"].shape[1]
+    if isinstance(circuit, PatchCircuit):
+        wanted: tuple[int, ...] = ((height // circuit.patch) * (width // circuit.patch),)
+    else:
+        wanted = (height * width, height * width * channels)
+    if positions not in wanted:
+        numbers = " or ".join(map(str, dict.fromkeys(wanted)))
+        raise UserError(
+            f"{where} describes {positions} positions of an image, but 'circuit.kind: "
+            f"{circuit.kind}' needs {numbers}"
+        )
+    return z
