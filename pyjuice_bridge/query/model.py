@@ -204,11 +204,15 @@ class Model:
         return {k: self.engine.posteriors(self.circuit, rows, k, root=root) for k in names}
 
     def select(self, root: int) -> Model:
-        """The model of one root of a circuit with several."""
+        """The model of one root of a circuit with several.
+
+        It answers in rows; samples hold -1 in the variables that belong to other roots.
+        """
         if not 0 <= root < len(self.circuit.roots):
             raise UserError(f"root: must be 0 … {len(self.circuit.roots) - 1}, got {root}.")
         roots = self.circuit.roots[root : root + 1]
-        return Model(replace(self.circuit, roots=roots), self.engine)
+        meta = {k: v for k, v in self.circuit.meta.items() if not k.startswith("image_")}
+        return Model(replace(self.circuit, roots=roots, meta=meta), self.engine)
 
     def _root(self, query: str) -> int:
         if len(self.circuit.roots) != 1:

@@ -35,32 +35,35 @@ every structure.
 - **approximate**: the best answer a search found, with its exact probability.
 - **per root**: one answer for each root of the circuit.
 - **one root**: choose one of the roots with `select(root)` first.
+- **no images**: the circuit does not model images.
 - **no latents**: the structure names no latents, so the answer is empty.
 """
 
 _NOTES = """\
 `mpe` maximises the variables and the latents together. The most probable values of the variables
-alone, latents summed out, are NP-hard to find: `map_approximate` searches for them. `bits_per_dim`
-and `inpaint` also need a circuit of images.
+alone, latents summed out, are NP-hard to find: `map_approximate` searches for them.
 """
 
 _HEIGHT, _WIDTH = 2, 2
 
 
 def structures() -> dict[str, Circuit]:
-    """A small circuit of 2×2 grey images with four values per pixel, by structure."""
+    """A small circuit of 2×2 grey images with four values per pixel, by structure.
+
+    A bundle holds patches, so it has no image shape.
+    """
     size, values = _HEIGHT * _WIDTH, 4
     bundle = patch_bundle([-1, 0], 3, 2, values, seed=0)
     places = np.arange(size).reshape(2, 2)
     graph = random_region_graph(size, 2, 2, seed=0)
-    found = {
+    images = {
         "HCLT": hclt([-1, 0, 0, 2], 3, values, seed=0),
         "RAT-SPN": rat_spn(graph, 2, 2, values, seed=0),
         "glued patches": glue(hclt([-1, 0], 3, 3, seed=0), bundle, places),
-        "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0),
     }
     shape = {"image_height": _HEIGHT, "image_width": _WIDTH, "image_channels": 1}
-    return {k: replace(c, meta={**c.meta, **shape}) for k, c in found.items()}
+    found = {k: replace(c, meta={**c.meta, **shape}) for k, c in images.items()}
+    return {**found, "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0)}
 
 
 def _hidden(images: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -101,13 +104,19 @@ def answers(engine: Engine) -> dict[str, dict[str, str]]:
     table: dict[str, dict[str, str]] = {}
     for name, circuit in structures().items():
         model = Model(circuit, engine)
+        x = images if model.image_shape is not None else images.reshape(1, -1)
         table[name] = {}
         for query, ask in QUERIES.items():
             try:
-                table[name][query] = ask(model, images)
-            except UserError:
-                table[name][query] = "one root" if len(circuit.roots) > 1 else "no"
+                table[name][query] = ask(model, x)
+            except UserError as refusal:
+                table[name][query] = _refused(str(refusal))
     return table
+
+
+def _refused(message: str) -> str:
+    known = {"does not model images": "no images", "select(root)": "one root"}
+    return next((short for phrase, short in known.items() if phrase in message), message)
 
 
 def page(engine: Engine) -> str:
