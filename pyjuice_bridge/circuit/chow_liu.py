@@ -28,7 +28,7 @@ def chow_liu_tree(
     x: NDArray[Any],
     categories: ArrayLike,
     *,
-    bins: int = 32,
+    bins: int = 16,
     pseudocount: float = 1.0,
     rows: int | None = None,
     seed: int = 0,
@@ -47,7 +47,7 @@ def mutual_information(
     x: NDArray[Any],
     categories: ArrayLike,
     *,
-    bins: int = 32,
+    bins: int = 16,
     pseudocount: float = 1.0,
     rows: int | None = None,
     seed: int = 0,
@@ -61,7 +61,8 @@ def mutual_information(
     Args:
         x: int [N, n], -1 where a value is missing; a pair counts the rows where both are present.
         categories: number of values of each variable, one number or int [n].
-        bins: most bins per variable.
+        bins: most bins per variable; 32 cost twice the time of 16, for trees that are no better
+            (MNIST and Fashion-MNIST, 4,500 rows).
         pseudocount: rows of the uniform distribution mixed into each joint table.
         rows: estimate from this many rows, drawn without replacement by ``seed`` (None: all).
         seed: of the row sample.

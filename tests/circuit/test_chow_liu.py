@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
 from sklearn.metrics import mutual_info_score
@@ -90,6 +90,7 @@ def test_bins_give_a_frequent_value_its_own_bin_and_keep_to_the_limit():
     assert np.all(np.diff(codes[0][np.argsort(column)].astype(int)) >= 0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=60),
     st.integers(1, 9),
@@ -101,6 +102,7 @@ def test_bins_never_exceed_the_limit_and_none_is_empty(values, bins):
     assert set(codes[0].tolist()) == set(range(int(used[0])))
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.integers(0, 10_000))
 def test_spanning_tree_has_the_weight_scipy_finds(n, seed):
     weights = np.random.default_rng(seed).random((n, n))
@@ -112,6 +114,7 @@ def test_spanning_tree_has_the_weight_scipy_finds(n, seed):
     assert chosen == pytest.approx(best)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 25), st.integers(0, 10_000))
 def test_root_has_the_least_eccentricity(n, seed):
     rng = np.random.default_rng(seed)

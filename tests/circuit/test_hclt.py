@@ -11,6 +11,7 @@ from oracle import assignments, enumerate_log_likelihood, log_likelihood, scopes
 from pyjuice_bridge.circuit.hclt import bfs_levels, hclt
 from pyjuice_bridge.circuit.rows import dirichlet_rows
 from pyjuice_bridge.circuit.types import InputLayer, ProductLayer, SumLayer
+from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.errors import UserError
 
 TREE = [3, 3, 0, -1, 0, 2, 1]
@@ -30,6 +31,7 @@ def test_levels_are_by_depth_with_siblings_together():
     assert [level.tolist() for level in bfs_levels(TREE)] == [[3], [0, 1], [2, 4, 6], [5]]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(0, 10_000))
 def test_levels_hold_every_node_below_its_parent(n, seed):
     parents = random_tree(n, seed)
@@ -45,6 +47,7 @@ def test_levels_hold_every_node_below_its_parent(n, seed):
 @given(st.integers(1, 5), st.integers(0, 1000))
 def test_probabilities_sum_to_one(n, seed):
     circuit = hclt(random_tree(n, seed), 3, 2, seed=seed)
+    check(circuit)
     assert enumerate_log_likelihood(circuit) == pytest.approx(0.0, abs=1e-6)
 
 

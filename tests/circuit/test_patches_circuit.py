@@ -9,6 +9,7 @@ from oracle import assignments, enumerate_log_likelihood, log_likelihood, scopes
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import InputLayer, ProductLayer, SumLayer
+from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.errors import UserError
 
 PATCH_TREE = [1, -1, 1]
@@ -22,6 +23,7 @@ def parts(sizes=2, clusters=3):
 
 def test_every_patch_circuit_is_a_distribution_over_its_own_copy():
     bundle = patch_bundle(PATCH_TREE, 3, 2, np.array([2, 3, 3]), seed=0)
+    check(bundle)
     assert bundle.num_vars == 9 and len(bundle.roots) == 3
     assert bundle.categories.tolist() == [2, 3, 3] * 3
     for j, root in enumerate(bundle.roots):
@@ -66,6 +68,7 @@ def test_glued_probability_is_the_sum_over_latent_values(sizes):
 def test_glued_circuit_sums_to_one():
     latent, bundle = parts()
     glued = glue(latent, bundle, PLACES)
+    check(glued)
     assert enumerate_log_likelihood(glued) == pytest.approx(0.0, abs=1e-5)
 
 

@@ -40,6 +40,7 @@ def test_probabilities_sum_to_one(n, depth, replicas, sums, inputs):
     assert enumerate_log_likelihood(circuit) == pytest.approx(0.0, abs=1e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 6), st.integers(1, 4), st.integers(0, 99))
 def test_random_graphs_are_balanced_and_split_down_to_the_depth(n, depth, replicas, seed):
     graph = random_region_graph(n, depth, replicas, seed=seed)
