@@ -95,17 +95,16 @@ def load_cluster_ids(path: Path | str) -> dict[str, NDArray[np.int32]]:
 
 def _arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     """Name and array of every split in a folder of ``.npy`` or a ``.npz``."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder")
+    opened: Mapping[str, Any]
     try:
         if path.is_dir():
             files = [each for each in sorted(path.glob("*.npy")) if not each.name.startswith(".")]
-            opened: Mapping[str, Any] = {
-                each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in files
-            }
+            opened = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in files}
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 opened = {name: archive[name] for name in archive.files}
-        elif not path.exists():
-            raise UserError(f"{path}: there is no such file or folder")
         else:
             raise UserError(f"{path}: must be a folder of .npy files, a .npz or an .h5 file")
     except (OSError, ValueError) as error:

@@ -108,7 +108,9 @@ class MAE(nn.Module):
         guess = self.head(self.decoder_norm(masked))
         target = patches.gather(1, hidden.expand(-1, -1, patches.shape[2]))
         variance, mean = torch.var_mean(target, -1, keepdim=True, unbiased=False)
-        return functional.mse_loss(guess, (target - mean) / (variance + 1e-6).sqrt())
+        wanted = (target - mean) / (variance + 1e-6).sqrt()
+        error: Tensor = functional.mse_loss(guess, wanted)
+        return error
 
     def features(self, patches: Tensor) -> Tensor:
         """The encoder's token of every patch when it sees the patch and its neighbours only.
@@ -121,7 +123,7 @@ class MAE(nn.Module):
         """
         tokens = self.embed(patches) + self.position
         batch, count, width = tokens.shape
-        result = tokens.new_empty(batch, count, width)
+        result: Tensor = tokens.new_empty(batch, count, width)
         for positions, members in neighbours(self.grid):
             index = torch.as_tensor(members, device=tokens.device)
             x = tokens[:, index].flatten(0, 1)

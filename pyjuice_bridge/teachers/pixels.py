@@ -59,7 +59,7 @@ class PixelWindows:
         out = np.empty((len(chosen), len(box), dim), np.float32)
         side = self._side
         for k, (top, left) in enumerate(zip(tops, lefts, strict=True)):
-            window = out[k].reshape(len(box), side, side, -1)
+            window = out[k].reshape(len(box), side, side, box.shape[3])
             window[:] = scaled[:, top : top + side, left : left + side]
         return out.transpose(1, 0, 2)
 

@@ -30,7 +30,7 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256(sys.byteorder.encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.cpu().numpy()))
+        digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -75,8 +75,8 @@ class ViTMAETeacher:
         result = self._model(
             pixel_values=x.repeat_interleave(groups, 0), noise=noise, interpolate_pos_encoding=True
         )
-        token: torch.Tensor = result.last_hidden_state[:, 1]
-        return token.unflatten(0, (len(x), groups))
+        tokens: torch.Tensor = result.last_hidden_state[:, 1]
+        return tokens.view(len(x), groups, -1)
 
     def describe(self) -> dict[str, Any]:
         """The settings and a hash of the weights."""
