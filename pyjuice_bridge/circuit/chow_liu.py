@@ -56,7 +56,9 @@ def mutual_information(
 
     A variable with more than ``bins`` values is binned: going through its values in order, a bin is
     closed when it holds its share of the rows not yet binned, so a very frequent value (the black
-    of a digit's background) has a bin of its own and the others share the rest.
+    of a digit's background) has a bin of its own and the others share the rest.  Bins join
+    neighbouring values: for values without an order, such as cluster ids, let ``bins`` be the
+    number of categories.
 
     Args:
         x: int [N, n], -1 where a value is missing; a pair counts the rows where both are present.
