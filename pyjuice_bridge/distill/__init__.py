@@ -1,0 +1,1 @@
+"""Latent variable distillation: counting, patch circuits and the bound they raise."""

@@ -254,7 +254,9 @@ class Model:
         )
         shape, picture = self.image_shape, ""
         if shape is not None and shape.channels in (1, 3) and len(self.circuit.roots) == 1:
-            png = grid_png(self.sample(16, seed=0), 8, scale=max(1, 64 // shape.height))
+            levels = int(self.circuit.categories.max()) if shape.colour is None else 256
+            scale, white = max(1, 64 // shape.height), max(1, levels - 1)
+            png = grid_png(self.sample(16, seed=0), 8, scale=scale, white=white)
             picture = f"<img src='{data_uri(png)}' alt='16 samples'><br>samples"
         return f"<div><table>{cells}</table>{picture}</div>"
 
