@@ -114,7 +114,7 @@ def split_at_random(
     if not 0 < count < len(images):
         raise UserError(
             f"{where}: cannot take {count} {what} images out of {len(images)};"
-            f" ask for between 1 and {len(images) - 1}."
+            " at least one must be left to train on."
         )
     rows = np.random.default_rng(seed).choice(len(images), size=count, replace=False)
     return split_off(images, rows.astype(np.int64))

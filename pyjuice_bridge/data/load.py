@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.data import natural, readers
+from pyjuice_bridge.data.catalogue import ARCHIVE_SOURCES, FILE_SOURCES
 from pyjuice_bridge.data.dataset import (
     TEST_SEED,
     Dataset,
@@ -21,13 +22,7 @@ from pyjuice_bridge.data.dataset import (
 )
 from pyjuice_bridge.data.files import cache_dir
 from pyjuice_bridge.data.readers import Found
-from pyjuice_bridge.data.sources import (
-    ARCHIVE_SOURCES,
-    FILE_SOURCES,
-    default_folder,
-    get_archives,
-    get_files,
-)
+from pyjuice_bridge.data.sources import default_folder, get_archives, get_files
 from pyjuice_bridge.errors import UserError
 
 _READERS: Mapping[str, Callable[[Path], Found]] = {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.data.catalogue import FILE_SOURCES
 from pyjuice_bridge.data.dataset import SPLITS, Images, as_images
 from pyjuice_bridge.data.folders import read_folder
 from pyjuice_bridge.data.formats import (
@@ -23,7 +24,6 @@ from pyjuice_bridge.data.formats import (
     read_npy,
     read_npz_array,
 )
-from pyjuice_bridge.data.sources import FILE_SOURCES
 from pyjuice_bridge.data.stack import stacked
 from pyjuice_bridge.errors import UserError
 

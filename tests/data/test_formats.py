@@ -35,7 +35,11 @@ def python2_pickle(rows: np.ndarray) -> bytes:
     return (
         b"\x80\x02}q\x00(U\x0bbatch_labelq\x01U\x15training batch 1 of 5U\x04dataq\x02"
         b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87R"
-        b"(K\x01" + b"M" + struct.pack("<H", rows.shape[0]) + b"M" + struct.pack("<H", rows.shape[1])
+        b"(K\x01"
+        + b"M"
+        + struct.pack("<H", rows.shape[0])
+        + b"M"
+        + struct.pack("<H", rows.shape[1])
         + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
         b"J\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", len(raw)) + raw + b"tb"
         b"U\x06labels](K\x06K\x09eu."
