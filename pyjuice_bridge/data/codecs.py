@@ -41,7 +41,7 @@ def codec_bits(images: Images) -> dict[str, float]:
         )
     codecs: dict[str, dict[str, int]] = {"png": {"optimize": True}}
     if features.check("webp"):
-        codecs["webp"] = {"lossless": True, "quality": 75, "method": 4}
+        codecs["webp"] = {"lossless": True, "quality": 100, "method": 5}
     most = (_WEBP_SIDE // max(images.shape[1:3]) - 1) ** 2
     parts = np.array_split(np.arange(len(images)), math.ceil(len(images) / max(1, most)))
     bits = dict.fromkeys(codecs, 0)

@@ -183,7 +183,9 @@ def test_own_folder_mistakes(tmp_path: Path) -> None:
     Image.new("RGB", (4, 5)).save(tmp_path / "b.png")
     with pytest.raises(UserError, match=r"b\.png is 4x5 pixels but .*a\.png is 4x4"):
         load_dataset(tmp_path)
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:6000])
     with pytest.raises(UserError, match=r"b\.png cannot be read"):
         load_dataset(tmp_path)
     Image.new("I;16", (4, 4)).save(tmp_path / "b.png")
