@@ -173,7 +173,7 @@ def expected_counts(
             {k: np.asarray(v)[n] for k, v in (latents or {}).items()} for n in range(len(x))
         ]
         found = [log_likelihood(changed, row, e) for row, e in zip(x, evidence, strict=True)]
-        return float(np.sum(np.where(w == 0, 0.0, w * np.array(found))))
+        return float(np.sum(w[w != 0] * np.array(found)[w != 0]))
 
     counts: list[Array | None] = [None if p is None else np.zeros(p.shape) for p in exact]
     step = 1e-5

@@ -2,8 +2,7 @@
 
 Files are written to a temporary name and renamed, so a reader never sees half a file; they are
 read with checks, so that a damaged or foreign file ends in one sentence instead of wrong numbers.
-``open_checked``, ``atomic_h5``, ``read_array`` and ``read_attribute`` serve the other HDF5 files
-of the project as well.
+The helpers without an underscore serve the other HDF5 files of the project as well.
 """
 
 from __future__ import annotations
@@ -46,7 +45,9 @@ _DEFLATE_RATIO = 1100
 def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
     """Write an HDF5 file that appears under ``path`` only when it is complete.
 
-    The file is readable by HDF5 1.10 and later.  If the body raises, ``path`` stays as it was.
+    The file is readable by HDF5 1.10 and later, and its structure carries checksums, without which
+    the HDF5 library can crash on a damaged file.  If the body raises, ``path`` stays as it was.
+    (A full disk shows as an OSError or, when the file is closed, as a RuntimeError.)
 
     Raises:
         UserError: the folder is missing, or the file cannot be written (no space, no permission).
@@ -56,12 +57,12 @@ def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
         raise UserError(f"{path}: the folder {path.parent} does not exist; create it first.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with h5py.File(temporary, "w-", libver=("earliest", "v110")) as file:
+        with h5py.File(temporary, "w-", libver=("v110", "v110")) as file:
             yield file
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be written ({_reason(error)}).") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -157,6 +158,16 @@ def read_attribute(item: h5py.Group, name: str, kind: type[_T]) -> _T:
     return value
 
 
+def write_attribute(item: h5py.Group, name: str, value: str | int | float) -> None:
+    """Set a scalar attribute; text becomes fixed-length UTF-8, which the checksums cover."""
+    if isinstance(value, str):
+        text = value.encode()
+        dtype = h5py.string_dtype("utf-8", max(1, len(text)))
+        item.attrs.create(name, text, dtype=dtype)
+    else:
+        item.attrs[name] = value
+
+
 def save(circuit: Circuit, path: Path | str) -> None:
     """Write ``circuit`` to ``path``, atomically; what ``load`` returns is bit-for-bit the same.
 
@@ -165,9 +176,9 @@ def save(circuit: Circuit, path: Path | str) -> None:
     """
     check(circuit, f"circuit for {path}")
     with atomic_h5(path) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["version"] = VERSION
-        file.attrs["num_vars"] = int(circuit.num_vars)
+        write_attribute(file, "format", FORMAT)
+        write_attribute(file, "version", VERSION)
+        write_attribute(file, "num_vars", circuit.num_vars)
         layers = file.create_group("layers")
         for i, layer in enumerate(circuit.layers):
             _write_layer(layers.create_group(str(i)), layer)
@@ -177,7 +188,7 @@ def save(circuit: Circuit, path: Path | str) -> None:
             _write(latents, name, blocks)
         meta = file.create_group("meta")
         for name, value in circuit.meta.items():
-            meta.attrs[name] = value
+            write_attribute(meta, name, value)
 
 
 def load(path: Path | str) -> Circuit:
@@ -203,14 +214,14 @@ def load(path: Path | str) -> Circuit:
 
 def _write_layer(group: h5py.Group, layer: Layer) -> None:
     if isinstance(layer, InputLayer):
-        group.attrs["kind"] = "input"
-        group.attrs["family"] = layer.family
+        write_attribute(group, "kind", "input")
+        write_attribute(group, "family", layer.family)
         arrays = {"variables": layer.variables, "groups": layer.groups, "params": layer.params}
     elif isinstance(layer, ProductLayer):
-        group.attrs["kind"] = layer.kind
+        write_attribute(group, "kind", layer.kind)
         arrays = {"offsets": layer.offsets, "children": layer.children}
     else:
-        group.attrs["kind"] = "sum"
+        write_attribute(group, "kind", "sum")
         arrays = {"offsets": layer.offsets, "children": layer.children, "groups": layer.groups}
         arrays["weights"] = layer.weights
     for name, array in arrays.items():

@@ -266,7 +266,7 @@ def _check_ties(
         | (owner != owner[layer.offsets[:-1]][block])
     )
     if bad.any():
-        e = _first(bad)
+        e = _first((block == block[_first(bad)]) & (owner != block))
         _fail(
             f"{item}/groups",
             f"blocks {start + owner[e]} and {start + block[e]} share group {layer.groups[e]}, so "

@@ -1,0 +1,91 @@
+"""Small random circuits with every kind of layer, multi-edge sums and ties, for property tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.types import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+
+COPIES = 2
+"""Blocks made for every scope."""
+
+
+def circuits(max_vars: int = 4, dtype: Any = None) -> st.SearchStrategy[Circuit]:
+    """Hypothesis strategy: valid circuits over 1 to ``max_vars`` variables, one root."""
+    dtypes = st.sampled_from([np.float32, np.float64]) if dtype is None else st.just(dtype)
+    seeds = st.integers(0, 2**32 - 1)
+    return st.builds(random_circuit, seeds, st.integers(1, max_vars), dtypes)
+
+
+def random_circuit(seed: int, num_vars: int, dtype: Any = np.float64) -> Circuit:
+    """A circuit whose structure, ties and parameters follow from ``seed``."""
+    builder = _Builder(np.random.default_rng(seed), dtype)
+    top = builder.region(list(range(num_vars)))
+    root = builder.mix(top, 1, blocks=1)
+    return Circuit(
+        num_vars,
+        tuple(builder.layers),
+        root[:1].astype(np.int32),
+        {"z": top[:1]},
+        {"seed": int(seed), "note": "random", "share": 0.5},
+    )
+
+
+class _Builder:
+    def __init__(self, rng: np.random.Generator, dtype: Any) -> None:
+        self.rng, self.dtype = rng, dtype
+        self.layers: list[Layer] = []
+        self.blocks = 0
+
+    def add(self, layer: Layer) -> NDArray[np.int32]:
+        self.layers.append(layer)
+        first, self.blocks = self.blocks, self.blocks + layer.num_blocks
+        return np.arange(first, self.blocks, dtype=np.int32)
+
+    def rows(self, *shape: int) -> NDArray[Any]:
+        return self.rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+
+    def width(self, block: int) -> int:
+        probe = Circuit(1, tuple(self.layers), np.zeros(1, np.int32))
+        return probe.widths[probe.layer_of(block)]
+
+    def region(self, variables: list[int]) -> NDArray[np.int32]:
+        """COPIES blocks of width 2 over ``variables``."""
+        if len(variables) == 1:
+            tied = self.rng.random() < 0.5
+            groups = np.zeros(COPIES, np.int32) if tied else np.arange(COPIES, dtype=np.int32)
+            params = self.rows(int(groups.max()) + 1, 2, 2 + variables[0] % 2)
+            where = np.full(COPIES, variables[0], np.int32)
+            return self.add(InputLayer(where, groups, params.astype(self.dtype)))
+        kind = self.rng.choice(["hadamard", "kronecker"])
+        cuts = 1 if kind == "kronecker" else int(self.rng.integers(1, min(3, len(variables))))
+        at = np.sort(self.rng.choice(np.arange(1, len(variables)), cuts, replace=False))
+        parts = [self.region(list(part)) for part in np.split(np.array(variables), at)]
+        children = np.concatenate([[self.rng.choice(p) for p in parts] for _ in range(COPIES)])
+        offsets = np.arange(COPIES + 1) * len(parts)
+        product = ProductLayer(str(kind), offsets.astype(np.int32), children.astype(np.int32))
+        return self.upper(self.add(product))
+
+    def upper(self, below: NDArray[np.int32]) -> NDArray[np.int32]:
+        if self.rng.random() < 0.6:
+            return self.mix(below, 2, COPIES)
+        heads = self.mix(below, 1, 2 * COPIES)
+        offsets = np.arange(COPIES + 1, dtype=np.int32) * 2
+        return self.add(ProductLayer("concat", offsets, heads))
+
+    def mix(self, below: NDArray[np.int32], width: int, blocks: int) -> NDArray[np.int32]:
+        """``blocks`` sums with one or two edges each, all sharing their groups or none."""
+        edges = int(self.rng.integers(1, 3))
+        owners = 1 if self.rng.random() < 0.5 else blocks
+        width_in = self.width(int(below[0]))
+        rows = self.rows(owners, width, edges * width_in).reshape(owners, width, edges, width_in)
+        weights = np.moveaxis(rows, 2, 1).reshape(owners * edges, width, width_in)
+        groups = np.arange(blocks * edges) % (owners * edges)
+        children = self.rng.choice(below, blocks * edges)
+        offsets = np.arange(blocks + 1) * edges
+        arrays = (a.astype(np.int32) for a in (offsets, children, groups))
+        return self.add(SumLayer(*arrays, weights.astype(self.dtype)))
