@@ -30,9 +30,9 @@ class Section(BaseModel):
 class Data(Section):
     """Which images, and how they are split.
 
-    ``name`` is a data set (``pyjuice_bridge data list``), or the path of a ``.npy``/``.npz`` file or
-    of a folder of images.  ``valid`` images are taken from the training split by the seed; ``limit``
-    keeps that many images of every split.
+    ``name`` is a data set (``data list`` names them), or the path of a ``.npy``/``.npz`` file or of
+    a folder of images.  ``valid`` images are taken from the training split by the seed; ``limit``
+    keeps at most that many images of every split.
     """
 
     name: str
@@ -53,24 +53,27 @@ class PixelTeacher(Section):
 
 
 class MaeTeacher(Section):
-    """A masked autoencoder trained by the run (METHOD §5.2)."""
+    """A masked autoencoder trained by the run (METHOD §5.2); the default takes minutes on a CPU.
+
+    ``layers`` are those of the encoder and of the decoder.  The papers' size is hidden 256, mlp
+    512, heads 8, layers [6, 4], step_size 5e-5.
+    """
 
     kind: Literal["mae"]
     hidden: Count = 128
-    layers: Count = 3
-    decoder_layers: Count = 1
-    heads: Count = 4
     mlp: Count = 256
+    heads: Count = 4
+    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] = [3, 1]
     epochs: Count = 20
-    batch_size: Count = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    batch: Count = 256
+    step_size: Annotated[float, Field(gt=0)] = 1e-3
 
 
 class VitMaeTeacher(Section):
-    """Public ViT-MAE weights from a local folder or the hub."""
+    """Public ViT-MAE weights; ``source`` is a local folder or a name on the hub."""
 
     kind: Literal["vit_mae"]
-    weights: str = "facebook/vit-mae-base"
+    source: str = "facebook/vit-mae-base"
 
 
 class EfficientNetTeacher(Section):
@@ -80,11 +83,11 @@ class EfficientNetTeacher(Section):
 
 
 class FileTeacher(Section):
-    """Embeddings or cluster ids made elsewhere.
+    """Embeddings or cluster ids made elsewhere, rows in the order of the run's own splits.
 
-    Exactly one of the two: ``embeddings`` is a folder with float ``train.npy``, ``valid.npy`` and
-    ``test.npy`` [N, positions, dim]; ``assignments`` is an assignments file, or a folder of int
-    ``<split>.npy`` [N, positions] (cluster ids).  Rows are in the order of the run's own splits.
+    Exactly one of the two: ``embeddings``, floats [N, positions, dim], or ``assignments``, integers
+    [N, positions].  Either is a folder with ``train.npy``, ``valid.npy`` and ``test.npy``, a
+    ``.npz`` with these names, or HDF5 with ``/embeddings/<split>`` or ``/z/<split>``.
     """
 
     kind: Literal["file"]
@@ -282,12 +285,16 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; 'init image' writes a config to start from") from None
+        raise UserError(
+            f"{path}: no such file; 'init image' writes a config to start from"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a config is a list of 'field: value' lines, starting with 'name:'")
+        raise UserError(
+            f"{path}: a config is a list of 'field: value' lines, starting with 'name:'"
+        )
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

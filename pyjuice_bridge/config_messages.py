@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key, deep=True)
             if isinstance(name, (list, dict)) or name in seen:
                 problem = f"the field '{name}' is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -93,12 +93,16 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
         if kind != "literal_error":
             field = f"{field}.kind"
             given = given.get("kind") if isinstance(given, dict) else given
-        choices = re.findall(r"'([^']*)'", str(context.get("expected_tags", context.get("expected", ""))))
+        choices = re.findall(
+            r"'([^']*)'", str(context.get("expected_tags", context.get("expected", "")))
+        )
         if not choices:
             choices = _tags(model, path)
         if given is None:
             return f"'{field}' is missing; choose {_list(choices, 'or')}"
-        return f"'{field}' is {_show(given)}; choose {_list(choices, 'or')}{nearest(given, choices)}"
+        return (
+            f"'{field}' is {_show(given)}; choose {_list(choices, 'or')}{nearest(given, choices)}"
+        )
     if kind in _BOUNDS:
         key, phrase = _BOUNDS[kind]
         return f"'{field}' is {_show(given)}, but must be {phrase.format(context[key])}"
@@ -107,6 +111,8 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"'{field}': {message}" if field else message
     if kind == "too_short":
         return f"'{field}' is empty; give at least {context['min_length']}"
+    if kind == "too_long":
+        return f"'{field}' has {context['actual_length']} entries; give {context['max_length']}"
     if kind == "string_pattern_mismatch":
         return f"'{field}' is {_show(given)}; use letters, digits, '.', '_' and '-' only"
     expected = next((v for k, v in _KINDS.items() if kind.startswith(k)), None)

@@ -106,7 +106,12 @@ def run(
     record.open_folder(folder)
     with Reporter(console, folder / "log.txt") as reporter:
         try:
-            store = Store(folder.absolute().parent / "artifacts", fresh=fresh, say=reporter.say)
+            store = Store(
+                folder.absolute().parent / "artifacts",
+                fresh=fresh,
+                say=reporter.say,
+                ledger=folder / record.ARTIFACTS,
+            )
             return _run(checked, folder, store, reporter, images, teacher)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {error or 'interrupted'}")
@@ -218,7 +223,6 @@ def _finish(context: Context, folder: Path, trained: list[Trained]) -> RunResult
     copy_file(drawn.path / FIGURES, folder / FIGURES)
     if assignments is not None:
         copy_file(assignments, folder / ASSIGNMENTS)
-    write_json(folder / record.ARTIFACTS, sorted(store.used))
     write_json(folder / "results.json", rows)
     write_report(folder)
     reused = tuple(name for name, artifact in store.used.items() if artifact.reused)

@@ -78,7 +78,7 @@ def starts(context: Context, teacher: object | None) -> list[Start]:
 
 def _hclt_starts(context: Context, teacher: object | None) -> list[Start]:
     tree = image_tree(context)
-    made = {}
+    made: dict[str, Start] = {}
     for arm in context.config.arms or []:
         if arm == "lvd":
             made[arm] = _counted(context, tree, latent_values(context, teacher))
@@ -141,7 +141,8 @@ def _counted(context: Context, tree: Artifact, latents: LatentValues) -> Start:
     def build(folder: Path) -> Mapping[str, Any]:
         with context.reporter.task("counting"):
             blank = hclt(parents_of(tree), section.latents, data.categories, seed=seed)
-            counted = count_parameters(blank, data.rows["train"], z["train"], pseudocount=section.pseudocount
+            counted = count_parameters(
+                blank, data.rows["train"], z["train"], pseudocount=section.pseudocount
             )
             hdf5.save(counted, folder / CIRCUIT)
             bound, marginal = bound_and_marginal(

@@ -66,7 +66,10 @@ def make_masks(
 
 
 def _of_arm(
-    context: Context, arm: Trained, images: NDArray[np.uint8], masks: Mapping[str, NDArray[np.bool_]]
+    context: Context,
+    arm: Trained,
+    images: NDArray[np.uint8],
+    masks: Mapping[str, NDArray[np.bool_]],
 ) -> Arrays:
     seed, name = context.config.seed, arm.start.arm
     model = Model(arm.circuit(), context.engine)
@@ -79,7 +82,7 @@ def _of_arm(
 def _clusters(context: Context, z: NDArray[np.int32]) -> Arrays:
     """Real windows for the commonest values of a few latents; black where there are too few."""
     images = context.data.dataset.train
-    height, width, channels = images.shape[1:]
+    channels = images.shape[3]
     positions = z.shape[1]
     cut = _cutter(context, positions)
     shown = np.unique(np.linspace(0, positions - 1, _POSITIONS + 2).astype(np.int32)[1:-1])
@@ -96,7 +99,7 @@ def _clusters(context: Context, z: NDArray[np.int32]) -> Arrays:
 
 def _cutter(context: Context, positions: int) -> Any:
     """A function (images, position) → the squares around that position."""
-    height, width, channels = context.data.shape.sides
+    height, width, _ = context.data.shape.sides
     circuit, teacher = context.config.circuit, context.config.teacher
     patch = circuit.patch if isinstance(circuit, PatchCircuit) else 1
     ring = (teacher.ring or 0) if isinstance(teacher, PixelTeacher) else 3 if patch == 1 else 0

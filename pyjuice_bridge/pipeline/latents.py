@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.cluster.cluster import cluster_embeddings
 from pyjuice_bridge.config import FileTeacher, PatchCircuit
-from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.context import Context
 from pyjuice_bridge.pipeline.store import Artifact
-from pyjuice_bridge.pipeline.teachers import Features, features_of, read_ids, sha256_of
+from pyjuice_bridge.pipeline.teachers import features_of
+from pyjuice_bridge.teachers import load_cluster_ids
 
 FILE = "assignments.h5"
 
@@ -42,7 +43,7 @@ def latent_values(context: Context, teacher: object | None) -> LatentValues:
     """Cluster ids of all splits, from the configured teacher or from the user's files."""
     config = context.config
     if isinstance(config.teacher, FileTeacher) and config.teacher.assignments is not None:
-        return _given(context, Path(config.teacher.assignments))
+        return _given(context, config.teacher.assignments)
     features = features_of(context, teacher)
     clusters = config.cluster.model_dump()
     inputs = {
@@ -70,39 +71,31 @@ def latent_values(context: Context, teacher: object | None) -> LatentValues:
     artifact = context.store.stage("clusters", 1, inputs, build)
     z = Assignments.load(artifact.path / FILE).z
     parts = {**features.seconds, "clusters": artifact.seconds}
-    return LatentValues(_checked(context, z, features), artifact, sum(parts.values()), parts)
+    return LatentValues(_checked(context, z, "the teacher"), artifact, sum(parts.values()), parts)
 
 
-def _given(context: Context, path: Path) -> LatentValues:
-    """Cluster ids from an assignments file or a folder of ``<split>.npy``."""
-    if path.is_dir():
-        present = [s for s in SPLITS if (path / f"{s}.npy").exists()]
-        z = {s: read_ids(path / f"{s}.npy") for s in present}
-        if not z:
-            raise UserError(f"{path} holds no train.npy with cluster ids [N, positions]")
-        given = Assignments(z, context.config.circuit.latents)
-    else:
-        given = Assignments.load(path)
-    if given.clusters > context.config.circuit.latents:
+def _given(context: Context, path: str) -> LatentValues:
+    """Cluster ids made elsewhere."""
+    z = load_cluster_ids(path)
+    clusters = context.config.circuit.latents
+    most = max(int(ids.max(initial=0)) for ids in z.values()) + 1
+    if most > clusters:
         raise UserError(
-            f"{path} has {given.clusters} clusters, but 'circuit.latents' is "
-            f"{context.config.circuit.latents}; set it to {given.clusters}"
+            f"{path} has {most} clusters, but 'circuit.latents' is {clusters}; set it to {most}"
         )
-    digests = {s: sha256_of(v) for s, v in given.z.items()}
+    _checked(context, z, path)
+    digests = {split: hashlib.sha256(ids.tobytes()).hexdigest() for split, ids in z.items()}
+    inputs = {"given": digests, "shape": list(z["train"].shape), "clusters": clusters}
 
     def build(folder: Path) -> None:
-        given.save(folder / FILE)
+        Assignments(z, clusters, None, {"teacher_path": path}).save(folder / FILE)
 
-    artifact = context.store.stage("clusters", 1, {"given": digests}, build)
-    z = _checked(context, given.z, None, str(path))
+    artifact = context.store.stage("clusters", 1, inputs, build)
     return LatentValues(z, artifact, artifact.seconds, {"clusters": artifact.seconds})
 
 
 def _checked(
-    context: Context,
-    z: Mapping[str, NDArray[np.int32]],
-    features: Features | None,
-    where: str = "the teacher",
+    context: Context, z: Mapping[str, NDArray[np.int32]], where: str
 ) -> Mapping[str, NDArray[np.int32]]:
     """Refuse ids that do not fit the images or the circuit."""
     data, circuit = context.data, context.config.circuit

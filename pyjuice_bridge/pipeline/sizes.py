@@ -1,11 +1,44 @@
-"""How many parameters a circuit has, without building it."""
+"""How many parameters a circuit has and how much work it is, without building it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isqrt
 
 from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.config import PatchCircuit
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one image in one EM pass.
+
+    Attributes:
+        flops: of the three products of every sum block (forward, flow, counts).
+        activations: values of product and sum blocks, kept between the two directions.
+        blocks: product and sum blocks.
+    """
+
+    flops: float
+    activations: int
+    blocks: int
+
+
+def hclt_work(categories: IntArray, latents: int) -> Work:
+    """The work of an HCLT."""
+    count = len(categories)
+    return Work(6.0 * (count - 1) * latents**2, 2 * count * latents, 2 * count)
+
+
+def glued_work(shape: tuple[int, int, int], section: PatchCircuit) -> Work:
+    """The work of patch circuits under a latent circuit."""
+    height, width, channels = shape
+    positions = (height // section.patch) * (width // section.patch)
+    copies, size = positions * section.latents, section.patch**2 * channels
+    inside = 6.0 * copies * (size - 1) * section.patch_latents**2
+    above = 6.0 * 2 * positions * section.latents**2
+    values = 2 * copies * size * section.patch_latents + 4 * positions * section.latents
+    return Work(inside + above, values, 2 * copies * size + 4 * positions)
 
 
 def hclt_parameters(categories: IntArray, latents: int) -> int:

@@ -57,18 +57,24 @@ class Store:
     Args:
         root: holds one folder per artifact; made when missing.
         fresh: compute every artifact anew (once), whether or not it is there.
-        say: receives one-line messages (what was reused, what is waited for).
+        say: receives one-line messages (what is waited for, what was damaged).
+        ledger: a file that always lists the artifacts this run refers to.
     """
 
-    def __init__(self, root: Path, *, fresh: bool = False, say: Callable[[str], None] = id) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        fresh: bool = False,
+        say: Callable[[str], object] = id,
+        ledger: Path | None = None,
+    ) -> None:
         self.root = root
         self.used: dict[str, Artifact] = {}
-        self._fresh = fresh
-        self._say = say
+        self._fresh, self._say = fresh, say
+        self._ledger, self._names = ledger, set[str]()
 
-    def stage(
-        self, stage: str, version: int, inputs: Mapping[str, Any], build: Build
-    ) -> Artifact:
+    def stage(self, stage: str, version: int, inputs: Mapping[str, Any], build: Build) -> Artifact:
         """The artifact of ``stage`` for these inputs, built now unless it is there.
 
         ``build`` gets the artifact's folder, writes its files there and returns what to note in
@@ -79,6 +85,9 @@ class Store:
         if name in self.used:
             return self.used[name]
         folder = self.root / name
+        self._names.add(name)
+        if self._ledger is not None:
+            write_json(self._ledger, sorted(self._names))
         artifact = None if self._fresh else self._finished(name, reused=True)
         if artifact is None:
             with _locked(folder, self._say):
@@ -136,8 +145,8 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when its process dies, however that happens."""
+def _locked(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it however its process dies."""
     waiting = False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,3 +192,13 @@ def remove(folder: Path) -> bool:
         (folder / DONE).unlink(missing_ok=True)
         shutil.rmtree(folder)
     return True
+
+
+def unused(runs: Path) -> list[Path]:
+    """Artifacts in ``runs/artifacts`` that no run in ``runs`` refers to."""
+    used: set[str] = set()
+    for note in runs.glob("*/artifacts.json"):
+        with contextlib.suppress(OSError, ValueError):
+            used.update(map(str, read_json(note)))
+    folders = sorted((runs / "artifacts").glob("*-*"))
+    return [path for path in folders if path.is_dir() and path.name not in used]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.config import FileTeacher, ObjectTeacher, PatchCircuit, PixelTeacher
+from pyjuice_bridge.config import (
+    FileTeacher,
+    MaeTeacher,
+    ObjectTeacher,
+    PatchCircuit,
+    PixelTeacher,
+)
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.context import Context
-from pyjuice_bridge.teachers import pixels
-from pyjuice_bridge.teachers.base import ArrayEmbeddings, Embeddings, Teacher, describe, key_hash
+from pyjuice_bridge.pipeline.files import read_json, write_json
+from pyjuice_bridge.teachers import (
+    ArrayEmbeddings,
+    Embeddings,
+    Teacher,
+    cached_embeddings,
+    describe,
+    load_embeddings,
+    make_teacher,
+)
 
 _PROBE = 4
+_WEIGHTS = "mae.pt"
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,18 @@ def features_of(context: Context, teacher: object | None) -> Features:
     if isinstance(section, ObjectTeacher) != (teacher is not None):
         raise UserError("'teacher.kind: object' belongs to run(config, teacher=…) from Python")
     if isinstance(section, FileTeacher):
-        return _from_files(context, Path(str(section.embeddings)))
+        return _from_files(context, str(section.embeddings))
     if isinstance(section, PixelTeacher):
-        return _lazy(context, pixels.PixelTeacher(patch=_stride(context), ring=section.ring or 0))
+        made = make_teacher("pixels", patch=_stride(context), ring=section.ring or 0)
+        return _lazy(context, made)
     if isinstance(section, ObjectTeacher):
-        return _embedded(context, _with_embed(teacher), {})
-    raise UserError(f"'teacher.kind: {section.kind}' is not available in this version")
+        return _own(context, teacher)
+    if isinstance(section, MaeTeacher):
+        return _mae(context, section)
+    device, settings = context.engine.device, section.model_dump(exclude={"kind"})
+    with context.reporter.task(f"loading {section.kind}"):
+        public = make_teacher(section.kind, patch=_stride(context), device=device, **settings)
+    return _embedded(context, describe(public, _probe(context)), lambda: public, {})
 
 
 def _stride(context: Context) -> int:
@@ -57,114 +80,153 @@ def _stride(context: Context) -> int:
     return circuit.patch if isinstance(circuit, PatchCircuit) else 1
 
 
-def _with_embed(teacher: object) -> Teacher:
+def _probe(context: Context) -> NDArray[np.uint8]:
+    return context.data.dataset.train[:_PROBE]
+
+
+def _own(context: Context, teacher: object) -> Features:
+    """A teacher handed over: any object with ``embed``."""
     if not callable(getattr(teacher, "embed", None)):
         raise UserError(
             f"teacher: {type(teacher).__name__} has no method embed(images uint8 [N, H, W, C]) "
             "-> float32 [N, positions, dim]"
         )
-    return teacher  # type: ignore[return-value]
+    own: Teacher = teacher  # type: ignore[assignment]
+    if callable(getattr(own, "lazy", None)):
+        return _lazy(context, own)
+    return _embedded(context, describe(own, _probe(context)), lambda: own, {})
 
 
 def _lazy(context: Context, teacher: Any) -> Features:
+    """Features that are cheaper to make anew than to keep."""
     dataset = context.data.dataset
-    facts = teacher.describe()
+    facts = describe(teacher, _probe(context))
 
     def embeddings() -> Mapping[str, Embeddings]:
         return {split: teacher.lazy(getattr(dataset, split)) for split in SPLITS}
 
-    return Features({"images": dataset.fingerprint, **facts}, embeddings, facts)
+    return Features({"images": dataset.fingerprint, **facts}, embeddings, _plain(facts))
+
+
+def _mae(context: Context, section: MaeTeacher) -> Features:
+    """Train the autoencoder as a stage of its own; its features name it by that stage."""
+    images = context.data.dataset.train
+    settings = {
+        **section.model_dump(exclude={"kind"}),
+        "patch": _stride(context),
+        "seed": context.config.seed,
+    }
+    device = context.engine.device
+
+    def trained(folder: Path, on_epoch: Callable[[int, int, float], None] | None) -> Teacher:
+        return make_teacher(
+            "mae",
+            images=images,
+            checkpoint=folder / _WEIGHTS,
+            device=device,
+            on_epoch=on_epoch,
+            **settings,
+        )
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        spent = _Spent(folder)
+        with context.reporter.task("train the autoencoder") as tick:
+
+            def epoch(done: int, total: int, loss: float) -> None:
+                spent.mark()
+                tick(done, total)
+                context.reporter.note(f"autoencoder: epoch {done} of {total}, loss {loss:.5f}")
+
+            trained(folder, epoch)
+        return {"seconds": spent.mark()}
+
+    inputs = {"images": context.data.dataset.fingerprint, "device": device, **settings}
+    artifact = context.store.stage("teacher", 1, inputs, build)
+    facts = {"kind": "mae", "weights": artifact.id, **settings}
+    seconds = {"teacher": artifact.seconds}
+    return _embedded(context, facts, lambda: trained(artifact.path, None), seconds)
 
 
 def _embedded(
-    context: Context, teacher: Teacher, seconds: Mapping[str, float]
+    context: Context,
+    facts: Mapping[str, Any],
+    teacher: Callable[[], Teacher],
+    seconds: Mapping[str, float],
 ) -> Features:
-    """Features kept on disk, or made when read if the teacher prefers that."""
+    """Features computed once and kept on disk."""
     dataset = context.data.dataset
-    if callable(getattr(teacher, "lazy", None)):
-        return _lazy(context, teacher)
-    facts = describe(teacher, dataset.train[:_PROBE])
-    key = {"images": dataset.fingerprint, "teacher": key_hash(facts)}
+    key = {"images": dataset.fingerprint, "teacher": dict(facts)}
 
-    def build(folder: Path) -> None:
+    def build(folder: Path) -> Mapping[str, Any]:
+        spent, made = _Spent(folder), teacher()
         for split in SPLITS:
             with context.reporter.task(f"embed {split}") as tick:
-                _embed_split(teacher, getattr(dataset, split), folder / f"{split}.npy", tick)
+
+                def progress(
+                    done: int, total: int, tick: Callable[[int, int], None] = tick
+                ) -> None:
+                    spent.mark()
+                    tick(done, total)
+
+                images = getattr(dataset, split)
+                cached_embeddings(
+                    made, images, folder / split, {**key, "split": split}, on_progress=progress
+                )
+        return {"seconds": spent.mark()}
 
     artifact = context.store.stage("embed", 1, key, build)
 
     def embeddings() -> Mapping[str, Embeddings]:
-        return {s: ArrayEmbeddings(_open(artifact.path / f"{s}.npy")) for s in SPLITS}
-
-    plain = {k: v for k, v in facts.items() if isinstance(v, (str, int, float, bool))}
-    return Features(key, embeddings, plain, {**seconds, "embed": artifact.seconds})
-
-
-def _from_files(context: Context, folder: Path) -> Features:
-    arrays = {}
-    for split in SPLITS:
-        arrays[split] = _open(folder / f"{split}.npy")
-        rows = len(context.data.rows[split])
-        if arrays[split].ndim != 3 or len(arrays[split]) != rows:
-            raise UserError(
-                f"{folder / split}.npy has shape {list(arrays[split].shape)}; expected [{rows}, "
-                f"positions, dim] for the {rows} {split} images"
+        return {
+            split: ArrayEmbeddings(
+                np.load(artifact.path / f"{split}.npy", mmap_mode="r", allow_pickle=False),
+                position_major=True,
             )
-    key = {split: sha256_of(array) for split, array in arrays.items()}
+            for split in SPLITS
+        }
 
-    def embeddings() -> Mapping[str, Embeddings]:
-        return {split: ArrayEmbeddings(array) for split, array in arrays.items()}
-
-    return Features({"files": key}, embeddings, {"kind": "file", "folder": str(folder)})
+    return Features(key, embeddings, _plain(facts), {**seconds, "embed": artifact.seconds})
 
 
-def read_ids(path: Path) -> NDArray[np.int32]:
-    """Cluster ids int [N, positions] from a ``.npy`` file."""
-    ids = _open(path)
-    if ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise UserError(f"{path} holds {ids.dtype} {list(ids.shape)}; expected int [N, positions]")
-    return np.asarray(ids).astype(np.int32)
+def _from_files(context: Context, path: str) -> Features:
+    found = load_embeddings(path)
+    key = {}
+    for split in SPLITS:
+        if split not in found:
+            raise UserError(f"{path} holds no embeddings of the {split} images")
+        shape, rows = found[split].shape, len(context.data.rows[split])
+        if shape[0] != rows:
+            raise UserError(f"{path} has {shape[0]} {split} rows for {rows} {split} images")
+        key[split] = _sha256(found[split])
+    facts = {"kind": "file", "path": path}
+    return Features({"files": key}, lambda: {s: found[s] for s in SPLITS}, facts)
 
 
-def _open(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a .npy file of numbers ({error})") from None
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{path} holds {array.dtype}; expected numbers")
-    return array
-
-
-def sha256_of(array: NDArray[Any]) -> str:
-    """Hexadecimal SHA-256 of an array's type, shape and values."""
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    for start in range(0, len(array), 1024):
-        digest.update(np.ascontiguousarray(array[start : start + 1024]).data)
+def _sha256(embeddings: Embeddings) -> str:
+    digest = hashlib.sha256(str(embeddings.shape).encode())
+    for start in range(0, embeddings.shape[0], 1024):
+        part = embeddings.read(slice(None), slice(start, start + 1024))
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
-def _embed_split(
-    teacher: Teacher, images: NDArray[np.uint8], path: Path, tick: Callable[[int, int], None]
-) -> None:
-    """Write float32 [N, positions, dim] to ``path``, a batch at a time."""
-    out: Any = None
-    for start in range(0, len(images), 256):
-        batch = images[start : start + 256]
-        vectors = np.asarray(teacher.embed(batch))
-        shape = vectors.shape
-        if vectors.ndim != 3 or len(vectors) != len(batch) or (out is not None and shape[1:] != out.shape[1:]):
-            raise UserError(
-                f"teacher: embed gave {list(shape)} for {len(batch)} images; expected "
-                "[images, positions, dim]"
-            )
-        if not np.isfinite(vectors).all():
-            raise UserError("teacher: embed gave NaN or infinite numbers")
-        if out is None:
-            whole = (len(images), *shape[1:])
-            out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=whole)
-        out[start : start + len(batch)] = vectors
-        tick(start + len(batch), len(images))
-    out.flush()
+def _plain(facts: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """The facts that HDF5 attributes can hold."""
+    return {k: v for k, v in facts.items() if isinstance(v, (str, int, float, bool))}
+
+
+class _Spent:
+    """Seconds of work on an artifact over all attempts, kept in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "spent.json"
+        self._before = 0.0
+        with suppress(OSError, ValueError):
+            self._before = float(read_json(self._path))
+        self._start = time.perf_counter()
+
+    def mark(self) -> float:
+        """Note the time so far and return it."""
+        total = self._before + time.perf_counter() - self._start
+        write_json(self._path, total)
+        return total

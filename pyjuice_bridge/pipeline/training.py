@@ -66,7 +66,11 @@ def train_arm(context: Context, start: Start, on_epoch: OnEpoch) -> Trained:
         for line in artifact.info["history"]:
             on_epoch(curve.add(Epoch(**line)))
     bound = artifact.info["bound"]
-    bits = (context.data.bits("valid", bound[0]), context.data.bits("valid", bound[1])) if bound else None
+    bits = (
+        (context.data.bits("valid", bound[0]), context.data.bits("valid", bound[1]))
+        if bound
+        else None
+    )
     extra |= {"passes": curve.passes, "pseudocount": options.pseudocount}
     extra["step_size"] = asdict(options.step_size)
     return Trained(start, artifact, curve.rows, curve.seconds, bits, extra)
@@ -90,8 +94,12 @@ class _Curve:
         bits = self._context.data.bits
         valid = None if epoch.valid is None else bits("valid", epoch.valid)
         row = _row(
-            self._arm, "fine-tune" if self._arm == "lvd" else "train", self.passes,
-            valid=valid, total=self.seconds, seconds=epoch.seconds,
+            self._arm,
+            "fine-tune" if self._arm == "lvd" else "train",
+            self.passes,
+            valid=valid,
+            total=self.seconds,
+            seconds=epoch.seconds,
         )
         row |= {"step_size": epoch.step_size, "train_bpd": bits("train", epoch.train)}
         self.rows.append(row)

@@ -108,7 +108,8 @@ WORKER = """
         time.sleep(0.5)
         return {}
 
-    art = Store(Path(sys.argv[1]), say=lambda line: print(line, flush=True)).stage("s", 1, {}, build)
+    store = Store(Path(sys.argv[1]), say=lambda line: print(line, flush=True))
+    art = store.stage("s", 1, {}, build)
     print("reused" if art.reused else "built", flush=True)
 """
 

