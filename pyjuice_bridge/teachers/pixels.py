@@ -24,10 +24,18 @@ class PixelWindows:
         patch: side of the squares, and their stride; divides H and W.
         ring: width of the context around a square, in pixels.
         padding: beyond the image's border, zeros or the border's own pixels.
+        sigma: if given, a ring pixel at distance d from the square counts exp(-d^2 / (2 sigma^2)),
+            so that clusters tell the square's own pixels apart first.
     """
 
     def __init__(
-        self, images: Images, *, patch: int = 1, ring: int = 0, padding: Padding = "zero"
+        self,
+        images: Images,
+        *,
+        patch: int = 1,
+        ring: int = 0,
+        padding: Padding = "zero",
+        sigma: float | None = None,
     ) -> None:
         self._grid = patch_grid(images, patch)
         if ring < 0:
@@ -35,7 +43,10 @@ class PixelWindows:
         if padding not in ("zero", "edge"):
             raise UserError(f'padding of pixel windows is "zero" or "edge", found "{padding}"')
         self._images, self._patch, self._ring, self._padding = images, patch, ring, padding
+        if sigma is not None and not sigma > 0:
+            raise UserError(f"sigma of pixel windows must be positive, found {sigma}")
         self._side = patch + 2 * ring
+        self._scale = _scale(patch, ring, sigma)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,7 +57,7 @@ class PixelWindows:
         )
 
     def read(self, positions: slice, rows: Rows) -> FloatArray:
-        """Windows float32 [rows, positions, side * side * C], values in [0, 1]."""
+        """Windows float32 [rows, positions, side * side * C], in [0, 1] before weighting."""
         _, total, dim = self.shape
         chosen = np.arange(total)[positions]
         if not len(chosen):
@@ -54,13 +65,13 @@ class PixelWindows:
         columns = self._grid[1]
         tops, lefts = (chosen // columns) * self._patch, (chosen % columns) * self._patch
         box = self._box(rows, (tops.min(), tops.max()), (lefts.min(), lefts.max()))
-        scaled = box * np.float32(1 / 255)
+        pixels = box.astype(np.float32)
         tops, lefts = tops - tops.min(), lefts - lefts.min()
         out = np.empty((len(chosen), len(box), dim), np.float32)
         side = self._side
         for k, (top, left) in enumerate(zip(tops, lefts, strict=True)):
             window = out[k].reshape(len(box), side, side, box.shape[3])
-            window[:] = scaled[:, top : top + side, left : left + side]
+            np.multiply(pixels[:, top : top + side, left : left + side], self._scale, out=window)
         return out.transpose(1, 0, 2)
 
     def _box(self, rows: Rows, tops: tuple[int, int], lefts: tuple[int, int]) -> Images:
@@ -80,15 +91,33 @@ class PixelWindows:
         return np.pad(part, pads, mode="constant" if self._padding == "zero" else "edge")
 
 
+def _scale(patch: int, ring: int, sigma: float | None) -> FloatArray:
+    """What pixel values are multiplied by, float32 [side, side, 1]."""
+    steps = np.arange(-ring, patch + ring)
+    away = np.maximum(np.maximum(-steps, steps - (patch - 1)), 0)
+    squared = away[:, None] ** 2 + away[None] ** 2
+    weight = np.ones(squared.shape) if sigma is None else np.exp(-squared / (2 * sigma**2))
+    return (weight[..., None] / 255).astype(np.float32)
+
+
 class PixelTeacher:
     """Raw pixel windows as a teacher; see `PixelWindows` for the arguments."""
 
-    def __init__(self, *, patch: int = 1, ring: int = 0, padding: Padding = "zero") -> None:
-        self.patch, self.ring, self.padding = patch, ring, padding
+    def __init__(
+        self,
+        *,
+        patch: int = 1,
+        ring: int = 0,
+        padding: Padding = "zero",
+        sigma: float | None = None,
+    ) -> None:
+        self.patch, self.ring, self.padding, self.sigma = patch, ring, padding, sigma
 
     def lazy(self, images: Images) -> PixelWindows:
         """Windows of ``images`` that are cut when read."""
-        return PixelWindows(images, patch=self.patch, ring=self.ring, padding=self.padding)
+        return PixelWindows(
+            images, patch=self.patch, ring=self.ring, padding=self.padding, sigma=self.sigma
+        )
 
     def embed(self, images: Images) -> FloatArray:
         return self.lazy(images).read(slice(None), slice(None))
@@ -100,4 +129,5 @@ class PixelTeacher:
             "patch": self.patch,
             "ring": self.ring,
             "padding": self.padding,
+            "sigma": self.sigma,
         }

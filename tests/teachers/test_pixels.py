@@ -40,6 +40,17 @@ def test_windows_are_cut_where_they_should_be(shape, patch, ring, padding, data)
         np.testing.assert_allclose(part[:, k], expected, rtol=1e-6)
 
 
+def test_weights_fall_with_the_distance_from_the_square():
+    x = np.full((1, 12, 12, 1), 255, np.uint8)
+    window = PixelWindows(x, patch=2, ring=3, sigma=1.5).read(slice(14, 15), slice(None))
+    window = window.reshape(8, 8)
+    np.testing.assert_allclose(window[3:5, 3:5], 1)
+    assert window[2, 4] == pytest.approx(np.exp(-1 / 4.5))
+    assert window[0, 7] == pytest.approx(np.exp(-18 / 4.5))
+    np.testing.assert_array_equal(window, window[::-1, ::-1])
+    np.testing.assert_array_equal(window, window.T)
+
+
 def test_all_patches_together_are_the_image():
     x = images((2, 8, 8, 3))
     patches = PixelTeacher(patch=4).embed(x).reshape(2, 2, 2, 4, 4, 3) * 255
@@ -83,6 +94,7 @@ def test_neighbourhoods_of_a_grid():
         ({"patch": 0}, "do not tile"),
         ({"ring": -1}, "negative"),
         ({"padding": "mirror"}, "mirror"),
+        ({"sigma": 0.0}, "sigma"),
     ],
 )
 def test_refusals(arguments, words):
