@@ -45,11 +45,13 @@ class Data(Section):
 class PixelTeacher(Section):
     """Raw pixels: the pixel (for ``hclt``) or patch itself and ``ring`` pixels around it.
 
-    The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.
+    The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.  With ``sigma`` a ring
+    pixel at distance d counts exp(-d² / (2 sigma²)).
     """
 
     kind: Literal["pixels"] = "pixels"
     ring: Annotated[int, Field(ge=0)] | None = None
+    sigma: Annotated[float, Field(gt=0)] | None = None
 
 
 class MaeTeacher(Section):

@@ -92,7 +92,8 @@ def run(
         config: a YAML file, plain values, or a checked config.
         images: your own, in place of the config's: uint8 [N, H, W, C] (split by the seed), or a
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
-        teacher: your own: an object with ``embed(images) -> float32 [N, positions, dim]``.
+        teacher: your own: an object with ``embed(images) -> float32 [N, positions, dim]``; a
+            dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
         console: where to report progress; None is silent.
@@ -101,6 +102,8 @@ def run(
     Raises:
         UserError: a mistake in the config or the data, in one sentence.
     """
+    if isinstance(teacher, Mapping):
+        overrides, teacher = {**overrides, "teacher": teacher}, None
     checked = _checked(config, images is not None, teacher is not None, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     record.open_folder(folder)
@@ -139,10 +142,12 @@ def _checked(
     if own_teacher:
         values["teacher"] = {"kind": "object"}
     for key, value in overrides.items():
-        inner = value if isinstance(value, Mapping) else None
-        changes = {f"{key}.{k}": v for k, v in inner.items()} if inner else {key: value}
-        for field, change in changes.items():
-            put(values, field, change)
+        if not isinstance(value, Mapping):
+            put(values, key, value)
+            continue
+        # A change of kind drops the section's other fields, so it comes first.
+        for field in sorted(value, key=lambda name: name != "kind"):
+            put(values, f"{key}.{field}", value[field])
     return make_config(values)
 
 

@@ -63,8 +63,8 @@ def features_of(context: Context, teacher: object | None) -> Features:
     if isinstance(section, FileTeacher):
         return _from_files(context, str(section.embeddings))
     if isinstance(section, PixelTeacher):
-        made = make_teacher("pixels", patch=_stride(context), ring=section.ring or 0)
-        return _lazy(context, made)
+        settings = {"ring": section.ring or 0, "sigma": section.sigma}
+        return _lazy(context, make_teacher("pixels", patch=_stride(context), **settings))
     if isinstance(section, ObjectTeacher):
         return _own(context, teacher)
     if isinstance(section, MaeTeacher):
