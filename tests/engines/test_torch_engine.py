@@ -341,3 +341,48 @@ def test_tied_blocks_in_any_order_give_the_same_numbers() -> None:
         np.testing.assert_allclose(EXACT.log_likelihood(changed, x), expected, rtol=1e-10)
         counts = EXACT.expected_counts(changed, x).layers[2]
         np.testing.assert_allclose(counts, oracle.expected_counts(changed, x)[2], atol=1e-7)
+
+
+def sticky_hmm(length: int) -> Circuit:
+    """Two states that never change: what looks lost half-way decides at the end."""
+    circuit = hmm(length, 2, 2, 0)
+    emission = np.array([[[1 - 1e-4, 1e-4], [1e-4, 1 - 1e-4]]])
+    identity = np.eye(2)[None]
+    params = [layer_params(layer) for layer in circuit.layers]
+    params = [None if p is None else identity if p.shape == (1, 2, 2) else p for p in params]
+    params[0], params[-1] = emission, np.array([[[0.5, 0.5]]])
+    return circuit.with_layer_params(params)
+
+
+def test_a_state_that_underflowed_can_come_back() -> None:
+    circuit = sticky_hmm(24)
+    x = np.array([[0] * 12 + [1] * 12, [0] * 11 + [1] * 13, [0] * 24, [-1] * 24], np.int32)
+    expected = np.array([oracle.log_likelihood(circuit, row) for row in x])
+    np.testing.assert_allclose(ENGINE.log_likelihood(circuit, x), expected, rtol=1e-5, atol=1e-6)
+    counts, exact = (e.expected_counts(circuit, x).layers for e in (ENGINE, EXACT))
+    for a, b in zip(counts, exact, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, atol=1e-4)
+    share = ENGINE.posteriors(circuit, x[:1], "z")[0, 0]
+    np.testing.assert_allclose(share, [0.5, 0.5], atol=1e-5)
+
+
+def test_mixtures_of_opposed_parts_are_exact() -> None:
+    """Sums of sums and products whose parts only agree far below their maxima."""
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        circuit = mixture(4, 3, seed)
+        sharp = [
+            None if p is None else p ** rng.integers(10, 60)
+            for p in map(layer_params, circuit.layers)
+        ]
+        sharp = [None if p is None else p / p.sum(-1, keepdims=True) for p in sharp]
+        edges = circuit.layers[3]
+        sharp[3] = edges.weights
+        sharp = [None if p is None else np.where(p < 1e-37, 0, p).astype("f4") for p in sharp]
+        circuit = circuit.with_layer_params(sharp)
+        x = random_rows(circuit, 40, seed, missing=0.0)
+        expected = np.array([oracle.log_likelihood(circuit, row) for row in x])
+        np.testing.assert_allclose(
+            ENGINE.log_likelihood(circuit, x), expected, rtol=1e-5, atol=1e-6
+        )

@@ -77,7 +77,7 @@ class Downward:
         assert weights is not None
         value = self.up.act.tiles[layer].clamp_min_(self.up.tiny)
         ratio = flow / value
-        values, _ = self.up.edge_values(plan)
+        values = self.up.edges(plan).value
         if len(values) != plan.num_blocks:
             ratio = ratio.index_select(0, plan.block_of_edge)
         if plan.groups is None:

@@ -14,11 +14,13 @@ from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.base import Latents
 from pyjuice_bridge.engines.torch.backward import Downward
 from pyjuice_bridge.engines.torch.forward import Evidence, Upward, Workspace
-from pyjuice_bridge.engines.torch.program import Params, Program
+from pyjuice_bridge.engines.torch.program import Params, Program, in_double
 from pyjuice_bridge.errors import UserError
 
 _CPU_TILE_BYTES = 16 * 2**20
 _EVALUATION_ROWS = 1024
+_LARGEST_RATIO = 1e35
+"""Counts without their factor θ may be huge, but only where θ is as good as zero."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +99,15 @@ def evaluate(
     parts = []
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
-        picked = {name: values[rows] for name, values in evidence.items()}
+        picked = _rows_of(evidence, rows)
         up = Upward(program, params, x[rows], picked, workspace)
         up.run()
-        parts.append(up.log_likelihood())
+        scores = up.log_likelihood()
+        doubt = up.doubtful()
+        if doubt is not None:
+            exact = (*in_double(program, params), x[rows][doubt], _rows_of(picked, doubt))
+            scores[doubt] = evaluate(*exact, Workspace())
+        parts.append(scores)
     if not parts:
         roots = sum(b.count for b in program.roots)
         return torch.zeros(0, roots, dtype=torch.float64, device=program.device)
@@ -126,7 +133,7 @@ def collect(
     start = 0
     while start < len(x):
         rows = slice(start, start + step)
-        picked = {name: values[rows] for name, values in evidence.items()}
+        picked = _rows_of(evidence, rows)
         try:
             up = Upward(program, params, x[rows], picked, workspace)
             up.run()
@@ -138,8 +145,34 @@ def collect(
             torch.cuda.empty_cache()
             logger.warning("Out of GPU memory: continuing with %d rows at a time.", step)
             continue
-        log_p = up.log_likelihood()
-        total += torch.where(weights[rows] > 0, log_p * weights[rows], 0.0).sum()
-        down.run(weights[rows])
+        weight = weights[rows]
+        doubt = up.doubtful()
+        if doubt is not None:
+            part = (x[rows][doubt], weight[doubt], _rows_of(picked, doubt))
+            total += _collect_in_double(program, params, counts, *part)
+            weight = weight.masked_fill(doubt[:, None], 0.0)
+        total += torch.where(weight > 0, up.log_likelihood() * weight, 0.0).sum()
+        down.run(weight)
         start += step
     return total
+
+
+def _collect_in_double(
+    program: Program,
+    params: Params,
+    counts: Params,
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    evidence: Evidence,
+) -> torch.Tensor:
+    exact, doubled = in_double(program, params)
+    fresh = [None if c is None else torch.zeros_like(c, dtype=torch.float64) for c in counts]
+    total = collect(exact, doubled, fresh, x, weights.double(), evidence, Workspace())
+    for count, more in zip(counts, fresh, strict=True):
+        if count is not None and more is not None:
+            count += more.clamp_(max=_LARGEST_RATIO)
+    return total
+
+
+def _rows_of(evidence: Evidence, rows: slice | torch.Tensor) -> Evidence:
+    return {name: values[rows] for name, values in evidence.items()}

@@ -1,16 +1,22 @@
 """The upward pass: log-likelihoods, and the activations a downward pass needs.
 
 Scaled arithmetic: a tile holds linear values and each (block, sample) one log-scale, so the sum
-path is a matrix product with no exponential or logarithm per element.  Factors are at most one,
-so a product entry that underflows is truly smaller than the smallest normal number; it matters
-only where the whole tile is tiny.  Tiles whose maximum falls below the cube root of that number
-are therefore recomputed from the logarithms of their factors (``_rescue``).  The result equals
-the log-domain one: both drop only what lies some 87 nats below a tile's maximum.
+path is a matrix product with no exponential or logarithm per element.  Two things can go wrong,
+and each is caught:
+
+- A product of many small factors underflows.  Factors are at most one, so what underflows is truly
+  below the smallest normal number and matters only where the whole tile is tiny.  Tiles whose
+  maximum falls below the cube root of that number are recomputed from logarithms (``_rescue``).
+- A value that is negligible in its own tile is dropped, and a later factor would have raised it.
+  ``Activations.errors`` bounds what was dropped relative to each tile's scale; it stays absent
+  until a tile holds values near underflow.  ``doubtful`` names the samples whose bound at a root
+  exceeds 1e-6, and callers take those again in float64.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -23,6 +29,8 @@ from pyjuice_bridge.engines.torch.program import (
     Program,
     SumPlan,
 )
+
+_TOLERANCE = 1e-6
 
 Evidence = dict[str, torch.Tensor]
 """Latent name → int64 [batch, positions] or float [batch, positions, width]."""
@@ -55,6 +63,17 @@ class Activations:
     tiles: dict[int, torch.Tensor] = field(default_factory=dict)
     scales: dict[int, torch.Tensor] = field(default_factory=dict)
     """float64 [blocks, batch]: log of what the tile was divided by."""
+    errors: dict[int, torch.Tensor] = field(default_factory=dict)
+    """float64 [blocks, batch]: a bound on what underflow took from any value of the tile; layers
+    that lost nothing are absent."""
+
+
+class Gathered(NamedTuple):
+    """Values of blocks, with their log-scales and error bounds."""
+
+    value: torch.Tensor
+    scale: torch.Tensor
+    error: torch.Tensor | None
 
 
 def take(tile: torch.Tensor, blocks: Blocks) -> torch.Tensor:
@@ -88,6 +107,7 @@ class Upward:
         self.evidence = evidence or {}
         self.workspace = workspace or Workspace()
         self.tiny = torch.finfo(program.dtype).tiny
+        self.faint = self.tiny ** (4 / 5)
         self.act = Activations(len(x))
         self.shifted = x.t().to(torch.int32) + 1
 
@@ -113,6 +133,25 @@ class Upward:
             parts.append(value if scale is None else value + scale)
         return torch.cat(parts).t()
 
+    def doubtful(self) -> torch.Tensor | None:
+        """bool [batch]: samples that underflow may have changed; None when there are none.
+
+        float64 reaches some 700 nats below a tile's maximum and is trusted.
+        """
+        roots = self.program.roots
+        if self.program.dtype == torch.float64:
+            return None
+        if not any(blocks.layer in self.act.errors for blocks in roots):
+            return None
+        parts = []
+        for blocks in roots:
+            error = self._error(blocks)
+            if error is not None:
+                value = self.read(blocks)[:, :, 0].double()
+                parts.append(error > _TOLERANCE * value)
+        found = torch.cat(parts).any(0)
+        return found if bool(found.any()) else None
+
     def read(self, blocks: Blocks, out: torch.Tensor | None = None) -> torch.Tensor:
         """The linear values of some blocks, [count, batch, width]."""
         if blocks.layer not in self.act.rows:
@@ -129,6 +168,26 @@ class Upward:
         """The log-scales of some blocks, [count, batch]; None stands for zeros."""
         scale = self.act.scales.get(blocks.layer)
         return None if scale is None else take(scale, blocks)
+
+    def _error(self, blocks: Blocks) -> torch.Tensor | None:
+        error = self.act.errors.get(blocks.layer)
+        return None if error is None else take(error, blocks)
+
+    def _add_error(
+        self,
+        layer: int,
+        tile: torch.Tensor,
+        inherited: torch.Tensor | None,
+        mask: torch.Tensor | None = None,
+    ) -> None:
+        """Record what the tile's children lost and what it may have lost itself."""
+        seen = tile if mask is None else tile.masked_fill(mask == 0, 1.0)
+        low = seen.amin(-1) < self.faint
+        if bool(low.any()):
+            own = low.double() * (self.tiny * self.program.widths[layer])
+            inherited = own if inherited is None else inherited + own
+        if inherited is not None:
+            self.act.errors[layer] = inherited
 
     def _evidence(self, layer: int) -> torch.Tensor | None:
         """Latent evidence on a layer as a multiplier [blocks, batch, width]."""
@@ -156,6 +215,7 @@ class Upward:
             plan.num_blocks, self.act.batch, device=tile.device, dtype=torch.float64
         )
         started = False
+        error: torch.Tensor | None = None
         for factor in plan.factors:
             if factor.covers and not started:
                 value = self.read(factor.source, out=tile)
@@ -173,27 +233,32 @@ class Upward:
                     scale[factor.target] += part
                 else:
                     scale.index_add_(0, factor.target, part)
+            lost = self._error(factor.source)
+            if lost is not None:
+                error = torch.zeros_like(scale) if error is None else error
+                index = torch.arange(plan.num_blocks, device=scale.device)[factor.target]
+                error.index_add_(0, index, lost)
         mask = self._evidence(layer)
         if mask is not None:
             tile.mul_(mask)
-        self._normalise(tile, scale, plan, mask)
-        self.act.tiles[layer], self.act.scales[layer] = tile, scale
+        log_top = self._normalise(tile, plan, mask)
+        if error is not None:
+            error = _raised(error, log_top)
+        self._add_error(layer, tile, error, mask)
+        self.act.tiles[layer], self.act.scales[layer] = tile, scale.add_(log_top)
 
     def _normalise(
-        self,
-        tile: torch.Tensor,
-        scale: torch.Tensor,
-        plan: ProductPlan,
-        mask: torch.Tensor | None,
-    ) -> None:
-        """Divide each (block, sample) by its maximum; add the logarithm to ``scale``, in place."""
+        self, tile: torch.Tensor, plan: ProductPlan, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Divide each (block, sample) by its maximum, in place; returns log of the maxima."""
         top = tile.amax(-1)
         weak = top < self.tiny ** (1 / 3)
         if bool(weak.any()):
-            scale += self._rescue(tile, top, weak, plan, mask)
+            log_top = self._rescue(tile, top, weak, plan, mask)
         else:
-            scale += top.double().log()
+            log_top = top.double().log()
         tile.div_(top[..., None])
+        return log_top
 
     def _rescue(
         self,
@@ -234,17 +299,20 @@ class Upward:
 
     def _gathered_product(self, layer: int, plan: ProductPlan) -> None:
         """Concat and Kronecker: combined as logarithms, then normalised."""
-        parts = [_normalised(*self.gather(slot)) for slot in plan.slots]
-        scales = torch.stack([scale for _, scale in parts])
+        parts = [self.gather(slot) for slot in plan.slots]
+        scales = torch.stack([part.scale for part in parts])
         if plan.kind == "kronecker":
-            (first, _), (second, _) = parts
-            logs = (first.log()[..., None] + second.log()[..., None, :]).flatten(2)
-            scale = scales.sum(0)
+            first, second = (part.value.log() for part in parts)
+            logs = (first[..., None] + second[..., None, :]).flatten(2)
+            scale, shifts = scales.sum(0), torch.zeros_like(scales)
         else:
             scale = _finite(scales.amax(0))
-            shifts = (scales - scale).to(self.program.dtype)
+            shifts = scales - scale
             logs = torch.cat(
-                [v.log() + shift[..., None] for (v, _), shift in zip(parts, shifts, strict=True)],
+                [
+                    part.value.log() + shift.to(self.program.dtype)[..., None]
+                    for part, shift in zip(parts, shifts, strict=True)
+                ],
                 -1,
             )
         mask = self._evidence(layer)
@@ -253,13 +321,26 @@ class Upward:
         peak = logs.amax(-1)
         tile = self.workspace.tile(self.program, layer, self.act.batch)
         torch.exp(logs - _finite(peak)[..., None], out=tile)
+        lost = [
+            part.error * shift.exp()
+            for part, shift in zip(parts, shifts, strict=True)
+            if part.error is not None
+        ]
+        error = _raised(torch.stack(lost).sum(0), peak) if lost else None
+        self._add_error(layer, tile, error, mask)
         self.act.tiles[layer], self.act.scales[layer] = tile, scale + peak
 
-    def gather(self, sources: tuple[Blocks, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and log-scales of blocks from several layers, in order."""
-        values = [self.read(b) for b in sources]
-        scales = [self._zeros_if_none(self.scale(b), b) for b in sources]
-        return torch.cat(values), torch.cat(scales)
+    def gather(self, sources: tuple[Blocks, ...]) -> Gathered:
+        """Blocks from several layers, in order, each (block, sample) with maximum one."""
+        value = torch.cat([self.read(b) for b in sources])
+        scale = torch.cat([self._zeros_if_none(self.scale(b), b) for b in sources])
+        error = None
+        if any(b.layer in self.act.errors for b in sources):
+            error = torch.cat([self._zeros_if_none(self._error(b), b) for b in sources])
+        top = value.amax(-1)
+        log_top = top.double().log()
+        value = value / torch.where(top > 0, top, 1.0)[..., None]
+        return Gathered(value, scale + log_top, None if error is None else _raised(error, log_top))
 
     def _zeros_if_none(self, scale: torch.Tensor | None, blocks: Blocks) -> torch.Tensor:
         if scale is not None:
@@ -272,7 +353,8 @@ class Upward:
         weights = self.params[layer]
         assert weights is not None
         out = self.workspace.tile(self.program, layer, self.act.batch)
-        values, scale = self.edge_values(plan)
+        edges = self.edges(plan)
+        values, scale = edges.value, edges.scale
         if plan.direct and plan.groups is None:
             torch.bmm(
                 by_group(values, weights), weights.transpose(1, 2), out=by_group(out, weights)
@@ -286,22 +368,32 @@ class Upward:
         mask = self._evidence(layer)
         if mask is not None:
             out.mul_(mask)
+        error = edges.error
+        if error is not None and not plan.direct:
+            zeros = torch.zeros_like(scale)
+            error = zeros.index_add_(0, plan.block_of_edge, error)
+        if error is not None or bool((weights < self.faint).any()):
+            self._add_error(layer, out, error, mask)
         self.act.tiles[layer], self.act.scales[layer] = out, scale
 
-    def edge_values(self, plan: SumPlan) -> tuple[torch.Tensor, torch.Tensor]:
-        """Child values [edges, batch, width_in] on the scale of their block, and that scale."""
+    def edges(self, plan: SumPlan) -> Gathered:
+        """Child values [edges, batch, width_in], on the scale of the block they belong to.
+
+        The scale returned is that of the blocks, [blocks, batch]; the error that of the edges.
+        """
         if plan.direct:
             source = plan.sources[0]
             scale = self.scale(source)
             assert scale is not None
-            return self.read(source), scale
-        values, scales = _normalised(*self.gather(plan.sources))
-        index = plan.block_of_edge[:, None].expand_as(scales)
+            return Gathered(self.read(source), scale, self._error(source))
+        found = self.gather(plan.sources)
+        index = plan.block_of_edge[:, None].expand_as(found.scale)
         common = torch.full(
-            (plan.num_blocks, self.act.batch), -torch.inf, device=scales.device, dtype=scales.dtype
-        ).scatter_reduce_(0, index, scales, "amax")
-        shift = scales - _finite(common)[plan.block_of_edge]
-        return values.mul_(shift.exp().to(values.dtype)[..., None]), common
+            (plan.num_blocks, self.act.batch), -torch.inf, device=index.device, dtype=torch.float64
+        ).scatter_reduce_(0, index, found.scale, "amax")
+        shift = (found.scale - _finite(common)[plan.block_of_edge]).exp()
+        value = found.value.mul_(shift.to(found.value.dtype)[..., None])
+        return Gathered(value, common, None if found.error is None else found.error * shift)
 
 
 def by_group(tile: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -324,11 +416,9 @@ def _multiply(tile: torch.Tensor, factor: Factor, value: torch.Tensor) -> None:
         tile.index_copy_(0, factor.target, product)
 
 
-def _normalised(tile: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A tile divided by its maxima, and the scale that makes up for it."""
-    top = tile.amax(-1)
-    safe = torch.where(top > 0, top, 1.0)
-    return tile / safe[..., None], scale + top.double().log()
+def _raised(error: torch.Tensor, log_top: torch.Tensor) -> torch.Tensor:
+    """An error bound after division by the tile's maximum; what is exact stays exact."""
+    return torch.where(error > 0, error / log_top.exp(), 0.0)
 
 
 def _finite(logs: torch.Tensor) -> torch.Tensor:

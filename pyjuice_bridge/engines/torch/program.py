@@ -7,7 +7,7 @@ marginalisation needs no mask.  A sum layer keeps [groups, width_out, width_in].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -301,3 +301,9 @@ def to_numpy(program: Program, tensors: Params) -> list[FloatArray | None]:
             tensor = tensor[:, 1:].transpose(1, 2)
         arrays.append(tensor.contiguous().cpu().numpy().copy())
     return arrays
+
+
+def in_double(program: Program, params: Params) -> tuple[Program, Params]:
+    """The same circuit in float64, for samples that float32 cannot hold."""
+    doubled = [None if p is None else p.double() for p in params]
+    return replace(program, dtype=torch.float64), doubled

@@ -24,7 +24,7 @@ from pyjuice_bridge.engines.torch.descent import (
     layer_indices,
 )
 from pyjuice_bridge.engines.torch.forward import Evidence, Upward, Workspace
-from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan
+from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan, in_double
 from pyjuice_bridge.errors import UserError
 
 
@@ -137,6 +137,9 @@ def _upward(
     picked = {name: values[rows] for name, values in evidence.items()}
     up = Upward(program, params, x[rows], picked, workspace)
     up.run()
+    if up.doubtful() is not None:
+        up = Upward(*in_double(program, params), x[rows], picked)
+        up.run()
     impossible = up.log_likelihood()[:, root].isneginf()
     if bool(impossible.any()):
         row = start + int(impossible.nonzero()[0])
@@ -192,7 +195,7 @@ class _Draw:
         if self._values[0] != key:
             plan = self.up.program.layers[layer]
             assert isinstance(plan, SumPlan)
-            self._values = (key, self.up.edge_values(plan)[0])
+            self._values = (key, self.up.edges(plan).value)
         return self._values[1]
 
     def _invert(self, cumulative: torch.Tensor) -> torch.Tensor:
