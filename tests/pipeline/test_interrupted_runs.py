@@ -1,0 +1,126 @@
+"""Runs that are killed, or that meet a full disk, end with the numbers of an undisturbed run."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+import yaml
+
+import pyjuice_bridge as pj
+
+CONFIGS = {"hclt": tiny_runs.hclt_config, "patches": tiny_runs.patch_config}
+
+KILLED_AT_A_RENAME = """
+    import os, signal, sys
+    from pathlib import Path
+    import pyjuice_bridge as pj
+
+    left = int(sys.argv[3])
+    rename = Path.replace
+
+    def count():
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def replace(self, target):
+        count()
+        return rename(self, target)
+
+    Path.replace = replace
+    pj.run(sys.argv[1], out=sys.argv[2])
+"""
+
+
+def config_file(folder: Path, kind: str) -> Path:
+    """A config whose images come from a file, as a command line run has them."""
+    np.save(folder / "images.npy", tiny_runs.images())
+    values = CONFIGS[kind](data={"name": str(folder / "images.npy")})
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def killed(config: Path, out: Path, renames: int) -> int:
+    """Run in a process that is killed in the middle of its n-th write; its exit status."""
+    code = textwrap.dedent(KILLED_AT_A_RENAME)
+    command = [sys.executable, "-c", code, str(config), str(out), str(renames)]
+    return subprocess.run(command, check=False, capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("kind", "moments"), [("hclt", (6, 11, 17)), ("patches", (9, 21))])
+def test_killed_runs_end_with_the_same_numbers(
+    tmp_path: Path, kind: str, moments: tuple[int, ...]
+) -> None:
+    config = config_file(tmp_path, kind)
+    straight = pj.run(config, out=tmp_path / "straight" / "run")
+    out = tmp_path / "killed" / "run"
+    for renames in moments:
+        assert killed(config, out, renames) == -signal.SIGKILL
+        assert not (out / "results.json").exists()
+    resumed = pj.run(config, out=out)
+    assert resumed.reused
+    assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
+    assert tiny_runs.curve(out) == tiny_runs.curve(straight.path)
+    assert (out / "bound.json").read_text() == (straight.path / "bound.json").read_text()
+    assert list((out.parent / "artifacts").rglob("*.tmp")) == []
+
+
+def test_training_goes_on_after_its_last_whole_pass(tmp_path: Path) -> None:
+    config = config_file(tmp_path, "hclt")
+    out = tmp_path / "runs" / "run"
+
+    class StopError(Exception):
+        pass
+
+    lines: list[str] = []
+
+    class Console:
+        is_terminal, quiet = False, False
+
+        def print(self, line: str, **_: Any) -> None:
+            lines.append(line)
+            if line.startswith("Random start, pass 2"):
+                raise StopError
+
+    with pytest.raises(StopError):
+        pj.run(config, out=out, console=Console())  # type: ignore[arg-type]
+    folder = next((out.parent / "artifacts").glob("train-random-*"))
+    assert (folder / "checkpoint.h5").exists() and not (folder / "done.json").exists()
+    assert "StopError" in (out / "log.txt").read_text()
+    straight = pj.run(config, out=tmp_path / "other" / "run")
+    pj.run(config, out=out)
+    assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
+    assert tiny_runs.curve(out) == tiny_runs.curve(straight.path)
+
+
+@pytest.mark.parametrize("writes", [3, 8, 14, 23])
+def test_full_disk_and_then_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    config = config_file(tmp_path, "hclt")
+    out = tmp_path / "runs" / "run"
+    replace, left = Path.replace, [writes]
+
+    def full(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises((OSError, pj.UserError), match="No space left"):
+        pj.run(config, out=out)
+    monkeypatch.undo()
+    straight = pj.run(config, out=tmp_path / "other" / "run")
+    pj.run(config, out=out)
+    assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
