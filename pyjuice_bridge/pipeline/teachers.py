@@ -63,7 +63,7 @@ def features_of(context: Context, teacher: object | None) -> Features:
     if isinstance(section, FileTeacher):
         return _from_files(context, str(section.embeddings))
     if isinstance(section, PixelTeacher):
-        settings = {"ring": section.ring or 0, "sigma": section.sigma}
+        settings: dict[str, Any] = {"ring": section.ring or 0, "sigma": section.sigma}
         return _lazy(context, make_teacher("pixels", patch=_stride(context), **settings))
     if isinstance(section, ObjectTeacher):
         return _own(context, teacher)

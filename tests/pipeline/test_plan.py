@@ -77,7 +77,7 @@ def test_equal_size_is_the_nearest(parameters: int, count: int) -> None:
 
 def test_plan_grows_with_data_and_passes() -> None:
     values = tiny_runs.patch_config(data={"name": "mnist", "limit": 1000})
-    values["circuit"]["patch"] = 4
+    values["circuit"] = {"kind": "patches", "patch": 4, "latents": 64, "patch_latents": 16}
     plan = make_plan(make_config(values))
     assert [arm.arm for arm in plan.arms] == ["lvd", "random", "hclt"]
     sizes = [arm.parameters for arm in plan.arms]
