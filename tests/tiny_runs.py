@@ -35,17 +35,9 @@ def hclt_config(**changes: Any) -> dict[str, Any]:
 def patch_config(**changes: Any) -> dict[str, Any]:
     phase = {"epochs": 1, "batch_size": 16}
     circuit = {"kind": "patches", "latents": 4, "patch": 3, "patch_latents": 2}
-    return hclt_config(
-        teacher={"kind": "pixels"},
-        circuit=circuit,
-        train={
-            "epochs": 4,
-            "batch_size": 32,
-            "patch_training": phase,
-            "latent_training": phase,
-        },
-        **changes,
-    )
+    train = {"epochs": 4, "batch_size": 32, "patch_training": phase, "latent_training": phase}
+    own = {"teacher": {"kind": "pixels"}, "circuit": circuit, "train": train}
+    return hclt_config(**{**own, **changes})
 
 
 def numbers(run: Path) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def latent_values(context: Context, teacher: object | None) -> LatentValues:
 
 def _given(context: Context, path: str) -> LatentValues:
     """Cluster ids made elsewhere."""
-    z = load_cluster_ids(path)
+    z = {split: np.array(ids) for split, ids in load_cluster_ids(path).items()}
     clusters = context.config.circuit.latents
     most = max(int(ids.max(initial=0)) for ids in z.values()) + 1
     if most > clusters:

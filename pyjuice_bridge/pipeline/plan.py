@@ -1,18 +1,19 @@
-"""What a run would take: parameters, memory and time, from shapes and a second of measurement."""
+"""What a run would take: parameters, memory and time, from shapes and a few seconds of trial."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from pyjuice_bridge.circuit.types import IntArray
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.types import Circuit, InputLayer, IntArray
 from pyjuice_bridge.config import Config, PatchCircuit
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.data.colour import get_colour
-from pyjuice_bridge.engines import choose_engine
+from pyjuice_bridge.engines import choose_engine, get_engine
+from pyjuice_bridge.engines.base import Engine, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.sizes import (
     Work,
@@ -23,8 +24,9 @@ from pyjuice_bridge.pipeline.sizes import (
     hclt_work,
 )
 
-_SWEEPS = 10
-"""Times a pass reads or writes its activations: both products, both sums, both directions."""
+_BUDGET = 1 << 17
+"""Entries of the sum matrices of the circuit that time is measured on."""
+_MOST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -72,34 +74,27 @@ class Plan:
     note: str
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What a device does per second: floating-point operations in products, bytes moved."""
-
-    flops: float
-    bytes: float
-
-
 def make_plan(config: Config) -> Plan:
     """Predict the run of ``config`` on this machine; trains nothing, needs no known data set."""
     choice = choose_engine(config.engine, config.device)
+    engine = get_engine(choice.name, choice.device, precision=config.precision)
     known = _known(config)
     sizes = _categories(config, known)
-    arms, rates = [], {}
+    arms, measured = [], dict[int, float]()
+    batch = min(config.train.batch_size, _MOST_ROWS)
     for arm in config.arms or []:
-        parameters, work, width = _circuit(config, arm, known.shape, sizes)
-        if width not in rates:
-            rates[width] = measure(choice.device, width)
+        parameters, work, latents = _circuit(config, arm, known.shape, sizes)
+        if latents not in measured:
+            small = _stand_in(config, arm, sizes, latents)
+            measured[latents] = seconds_per_row(engine, small, work, batch)
         memory = _memory(config, known, len(sizes), parameters, work)
-        rate = rates[width]
-        moved = _SWEEPS * 4 * work.activations
-        each = work.flops / rate.flops + moved / rate.bytes
         passes = config.train.epochs
-        arms.append(ArmPlan(arm, parameters, passes, memory, passes * known.train * each))
+        seconds = passes * known.train * measured[latents]
+        arms.append(ArmPlan(arm, parameters, passes, memory, seconds))
     note = (
         f"{known.train:,} training images of {'×'.join(map(str, known.shape))}; time is that of "
-        f"the EM passes at the speed measured now on {choice.device}; memory holds a whole batch "
-        f"of {config.train.batch_size}, which the engine cuts where it does not fit"
+        f"the EM passes at the speed of a small circuit tried on {choice.device}; memory holds a "
+        f"whole batch of {config.train.batch_size}, which the engine cuts where it does not fit"
     )
     return Plan(config.name, tuple(arms), note)
 
@@ -159,27 +154,33 @@ def _memory(config: Config, known: Known, variables: int, parameters: int, work:
     return copies * parameters * bytes_each + known.train * variables * code + activations
 
 
-def measure(device: str, width: int, seconds: float = 0.3) -> Rates:
-    """Speed of batched products of ``width`` × ``width`` matrices and of plain copying."""
-    import torch
+def seconds_per_row(engine: Engine, small: Circuit, work: Work, batch: int) -> float:
+    """Seconds per image of an EM pass over a circuit of the same widths that does ``work``.
 
-    blocks, batch = max(8, 2048 // width), 256
-    tiles = torch.rand(blocks, batch, width, device=device)
-    matrices = torch.rand(blocks, width, width, device=device)
-    out = torch.empty_like(tiles)
+    ``small`` is trained on noise for a few passes, of which the fastest counts; time grows with
+    the number of values that a pass computes.
+    """
+    rows = 2 * batch
+    x = np.random.default_rng(0).integers(0, small.categories, (rows, small.num_vars))
+    found = engine.fit(small, x, FitOptions(epochs=4, batch_size=batch))
+    inner = zip(small.layers, small.widths, strict=True)
+    values = sum(layer.num_blocks * w for layer, w in inner if not isinstance(layer, InputLayer))
+    fastest = min(epoch.seconds for epoch in found.history)
+    return fastest / rows * work.activations / values
 
-    def rate(step: Callable[[], object], amount: float) -> float:
-        step()
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds / 2 or count < 2:
-            step()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            count += 1
-        return count * amount / (time.perf_counter() - start)
 
-    source = torch.rand(1 << 23, device=device)
-    target = torch.empty_like(source)
-    flops = rate(lambda: torch.bmm(tiles, matrices, out=out), 2.0 * blocks * batch * width**2)
-    moved = rate(lambda: target.copy_(source), 8.0 * len(source))
-    return Rates(flops, moved)
+def _stand_in(config: Config, arm: str, sizes: IntArray, latents: int) -> Circuit:
+    """A small circuit with the widths and categories of an arm's."""
+    section = config.circuit
+    if not isinstance(section, PatchCircuit) or arm == "hclt":
+        count = int(np.clip(_BUDGET // latents**2, 2, min(64, len(sizes))))
+        return hclt(_binary_tree(count), latents, sizes[:count], seed=0)
+    size = max(2, min(section.patch**2, len(sizes)))
+    clusters = int(np.clip(_BUDGET // (4 * size * latents**2), 2, section.latents))
+    bundle = patch_bundle(_binary_tree(size), clusters, latents, sizes[:size], seed=0)
+    above = hclt(_binary_tree(4), clusters, clusters, seed=0)
+    return glue(above, bundle, np.arange(4 * size).reshape(4, size))
+
+
+def _binary_tree(count: int) -> IntArray:
+    return ((np.arange(count) + 1) // 2 - 1).astype(np.int32)

@@ -10,9 +10,11 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import InputLayer
 from pyjuice_bridge.config import PatchCircuit, make_config
+from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.pipeline.patch_arms import patch_variables
-from pyjuice_bridge.pipeline.plan import make_plan, measure
+from pyjuice_bridge.pipeline.plan import make_plan, seconds_per_row
 from pyjuice_bridge.pipeline.sizes import (
+    Work,
     equal_latents,
     glued_parameters,
     glued_work,
@@ -88,9 +90,13 @@ def test_plan_grows_with_data_and_passes() -> None:
         assert large.parameters == small.parameters
 
 
-def test_measured_rates_are_positive() -> None:
-    rates = measure("cpu", 16, seconds=0.02)
-    assert rates.flops > 0 and rates.bytes > 0
+def test_time_of_a_circuit_measured_on_itself() -> None:
+    sizes = np.full(6, 3, np.int32)
+    small, work = hclt(chain(6), 4, sizes, seed=0), hclt_work(sizes, 4)
+    engine = get_engine("torch", "cpu")
+    double = Work(2 * work.flops, 2 * work.activations, 2 * work.blocks)
+    once, twice = (seconds_per_row(engine, small, w, 8) for w in (work, double))
+    assert once > 0 and twice > 0
 
 
 def test_plan_of_a_colour_transform_on_grey_images_is_refused() -> None:

@@ -179,6 +179,18 @@ def test_own_teacher_embeddings_and_ids_agree(tmp_path: Path) -> None:
         assert run.results[0]["test"] == object_run.results[0]["test"]
 
 
+def test_autoencoder_is_trained_once(tmp_path: Path) -> None:
+    mae = {"kind": "mae", "hidden": 8, "mlp": 8, "heads": 2, "layers": [1, 1], "epochs": 2}
+    config = tiny_runs.patch_config(arms=["lvd"], teacher=mae)
+    first = pj.run(config, images=tiny_runs.images(), out=tmp_path / "run")
+    spent = first.results[0]["stage_seconds"]
+    assert spent["teacher"] > 0 and spent["embed"] > 0
+    again = pj.run(config, images=tiny_runs.images(), out=tmp_path / "run", circuit={"latents": 5})
+    reused = {name.split("-")[0] for name in again.reused}
+    assert reused == {"teacher", "embed", "tree"}
+    assert again.results[0]["stage_seconds"]["teacher"] == spent["teacher"]
+
+
 def test_colour_images_and_reversible_codes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (40, 4, 4, 3), np.uint8)
