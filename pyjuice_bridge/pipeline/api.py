@@ -179,22 +179,24 @@ def _run(
     left = _TimeLeft(config.train.epochs * len(begun) - sum(s.passes for s in begun))
     trained = []
     for start in begun:
-        trained.append(train_arm(context, start, lambda row: _tell(reporter, metrics, left, row)))
+
+        def tell(row: dict[str, Any], now: bool) -> None:
+            metrics.add(row)
+            left.add(row["seconds"], now)
+            if now:
+                reporter.say(_line(row) + left.text())
+
+        arm = train_arm(context, start, tell)
+        if arm.artifact.reused:
+            reporter.say(f"{_line(arm.metrics[-1])} (reused)")
+        trained.append(arm)
     return _finish(context, folder, trained)
 
 
-def _tell(
-    reporter: Reporter, metrics: record.Metrics, left: _TimeLeft, row: dict[str, Any]
-) -> None:
-    metrics.add(row)
-    spent = row["seconds"]
-    if spent is not None:
-        left.add(spent)
-    reporter.say(
-        f"{arm_name(row['arm'])}, pass {row['passes']} ({row['stage']}): validation "
-        f"{bits_text(row['valid_bpd'])} bits/dim after {seconds_text(row['total_seconds'])}"
-        f"{left.text() if spent is not None else ''}"
-    )
+def _line(row: Mapping[str, Any]) -> str:
+    bits, spent = bits_text(row["valid_bpd"]), seconds_text(row["total_seconds"])
+    where = f"{arm_name(row['arm'])}, pass {row['passes']} ({row['stage']})"
+    return f"{where}: validation {bits} bits/dim after {spent}"
 
 
 class _TimeLeft:
@@ -203,13 +205,16 @@ class _TimeLeft:
     def __init__(self, passes: int) -> None:
         self._left, self._done, self._seconds = passes, 0, 0.0
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float | None, now: bool) -> None:
+        if seconds is None:
+            return
         self._left -= 1
-        self._done += 1
-        self._seconds += seconds
+        if now:
+            self._done += 1
+            self._seconds += seconds
 
     def text(self) -> str:
-        if self._left < 1:
+        if self._left < 1 or not self._done:
             return ""
         return f", about {seconds_text(self._left * self._seconds / self._done)} of training left"
 

@@ -36,9 +36,12 @@ def figures(context: Context, arms: Sequence[Trained], assignments: Path | None)
     def build(folder: Path) -> None:
         section, valid = context.config.report, context.data.dataset.valid
         rng = np.random.default_rng(context.config.seed)
-        hidden = valid[: section.inpaint]
+        hidden = valid[spread(len(valid), section.inpaint)]
         masks = make_masks(hidden.shape[0], hidden.shape[1:3], rng)
-        arrays: Arrays = {"real": valid[: section.samples], "inpaint/original": hidden}
+        arrays: Arrays = {
+            "real": valid[spread(len(valid), section.samples)],
+            "inpaint/original": hidden,
+        }
         arrays |= {f"inpaint/masks/{name}": mask for name, mask in masks.items()}
         for arm in arms:
             with context.reporter.task(f"pictures of {arm.start.arm}"):
@@ -47,7 +50,12 @@ def figures(context: Context, arms: Sequence[Trained], assignments: Path | None)
             arrays |= _clusters(context, Assignments.load(assignments).z["train"])
         write_arrays(folder / FILE, arrays)
 
-    return context.store.stage("figures", 1, inputs, build)
+    return context.store.stage("figures", 2, inputs, build)
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` evenly spaced row numbers below ``count``: some sets are sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def make_masks(
@@ -80,20 +88,21 @@ def _of_arm(
 
 
 def _clusters(context: Context, z: NDArray[np.int32]) -> Arrays:
-    """Real windows for the commonest values of a few latents; black where there are too few."""
+    """Real windows for the first values of a few latents; black where there are too few."""
     images = context.data.dataset.train
     channels = images.shape[3]
     positions = z.shape[1]
     cut = _cutter(context, positions)
     shown = np.unique(np.linspace(0, positions - 1, _POSITIONS + 2).astype(np.int32)[1:-1])
     side = cut(images[:1], int(shown[0])).shape[1]
-    examples = np.zeros((len(shown), _VALUES, _EXAMPLES, side, side, channels), np.uint8)
+    values = min(_VALUES, context.config.circuit.latents)
+    examples = np.zeros((len(shown), values, _EXAMPLES, side, side, channels), np.uint8)
     for i, position in enumerate(shown):
-        sizes = np.bincount(z[:, position], minlength=_VALUES)
-        for j, value in enumerate(np.argsort(-sizes, kind="stable")[:_VALUES]):
-            rows = np.flatnonzero(z[:, position] == value)[:_EXAMPLES]
+        for value in range(values):
+            rows = np.flatnonzero(z[:, position] == value)
+            rows = rows[spread(len(rows), _EXAMPLES)]
             if len(rows):
-                examples[i, j, : len(rows)] = cut(images[rows], int(position))
+                examples[i, value, : len(rows)] = cut(images[rows], int(position))
     return {"clusters/examples": examples, "clusters/positions": shown.astype(np.int32)}
 
 

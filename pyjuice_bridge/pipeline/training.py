@@ -19,7 +19,8 @@ from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.report.words import arm_name
 
 CHECKPOINT = "checkpoint.h5"
-OnEpoch = Callable[[dict[str, Any]], None]
+OnEpoch = Callable[[dict[str, Any], bool], None]
+"""Receives a line of ``metrics.jsonl`` and whether it was computed now."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def train_arm(context: Context, start: Start, on_epoch: OnEpoch) -> Trained:
         extra["stage_seconds"]["tuning"] = round(tuned.seconds, 3)
     curve = _Curve(context, start, before)
     for row in curve.rows:
-        on_epoch(row)
-    artifact = _train(context, start, options, lambda epoch: on_epoch(curve.add(epoch)))
+        on_epoch(row, True)
+    artifact = _train(context, start, options, lambda epoch: on_epoch(curve.add(epoch), True))
     if artifact.reused:
         for line in artifact.info["history"]:
-            on_epoch(curve.add(Epoch(**line)))
+            on_epoch(curve.add(Epoch(**line)), False)
     bound = artifact.info["bound"]
     bits = (
         (context.data.bits("valid", bound[0]), context.data.bits("valid", bound[1]))
