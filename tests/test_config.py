@@ -159,3 +159,11 @@ def test_loading_a_config_does_not_import_torch() -> None:
 
     code = "import sys, pyjuice_bridge.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_configs_of_the_project_check(path: Path) -> None:
+    assert load_config(path).name.replace("-", "_") == path.stem
