@@ -23,6 +23,7 @@ import torch
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
     Factor,
+    Index,
     InputPlan,
     Params,
     ProductPlan,
@@ -214,37 +215,30 @@ class Upward:
         scale = torch.zeros(
             plan.num_blocks, self.act.batch, device=tile.device, dtype=torch.float64
         )
+        loss = (
+            _Loss(scale) if any(f.source.layer in self.act.errors for f in plan.factors) else None
+        )
         started = False
-        error: torch.Tensor | None = None
         for factor in plan.factors:
-            if factor.covers and not started:
-                value = self.read(factor.source, out=tile)
-                if value.data_ptr() != tile.data_ptr():
-                    tile.copy_(value)
-                started = True
-            else:
+            first = factor.covers and not started
+            value = self.read(factor.source, out=tile if first else None)
+            if loss is not None:
+                loss.add(factor, value, self._error(factor.source))
+            if not first:
                 if not started:
                     tile.fill_(1.0)
-                    started = True
-                _multiply(tile, factor, self.read(factor.source))
+                _multiply(tile, factor, value)
+            elif value.data_ptr() != tile.data_ptr():
+                tile.copy_(value)
+            started = True
             part = self.scale(factor.source)
             if part is not None:
-                if isinstance(factor.target, slice):
-                    scale[factor.target] += part
-                else:
-                    scale.index_add_(0, factor.target, part)
-            lost = self._error(factor.source)
-            if lost is not None:
-                error = torch.zeros_like(scale) if error is None else error
-                index = torch.arange(plan.num_blocks, device=scale.device)[factor.target]
-                error.index_add_(0, index, lost)
+                _add(scale, factor.target, part)
         mask = self._evidence(layer)
         if mask is not None:
             tile.mul_(mask)
         log_top = self._normalise(tile, plan, mask)
-        if error is not None:
-            error = _raised(error, log_top)
-        self._add_error(layer, tile, error, mask)
+        self._add_error(layer, tile, None if loss is None else loss.relative_to(log_top), mask)
         self.act.tiles[layer], self.act.scales[layer] = tile, scale.add_(log_top)
 
     def _normalise(
@@ -406,6 +400,32 @@ def _edge_product(plan: SumPlan, values: torch.Tensor, weights: torch.Tensor) ->
         return torch.bmm(values, weights.index_select(0, plan.groups).transpose(1, 2))
     mixed = torch.bmm(by_group(values, weights), weights.transpose(1, 2))
     return mixed.view(len(values), -1, plan.width)
+
+
+class _Loss:
+    """The error bound of a product: Σ over factors of its error times the others' maxima."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self._tops = torch.zeros_like(like)
+        self._ratios = torch.zeros_like(like)
+
+    def add(self, factor: Factor, value: torch.Tensor, error: torch.Tensor | None) -> None:
+        top = value.amax(-1).double()
+        _add(self._tops, factor.target, top.log())
+        if error is not None:
+            _add(self._ratios, factor.target, torch.where(error > 0, error / top, 0.0))
+
+    def relative_to(self, log_top: torch.Tensor) -> torch.Tensor:
+        """The bound on the scale of the product's own maximum."""
+        bound = self._ratios * (self._tops - log_top).exp()
+        return torch.where(self._ratios > 0, bound.nan_to_num(torch.inf), 0.0)
+
+
+def _add(total: torch.Tensor, target: Index, part: torch.Tensor) -> None:
+    if isinstance(target, slice):
+        total[target] += part
+    else:
+        total.index_add_(0, target, part)
 
 
 def _multiply(tile: torch.Tensor, factor: Factor, value: torch.Tensor) -> None:
