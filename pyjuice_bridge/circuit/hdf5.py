@@ -1,23 +1,25 @@
-"""Circuits as HDF5 files, version 1 of the format that ``docs/format.md`` specifies.
-
-Files are written to a temporary name and renamed, so a reader never sees half a file; they are
-read with checks, so that a damaged or foreign file ends in one sentence instead of wrong numbers.
-The helpers without an underscore serve the other HDF5 files of the project as well.
-"""
+"""Circuits as HDF5 files, version 1 of the format that ``docs/format.md`` specifies."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.h5_files import (
+    atomic_h5,
+    members,
+    open_checked,
+    place,
+    read_array,
+    read_attribute,
+    read_attributes,
+    write_array,
+    write_attribute,
+)
 from pyjuice_bridge.circuit.types import (
     Circuit,
     InputLayer,
@@ -29,143 +31,10 @@ from pyjuice_bridge.circuit.types import (
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.errors import UserError
 
-_T = TypeVar("_T", str, int)
+__all__ = ["FORMAT", "VERSION", "atomic_h5", "load", "open_checked", "save"]
 
 FORMAT = "juice-bridge-circuit"
 VERSION = 1
-
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
-"""What h5py raises, depending on the place, when the bytes of a file make no sense."""
-
-_DEFLATE_RATIO = 1100
-"""No deflate stream unpacks to more than 1,032 times its size."""
-
-
-@contextmanager
-def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
-    """Write an HDF5 file that appears under ``path`` only when it is complete.
-
-    The file is readable by HDF5 1.10 and later, and its structure carries checksums, without which
-    the HDF5 library can crash on a damaged file.  If the body raises, ``path`` stays as it was.
-    (A full disk shows as an OSError or, when the file is closed, as a RuntimeError.)
-
-    Raises:
-        UserError: the folder is missing, or the file cannot be written (no space, no permission).
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist; create it first.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with h5py.File(temporary, "w-", libver=("v110", "v110")) as file:
-            yield file
-        with temporary.open("r+b") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot be written ({_reason(error)}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def open_checked(path: Path | str, kind: str, version: int = VERSION) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading after looking at its header and at every link in it.
-
-    Args:
-        path: the file.
-        kind: what its root attribute ``format`` must be.
-        version: what its root attribute ``version`` must be.
-
-    Raises:
-        UserError: no such file, not HDF5, truncated, another format or version, or a link that
-            leads out of the file or hides where the data is (soft, external, user-defined).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file.")
-    try:
-        readable = h5py.is_hdf5(path)
-        file = h5py.File(path, "r") if readable else None
-    except _DAMAGE as error:
-        raise UserError(f"{path}: truncated or damaged ({_reason(error)}).") from error
-    if file is None:
-        raise UserError(f"{path}: not an HDF5 file, or its beginning is damaged.")
-    with file:
-        found = read_attribute(file, "format", str)
-        if found != kind:
-            raise UserError(f"{path}: format is {found!r}, but {kind!r} is needed here.")
-        number = read_attribute(file, "version", int)
-        if number != version:
-            raise UserError(
-                f"{path}: version {number} of {kind}, but this program reads version {version}."
-            )
-        _refuse_links(file)
-        yield file
-
-
-def read_array(
-    group: h5py.Group, name: str, kind: Literal["int32", "float"], ndim: int
-) -> NDArray[Any]:
-    """The dataset ``name`` of ``group``, in native byte order.
-
-    Shape, type and stored size are looked at before anything is allocated.
-
-    Args:
-        group: an open file or a group of it.
-        name: path of the dataset relative to ``group``.
-        kind: ``int32``, or ``float`` for float32 or float64.
-        ndim: number of dimensions.
-
-    Raises:
-        UserError: absent, of another type or rank, stored outside the file, or larger than the
-            bytes that the file holds for it.
-    """
-    where = _where(group, name)
-    try:
-        dataset = group.get(name)
-        if not isinstance(dataset, h5py.Dataset):
-            raise UserError(f"{where}: the dataset is missing.")
-        allowed = ("<i4",) if kind == "int32" else ("<f4", "<f8")
-        if dataset.dtype not in [np.dtype(code) for code in allowed]:
-            names = "int32" if kind == "int32" else "float32 or float64"
-            raise UserError(f"{where}: has type {dataset.dtype}, must be little-endian {names}.")
-        if dataset.shape is None or dataset.ndim != ndim:
-            raise UserError(f"{where}: has shape {dataset.shape}, must have {ndim} dimension(s).")
-        if dataset.is_virtual or dataset.external:
-            raise UserError(f"{where}: its data lies in another file; store it in this one.")
-        ratio = _DEFLATE_RATIO if dataset.compression else 1
-        if dataset.nbytes > ratio * dataset.id.get_storage_size():
-            raise UserError(
-                f"{where}: shape {dataset.shape} needs more bytes than the file holds for it."
-            )
-        return np.asarray(dataset[()])
-    except _DAMAGE as error:
-        raise UserError(f"{where}: damaged ({_reason(error)}).") from error
-
-
-def read_attribute(item: h5py.Group, name: str, kind: type[_T]) -> _T:
-    """The scalar attribute ``name`` of a file, group or dataset, as a ``str`` or ``int``.
-
-    Raises:
-        UserError: absent or of another type.
-    """
-    value = _scalar(item, name)
-    if not isinstance(value, kind):
-        wanted = "text" if kind is str else "a whole number"
-        problem = "is missing" if value is None else f"is {value!r}"
-        raise UserError(f"{_where(item)}: attribute {name!r} {problem}, must be {wanted}.")
-    return value
-
-
-def write_attribute(item: h5py.Group, name: str, value: str | int | float) -> None:
-    """Set a scalar attribute; text becomes fixed-length UTF-8, which the checksums cover."""
-    if isinstance(value, str):
-        text = value.encode()
-        dtype = h5py.string_dtype("utf-8", max(1, len(text)))
-        item.attrs.create(name, text, dtype=dtype)
-    else:
-        item.attrs[name] = value
 
 
 def save(circuit: Circuit, path: Path | str) -> None:
@@ -182,10 +51,10 @@ def save(circuit: Circuit, path: Path | str) -> None:
         layers = file.create_group("layers")
         for i, layer in enumerate(circuit.layers):
             _write_layer(layers.create_group(str(i)), layer)
-        _write(file, "roots", circuit.roots)
+        write_array(file, "roots", circuit.roots)
         latents = file.create_group("latents")
         for name, blocks in circuit.latents.items():
-            _write(latents, name, blocks)
+            write_array(latents, name, blocks)
         meta = file.create_group("meta")
         for name, value in circuit.meta.items():
             write_attribute(meta, name, value)
@@ -197,16 +66,16 @@ def load(path: Path | str) -> Circuit:
     Raises:
         UserError: the file is not a valid circuit; the sentence names the file and the dataset.
     """
-    with open_checked(path, FORMAT) as file:
+    with open_checked(path, FORMAT, VERSION) as file:
         num_vars = read_attribute(file, "num_vars", int)
-        groups = _children(file, "layers")
+        groups = members(file, "layers")
         if set(groups) != {str(i) for i in range(len(groups))}:
             raise UserError(f"{path}: /layers: must hold the groups 0, 1, 2 … without a gap.")
         layers = [_read_layer(file, f"layers/{i}") for i in range(len(groups))]
         roots = read_array(file, "roots", "int32", 1)
-        names = _children(file, "latents") if "latents" in file else []
+        names = members(file, "latents") if "latents" in file else []
         latents = {name: read_array(file, f"latents/{name}", "int32", 1) for name in names}
-        meta = _read_meta(file) if "meta" in file else {}
+        meta = read_attributes(file, "meta")
     circuit = Circuit(num_vars, tuple(layers), roots, latents, meta)
     check(circuit, str(path))
     return circuit
@@ -225,20 +94,15 @@ def _write_layer(group: h5py.Group, layer: Layer) -> None:
         arrays = {"offsets": layer.offsets, "children": layer.children, "groups": layer.groups}
         arrays["weights"] = layer.weights
     for name, array in arrays.items():
-        _write(group, name, array)
-
-
-def _write(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
-    little = array.dtype.newbyteorder("<")
-    group.create_dataset(name, data=np.ascontiguousarray(array, dtype=little))
+        write_array(group, name, array)
 
 
 def _read_layer(file: h5py.File, name: str) -> Layer:
-    _children(file, name)
+    members(file, name)
     kind = read_attribute(file[name], "kind", str)
     if kind not in (known := ("input", "sum", *get_args(ProductKind))):
         raise UserError(
-            f"{_where(file, name)}: kind {kind!r} is unknown, must be one of {', '.join(known)}."
+            f"{place(file, name)}: kind {kind!r} is unknown, must be one of {', '.join(known)}."
         )
 
     def ints(array: str) -> NDArray[np.int32]:
@@ -253,70 +117,3 @@ def _read_layer(file: h5py.File, name: str) -> Layer:
     if kind == "sum":
         return SumLayer(ints("offsets"), ints("children"), ints("groups"), floats("weights"))
     return ProductLayer(cast(ProductKind, kind), ints("offsets"), ints("children"))
-
-
-def _children(file: h5py.File, name: str) -> list[str]:
-    """The names in the group ``name``."""
-    try:
-        group = file.get(name)
-        if isinstance(group, h5py.Group):
-            return list(group)
-    except _DAMAGE as error:
-        raise UserError(f"{_where(file, name)}: damaged ({_reason(error)}).") from error
-    raise UserError(f"{_where(file, name)}: the group is missing.")
-
-
-def _read_meta(file: h5py.File) -> dict[str, str | int | float]:
-    _children(file, "meta")
-    values = {name: _scalar(file["meta"], name) for name in file["meta"].attrs}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _scalar(item: h5py.Group, name: str) -> str | int | float | None:
-    """An attribute that is one text or number; None if there is no such attribute."""
-    try:
-        if name not in item.attrs:
-            return None
-        if item.attrs.get_id(name).shape == ():
-            value = item.attrs[name]
-            value = value.decode() if isinstance(value, bytes) else value
-            value = value.item() if isinstance(value, np.generic) else value
-            if isinstance(value, str | int | float):
-                return value
-    except _DAMAGE as error:
-        raise UserError(
-            f"{_where(item)}: attribute {name!r} is damaged ({_reason(error)})."
-        ) from error
-    raise UserError(f"{_where(item)}: attribute {name!r} must be one text or number.")
-
-
-def _refuse_links(file: h5py.File) -> None:
-    """Walk every group once and accept hard links only."""
-    waiting: list[h5py.Group] = [file]
-    seen = set()
-    try:
-        while waiting:
-            group = waiting.pop()
-            for name in group:
-                link = group.get(name, getlink=True)
-                if not isinstance(link, h5py.HardLink):
-                    kind = "an external" if isinstance(link, h5py.ExternalLink) else "a soft"
-                    raise UserError(
-                        f"{_where(group, name)}: is {kind} link; store the data itself there."
-                    )
-                item = group[name]
-                address = h5py.h5o.get_info(item.id).addr
-                if isinstance(item, h5py.Group) and address not in seen:
-                    seen.add(address)
-                    waiting.append(item)
-    except _DAMAGE as error:
-        raise UserError(f"{_where(group)}: damaged ({_reason(error)}).") from error
-
-
-def _where(item: h5py.Group, name: str = "") -> str:
-    """``file: /path/of/the/item`` for a message."""
-    return f"{item.file.filename}: {item.name.rstrip('/')}/{name}".removesuffix("/")
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().rstrip(".").splitlines()[0] if str(error) else type(error).__name__

@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.hdf5 import atomic_h5, open_checked, read_array, read_attribute
+from pyjuice_bridge.circuit.h5_files import (
+    atomic_h5,
+    members,
+    open_checked,
+    read_array,
+    read_attribute,
+    read_attributes,
+    write_array,
+    write_attribute,
+)
 from pyjuice_bridge.cluster.kmeans import assign
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Embeddings, Progress
@@ -76,14 +84,16 @@ class Assignments:
             UserError: the file cannot be written.
         """
         with atomic_h5(path) as file:
-            file.attrs.update(format=FORMAT, version=VERSION, clusters=self.clusters)
+            write_attribute(file, "format", FORMAT)
+            write_attribute(file, "version", VERSION)
+            write_attribute(file, "clusters", self.clusters)
             for split, z in self.z.items():
-                file.create_dataset(f"z/{split}", data=z.astype("<i4"))
+                write_array(file, f"z/{split}", z.astype(np.int32, copy=False))
             if self.centroids is not None:
-                file.create_dataset("centroids", data=self.centroids.astype("<f4"))
+                write_array(file, "centroids", self.centroids.astype(np.float32, copy=False))
             stored = file.create_group("attributes")
             for key, value in self.attributes.items():
-                stored.attrs[key] = value
+                write_attribute(stored, key, value)
 
     @classmethod
     def load(cls, path: Path | str) -> Assignments:
@@ -93,16 +103,12 @@ class Assignments:
             UserError: the file is missing, damaged, or not an assignments file.
         """
         with open_checked(path, FORMAT, VERSION) as file:
-            if not isinstance(file.get("z"), h5py.Group):
-                raise UserError(f"{path}: /z: the group with one dataset per split is missing.")
-            z = {str(split): read_array(file, f"z/{split}", "int32", 2) for split in file["z"]}
+            z = {split: read_array(file, f"z/{split}", "int32", 2) for split in members(file, "z")}
             centroids = None
             if "centroids" in file:
                 centroids = read_array(file, "centroids", "float", 3).astype(np.float32)
             clusters = read_attribute(file, "clusters", int)
-            attributes = {}
-            if isinstance(file.get("attributes"), h5py.Group):
-                attributes = _attributes(file["attributes"])
+            attributes = read_attributes(file, "attributes")
         check_assignments(z, clusters, centroids, str(path))
         return cls(z, clusters, centroids, attributes)
 
@@ -167,13 +173,3 @@ def check_assignments(
         )
     if not np.isfinite(centroids).all():
         raise UserError(f"{where}: /centroids: holds NaN or infinite values.")
-
-
-def _attributes(group: h5py.Group) -> dict[str, Attribute]:
-    """The texts and numbers among the attributes of a group."""
-    plain = {}
-    for name, value in group.attrs.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        if isinstance(value, str | int | float):
-            plain[str(name)] = value
-    return plain

@@ -17,7 +17,7 @@ from oracle import enumerate_log_likelihood
 from random_circuits import circuits, random_circuit
 
 from pyjuice_bridge.circuit import Circuit, ProductLayer, load, save
-from pyjuice_bridge.circuit.hdf5 import atomic_h5, open_checked, write_attribute
+from pyjuice_bridge.circuit.h5_files import atomic_h5, open_checked, write_attribute
 from pyjuice_bridge.errors import UserError
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     script = """
 import resource, signal, sys
 import numpy as np
-from pyjuice_bridge.circuit.hdf5 import atomic_h5
+from pyjuice_bridge.circuit.h5_files import atomic_h5
 from pyjuice_bridge.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -124,3 +124,25 @@ def test_full_disk_and_then_room_again(
     straight = pj.run(config, out=tmp_path / "other" / "run")
     pj.run(config, out=out)
     assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
+
+
+SMALL_FILES_ONLY = """
+    import resource, sys
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    from pyjuice_bridge.cli.main import main
+    main(["run", sys.argv[1], "--out", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("limit", [3000, 9000])
+def test_file_size_limit_is_one_line_and_recoverable(tmp_path: Path, limit: int) -> None:
+    config = config_file(tmp_path, "hclt")
+    out = tmp_path / "runs" / "run"
+    code = textwrap.dedent(SMALL_FILES_ONLY)
+    command = [sys.executable, "-c", code, str(config), str(out), str(limit)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
+    straight = pj.run(config, out=tmp_path / "other" / "run")
+    pj.run(config, out=out)
+    assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
