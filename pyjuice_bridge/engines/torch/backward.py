@@ -20,6 +20,9 @@ from pyjuice_bridge.engines.torch.program import (
     SumPlan,
 )
 
+_LARGEST_RATIO = 1e35
+"""Counts without their factor θ may be huge, but only where θ is as good as zero."""
+
 
 def new_counts(program: Program, params: Params, frozen: tuple[int, ...] = ()) -> Params:
     """Zeroed count buffers shaped like the parameters; None for products and frozen layers."""
@@ -73,8 +76,7 @@ class Downward:
                 self._gathered_product(plan, flow)
 
     def _sum(self, layer: int, plan: SumPlan, flow: torch.Tensor) -> None:
-        weights, count = self.up.params[layer], self.counts[layer]
-        assert weights is not None
+        weights, count = self.up.weights(layer), self.counts[layer]
         value = self.up.act.tiles[layer].clamp_min_(self.up.tiny)
         ratio = flow / value
         values = self.up.edges(plan).value
@@ -82,12 +84,15 @@ class Downward:
             ratio = ratio.index_select(0, plan.block_of_edge)
         if plan.groups is None:
             ratio, inner = by_group(ratio, weights), by_group(values, weights)
-            if count is not None:
+            if count is not None and count.dtype == ratio.dtype:
                 count.baddbmm_(ratio.transpose(1, 2), inner)
+            elif count is not None:
+                count += torch.bmm(ratio.transpose(1, 2), inner).clamp_(max=_LARGEST_RATIO)
             down = torch.bmm(ratio, weights).view_as(values)
         else:
             if count is not None:
-                count.index_add_(0, plan.groups, torch.bmm(ratio.transpose(1, 2), values))
+                more = torch.bmm(ratio.transpose(1, 2), values).clamp_(max=_LARGEST_RATIO)
+                count.index_add_(0, plan.groups, more.to(count.dtype))
             down = torch.bmm(ratio, weights.index_select(0, plan.groups))
         down.mul_(values)
         self._split(plan.sources, down)
@@ -135,7 +140,7 @@ class Downward:
             return
         rows = _rows(self.up.act.rows[blocks.layer], blocks.index).reshape(-1)
         width = count.shape[2]
-        count.view(-1, width).index_add_(0, rows, flow.reshape(-1, width))
+        count.view(-1, width).index_add_(0, rows, flow.reshape(-1, width).to(count.dtype))
 
 
 def _rows(tile: torch.Tensor, index: Index) -> torch.Tensor:

@@ -19,8 +19,6 @@ from pyjuice_bridge.errors import UserError
 
 _CPU_TILE_BYTES = 16 * 2**20
 _EVALUATION_ROWS = 1024
-_LARGEST_RATIO = 1e35
-"""Counts without their factor θ may be huge, but only where θ is as good as zero."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +103,8 @@ def evaluate(
         scores = up.log_likelihood()
         doubt = up.doubtful()
         if doubt is not None:
-            exact = (*in_double(program, params), x[rows][doubt], _rows_of(picked, doubt))
-            scores[doubt] = evaluate(*exact, Workspace())
+            part = (x[rows][doubt], _rows_of(picked, doubt))
+            scores[doubt] = evaluate(in_double(program), params, *part, Workspace())
         parts.append(scores)
     if not parts:
         roots = sum(b.count for b in program.roots)
@@ -148,29 +146,12 @@ def collect(
         weight = weights[rows]
         doubt = up.doubtful()
         if doubt is not None:
-            part = (x[rows][doubt], weight[doubt], _rows_of(picked, doubt))
-            total += _collect_in_double(program, params, counts, *part)
+            part = (x[rows][doubt], weight[doubt].double(), _rows_of(picked, doubt))
+            total += collect(in_double(program), params, counts, *part, Workspace())
             weight = weight.masked_fill(doubt[:, None], 0.0)
         total += torch.where(weight > 0, up.log_likelihood() * weight, 0.0).sum()
         down.run(weight)
         start += step
-    return total
-
-
-def _collect_in_double(
-    program: Program,
-    params: Params,
-    counts: Params,
-    x: torch.Tensor,
-    weights: torch.Tensor,
-    evidence: Evidence,
-) -> torch.Tensor:
-    exact, doubled = in_double(program, params)
-    fresh = [None if c is None else torch.zeros_like(c, dtype=torch.float64) for c in counts]
-    total = collect(exact, doubled, fresh, x, weights.double(), evidence, Workspace())
-    for count, more in zip(counts, fresh, strict=True):
-        if count is not None and more is not None:
-            count += more.clamp_(max=_LARGEST_RATIO)
     return total
 
 

@@ -10,7 +10,7 @@ and each is caught:
 - A value that is negligible in its own tile is dropped, and a later factor would have raised it.
   ``Activations.errors`` bounds what was dropped relative to each tile's scale; it stays absent
   until a tile holds values near underflow.  ``doubtful`` names the samples whose bound at a root
-  exceeds 1e-6, and callers take those again in float64.
+  exceeds 1e-5, and callers take those again in float64.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pyjuice_bridge.engines.torch.program import (
     SumPlan,
 )
 
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-5
 
 Evidence = dict[str, torch.Tensor]
 """Latent name → int64 [batch, positions] or float [batch, positions, width]."""
@@ -159,11 +159,18 @@ class Upward:
             return take(self.act.tiles[blocks.layer], blocks)
         rows = take(self.act.rows[blocks.layer], blocks).reshape(-1)
         width = self.program.widths[blocks.layer]
-        flat = None if out is None else out.view(-1, width)
-        picked = torch.index_select(table(self.params, blocks.layer), 0, rows, out=flat)
+        source = table(self.params, blocks.layer)
+        flat = None if out is None or out.dtype != source.dtype else out.view(-1, width)
+        picked = torch.index_select(source, 0, rows, out=flat).to(self.program.dtype)
         tile = picked.view(blocks.count, self.act.batch, width)
         mask = self._evidence(blocks.layer)
         return tile if mask is None else tile.mul_(take(mask, blocks))
+
+    def weights(self, layer: int) -> torch.Tensor:
+        """A sum layer's matrices in the precision of the pass."""
+        weights = self.params[layer]
+        assert weights is not None
+        return weights.to(self.program.dtype)
 
     def scale(self, blocks: Blocks) -> torch.Tensor | None:
         """The log-scales of some blocks, [count, batch]; None stands for zeros."""
@@ -287,7 +294,7 @@ class Upward:
         if blocks.layer not in self.act.rows:
             return self.act.tiles[blocks.layer][local, sample]
         rows = self.act.rows[blocks.layer][local, sample]
-        values = table(self.params, blocks.layer).index_select(0, rows)
+        values = table(self.params, blocks.layer).index_select(0, rows).to(self.program.dtype)
         mask = self._evidence(blocks.layer)
         return values if mask is None else values * mask[local, sample]
 
@@ -344,8 +351,7 @@ class Upward:
         )
 
     def _sum(self, layer: int, plan: SumPlan) -> None:
-        weights = self.params[layer]
-        assert weights is not None
+        weights = self.weights(layer)
         out = self.workspace.tile(self.program, layer, self.act.batch)
         edges = self.edges(plan)
         values, scale = edges.value, edges.scale

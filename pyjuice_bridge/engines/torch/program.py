@@ -26,6 +26,9 @@ from pyjuice_bridge.circuit.types import (
 Index = slice | torch.Tensor
 Params = list[torch.Tensor | None]
 
+_RUN_VALUES = 64
+"""Values per sample from which a factor of consecutive blocks is worth an operation of its own."""
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -192,13 +195,11 @@ class _Compiler:
         factors, hand_down = [], []
         for s in range(int(arity.max())):
             for src in np.unique(source[slot == s]):
-                pick = (slot == s) & (source == src)
-                position = np.full(layer.num_blocks, -1)
-                position[parent[pick]] = np.arange(pick.sum())
-                target = _index(parent[pick], self.device)
-                covers = isinstance(target, slice) and int(pick.sum()) == layer.num_blocks
-                children = self.blocks(int(src), local[pick])
-                factors.append(Factor(target, covers, self.long(position), children))
+                pick = np.flatnonzero((slot == s) & (source == src))
+                for run in self.runs(parent[pick], local[pick], width):
+                    factors.append(
+                        self.factor(layer, int(src), parent[pick[run]], local[pick[run]])
+                    )
         factors.sort(key=lambda f: not f.covers)
         for src in np.unique(source):
             pick = np.flatnonzero(source == src)
@@ -207,6 +208,34 @@ class _Compiler:
                 (self.blocks(int(src), local[pick]), _index(parent[pick], self.device))
             )
         return ProductPlan(layer.kind, layer.num_blocks, width, tuple(factors), tuple(hand_down))
+
+    def runs(
+        self, target: NDArray[np.integer], source: NDArray[np.integer], width: int
+    ) -> list[NDArray[np.int64]]:
+        """Places to cut a factor so that both sides are slices, where that pays.
+
+        On a CPU a multiplication of slices in place beats gathering, multiplying and scattering
+        unless the pieces are tiny.
+        """
+        places = np.arange(len(target))
+        cuts = np.flatnonzero((np.diff(target) != 1) | (np.diff(source) != 1)) + 1
+        small = len(target) * width < _RUN_VALUES * (len(cuts) + 1)
+        if self.device.type != "cpu" or small:
+            return [places]
+        return np.split(places, cuts)
+
+    def factor(
+        self,
+        layer: ProductLayer,
+        source: int,
+        target: NDArray[np.integer],
+        children: NDArray[np.integer],
+    ) -> Factor:
+        position = np.full(layer.num_blocks, -1)
+        position[target] = np.arange(len(target))
+        index = _index(target, self.device)
+        covers = isinstance(index, slice) and len(target) == layer.num_blocks
+        return Factor(index, covers, self.long(position), self.blocks(source, children))
 
     def sum(self, layer: SumLayer) -> SumPlan:
         edges = np.diff(layer.offsets)
@@ -303,7 +332,6 @@ def to_numpy(program: Program, tensors: Params) -> list[FloatArray | None]:
     return arrays
 
 
-def in_double(program: Program, params: Params) -> tuple[Program, Params]:
-    """The same circuit in float64, for samples that float32 cannot hold."""
-    doubled = [None if p is None else p.double() for p in params]
-    return replace(program, dtype=torch.float64), doubled
+def in_double(program: Program) -> Program:
+    """The same program in float64, for samples that float32 cannot hold; parameters stay."""
+    return replace(program, dtype=torch.float64)

@@ -138,7 +138,7 @@ def _upward(
     up = Upward(program, params, x[rows], picked, workspace)
     up.run()
     if up.doubtful() is not None:
-        up = Upward(*in_double(program, params), x[rows], picked)
+        up = Upward(in_double(program), params, x[rows], picked)
         up.run()
     impossible = up.log_likelihood()[:, root].isneginf()
     if bool(impossible.any()):
