@@ -170,6 +170,18 @@ class Phase(Section):
     step_size: StepSize = Field(default_factory=StepSize)
 
 
+class LatentStepSize(StepSize):
+    """As ``StepSize``, ending lower."""
+
+    end: Fraction = 0.001
+
+
+class LatentPhase(Phase):
+    """Training of the latent circuit."""
+
+    step_size: LatentStepSize = Field(default_factory=LatentStepSize)
+
+
 class Train(Section):
     """EM on the pixels.
 
@@ -184,7 +196,7 @@ class Train(Section):
     pseudocount: Amount = 0.1
     patience: Count | None = None
     patch_training: Phase | None = None
-    latent_training: Phase | None = None
+    latent_training: LatentPhase | None = None
 
 
 class Tune(Section):
@@ -245,7 +257,7 @@ class Config(Section):
         if self.teacher.kind == "pixels" and self.teacher.ring is None:
             self.teacher.ring = 0
         train.patch_training = train.patch_training or Phase()
-        train.latent_training = train.latent_training or Phase()
+        train.latent_training = train.latent_training or LatentPhase()
         before = train.patch_training.epochs + train.latent_training.epochs
         if train.epochs <= before:
             raise ValueError(

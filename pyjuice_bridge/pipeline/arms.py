@@ -95,13 +95,22 @@ def image_tree(context: Context) -> Artifact:
 
 
 def tree_stage(
-    context: Context, title: str, inputs: Mapping[str, Any], x: NDArray[Any], sizes: IntArray | int
+    context: Context,
+    title: str,
+    inputs: Mapping[str, Any],
+    x: NDArray[Any],
+    sizes: IntArray | int,
+    **options: int,
 ) -> Artifact:
-    """A Chow-Liu tree over the columns of ``x``, kept as ``parents.npy``."""
+    """A Chow-Liu tree over the columns of ``x``, kept as ``parents.npy``.
+
+    ``options`` are those of ``chow_liu_tree`` that differ from its defaults.
+    """
+    inputs = {**inputs, **options}
 
     def build(folder: Path) -> None:
         with context.reporter.task(title):
-            parents = chow_liu_tree(x, sizes, rows=_TREE_ROWS, seed=context.config.seed)
+            parents = chow_liu_tree(x, sizes, rows=_TREE_ROWS, seed=context.config.seed, **options)
         write_array(folder / "parents.npy", parents)
 
     return context.store.stage("tree", 1, {"of": title, **inputs}, build)

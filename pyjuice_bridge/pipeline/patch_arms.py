@@ -97,9 +97,9 @@ class _Parts:
         inputs = {"data": data.key, "patch": self.section.patch, "seed": context.config.seed}
         patches = some[:, self.places].reshape(-1, self.places.shape[1])
         self.patch_tree = tree_stage(context, "patch tree", inputs, patches, self.categories)
-        self.latent_tree = tree_stage(
-            context, "latent tree", clusters, latents.z["train"], self.section.latents
-        )
+        # Ids have no order, so none share a bin.
+        ids, count = latents.z["train"], self.section.latents
+        self.latent_tree = tree_stage(context, "latent tree", clusters, ids, count, bins=count)
 
     @property
     def trees_seconds(self) -> float:
