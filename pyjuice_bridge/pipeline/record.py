@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.data.dataset import SPLITS, Dataset
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.arms import CIRCUIT
 from pyjuice_bridge.pipeline.context import UNIT, Context
@@ -86,10 +86,21 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         "seed": context.config.seed,
         **arm.extra,
         "colour": context.config.data.colour,
-        "dataset": context.data.dataset.name,
-        "fingerprint": context.data.dataset.fingerprint,
+        **_dataset(context.data.dataset),
         "command": command,
         **surroundings(),
+    }
+
+
+def _dataset(dataset: Dataset) -> dict[str, Any]:
+    """The set behind a figure; ``variant`` where its name stands for several sets."""
+    variant = {key: dataset.meta[key] for key in ("variant",) if key in dataset.meta}
+    return {
+        "dataset": dataset.name,
+        **variant,
+        "images": {split: len(getattr(dataset, split)) for split in SPLITS},
+        "shape": list(dataset.shape),
+        "fingerprint": dataset.fingerprint,
     }
 
 

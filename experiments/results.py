@@ -1,0 +1,132 @@
+"""Tables for RESULTS.md from the folders of finished runs.
+
+    python experiments/results.py runs/mnist-0 runs/mnist-1 runs/mnist-2
+
+One table per data set (the two releases of ImageNet32 are two sets); runs that differ in nothing
+but the seed are averaged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.report.compare import ComparedArm, Spread, compare_table
+from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
+from pyjuice_bridge.report.words import DIGITS, arm_name, bytes_text
+
+NONE = "–"
+_FACTS = ("machine", "device", "threads", "python", "torch", "date")
+
+
+def render(run_dirs: Iterable[Path]) -> str:
+    """The markdown of all tables, in the order in which the data sets first appear.
+
+    Raises:
+        UserError: a run is unfinished or damaged, or two share settings and seed.
+    """
+    sets: dict[str, list[Run]] = {}
+    for run in (read_run(path) for path in dict.fromkeys(p.resolve() for p in run_dirs)):
+        sets.setdefault(_set_of(run), []).append(run)
+    return "\n\n".join(_section(title, runs) for title, runs in sets.items())
+
+
+def _set_of(run: Run) -> str:
+    """Name of a run's data set, with its release where there are several."""
+    variant = next((r.extra["variant"] for r in run.results if r.extra.get("variant")), None)
+    name = run.dataset or run.name
+    return name if variant is None else f"{name} ({variant})"
+
+
+def _section(title: str, runs: Sequence[Run]) -> str:
+    rows = compare_table([run.path for run in runs])
+    results = [result for run in runs for result in run.results]
+    labels = list(dict.fromkeys(row.label for row in rows))
+    head = ["arm", "parameters", "per pixel", *SPLITS, "seconds", "peak memory", "seeds"]
+    if len(labels) > 1:
+        head.insert(0, "run")
+    lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
+    for row in rows:
+        first = [str(1 + labels.index(row.label))] if len(labels) > 1 else []
+        lines.append(_line([*first, *_cells(row, _rows_of(row, runs))]))
+    notes = [
+        f"Splits in {rows[0].unit}, mean ± standard deviation over the seeds.",
+        "Per pixel: parameters per training pixel (images × height × width).",
+    ]
+    coding = [c for c in _distinct("colour", results).split(", ") if c not in ("", "rgb")]
+    notes += [f"Colour coding: {', '.join(coding)}."] if coding else []
+    notes += [f"Run {i}: {label}." for i, label in enumerate(labels, 1) if len(labels) > 1]
+    return "\n\n".join([f"### {title}", "\n".join(lines), " ".join(notes), _provenance(results)])
+
+
+def _rows_of(row: ComparedArm, runs: Sequence[Run]) -> list[ArmResult]:
+    wanted = set(row.runs)
+    return [r for run in runs if run.path in wanted for r in run.results if r.arm == row.arm]
+
+
+def _cells(row: ComparedArm, results: Sequence[ArmResult]) -> list[str]:
+    share = {_per_pixel(result) for result in results}
+    each = share.pop() if len(share) == 1 else None
+    return [
+        arm_name(row.arm),
+        NONE if row.parameters is None else f"{row.parameters:,}",
+        NONE if each is None else f"{each:.3g}",
+        *(_spread(row.bits[split], DIGITS) for split in SPLITS),
+        _spread(row.seconds, 0),
+        bytes_text(row.peak_memory_bytes),
+        ", ".join(map(str, row.seeds)),
+    ]
+
+
+def _per_pixel(result: ArmResult) -> float | None:
+    images, shape = result.extra.get("images"), result.extra.get("shape")
+    if result.parameters is None or not isinstance(images, Mapping) or not shape:
+        return None
+    height, width, _ = shape
+    return result.parameters / (int(images["train"]) * int(height) * int(width))
+
+
+def _spread(value: Spread | None, digits: int) -> str:
+    if value is None:
+        return NONE
+    mean = f"{value.mean:,.{digits}f}"
+    return mean if value.sd is None else f"{mean} ± {value.sd:,.{digits}f}"
+
+
+def _provenance(results: Sequence[ArmResult]) -> str:
+    """Commands, machine, versions, date and data of a table, each value once."""
+    seen = {name: _distinct(name, results) for name in _FACTS}
+    facts = "; ".join(f"{name} {values}" for name, values in seen.items() if values)
+    prints = dict.fromkeys(str(r.extra.get("fingerprint", ""))[:12] for r in results)
+    data = ", ".join(f"`{text}`" for text in prints if text) or "not recorded"
+    commands = dict.fromkeys(str(r.extra["command"]) for r in results if r.extra.get("command"))
+    first = f"Made with {facts}; fingerprints of the data, split by seed: {data}."
+    return "\n".join([first, "", *(f"    {command}" for command in commands)])
+
+
+def _distinct(name: str, results: Sequence[ArmResult]) -> str:
+    values = [r.device if name == "device" else r.extra.get(name) for r in results]
+    return ", ".join(dict.fromkeys(str(v) for v in values if v is not None))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(words: Sequence[str]) -> int:
+    """``RUN_DIR …``; returns the exit status."""
+    if not words or words[0].startswith("-"):
+        print("usage: python experiments/results.py RUN_DIR …", file=sys.stderr)
+        return 2
+    try:
+        print(render(map(Path, words)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
