@@ -108,17 +108,7 @@ def open_checked(path: Path | str, kind: str, version: int) -> Iterator[h5py.Fil
         UserError: no such file, not HDF5, truncated, another format or version, or a link that
             leads out of the file or hides where the data is (soft, external, user-defined).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file.")
-    try:
-        readable = h5py.is_hdf5(path)
-        file = h5py.File(path, "r") if readable else None
-    except _DAMAGE as error:
-        raise UserError(f"{path}: truncated or damaged ({_reason(error)}).") from error
-    if file is None:
-        raise UserError(f"{path}: not an HDF5 file, or its beginning is damaged.")
-    with file:
+    with _opened(path) as file:
         found = read_attribute(file, "format", str)
         if found != kind:
             raise UserError(f"{path}: format is {found!r}, but {kind!r} is needed here.")
@@ -129,6 +119,30 @@ def open_checked(path: Path | str, kind: str, version: int) -> Iterator[h5py.Fil
             )
         _refuse_links(file)
         yield file
+
+
+def format_of(path: Path | str) -> str:
+    """The root attribute ``format``.
+
+    Raises:
+        UserError: no such file, not HDF5, truncated, or without the attribute.
+    """
+    with _opened(path) as file:
+        return read_attribute(file, "format", str)
+
+
+def _opened(path: Path | str) -> h5py.File:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    try:
+        readable = h5py.is_hdf5(path)
+        file = h5py.File(path, "r") if readable else None
+    except _DAMAGE as error:
+        raise UserError(f"{path}: truncated or damaged ({_reason(error)}).") from error
+    if file is None:
+        raise UserError(f"{path}: not an HDF5 file, or its beginning is damaged.")
+    return file
 
 
 def read_array(

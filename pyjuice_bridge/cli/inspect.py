@@ -34,19 +34,12 @@ def show(path: Path) -> None:
 
 
 def _describe_file(path: Path) -> list[str]:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            kind = file.attrs.get("format")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UserError(f"{path} is not an HDF5 file ({error})") from None
-    if kind == "juice-bridge-assignments":
-        return _describe_assignments(path)
+    from pyjuice_bridge.circuit.h5_files import format_of
     from pyjuice_bridge.circuit.hdf5 import load
+    from pyjuice_bridge.cluster.assignments import FORMAT
 
+    if format_of(path) == FORMAT:
+        return _describe_assignments(path)
     circuit = load(path)
     lines = [repr(circuit)]
     for layer, width in zip(circuit.layers, circuit.widths, strict=True):

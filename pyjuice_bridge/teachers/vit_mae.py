@@ -88,7 +88,7 @@ def _load(source: str) -> Any:
         from transformers import ViTMAEModel
     except ImportError:
         raise UserError(
-            "the ViT-MAE teacher needs transformers; pip install 'pyjuice_bridge[vit]'"
+            "the ViT-MAE teacher needs transformers; pip install -e '.[vit]'"
         ) from None
     local = Path(source).is_dir()
     offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
