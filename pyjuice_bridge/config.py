@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pyjuice_bridge.config_messages import explain, parse_yaml
 from pyjuice_bridge.errors import UserError
@@ -19,6 +27,8 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Arm = Literal["lvd", "random", "hclt"]
+_DEFAULT_KINDS = {"teacher": "pixels", "circuit": "hclt"}
+"""The kind that is meant where a section does not say."""
 
 
 class Section(BaseModel):
@@ -235,6 +245,14 @@ class Config(Section):
     arms: Annotated[list[Arm], Field(min_length=1)] | None = None
     report: Report = Field(default_factory=Report)
 
+    @field_validator(*_DEFAULT_KINDS, mode="before")
+    @classmethod
+    def _default_kind(cls, section: object, info: ValidationInfo) -> object:
+        assert info.field_name is not None
+        if isinstance(section, Mapping):
+            return {"kind": _DEFAULT_KINDS[info.field_name], **section}
+        return section
+
     @field_validator("arms")
     @classmethod
     def _each_arm_once(cls, arms: list[Arm] | None) -> list[Arm] | None:
@@ -295,6 +313,11 @@ def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
 
 def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply ``a.b=value`` overrides, whose values are YAML too."""
+    return make_config(read_values(path, overrides), str(path))
+
+
+def read_values(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The plain values of a YAML file with overrides, not checked yet."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -314,7 +337,7 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
         if not equals or not key:
             raise UserError(f"--set {override}: write it as --set section.field=value")
         put(values, key.strip(), parse_yaml(value, f"--set {key}"))
-    return make_config(values, str(path))
+    return values
 
 
 def put(values: dict[str, Any], key: str, value: object) -> None:
@@ -324,6 +347,7 @@ def put(values: dict[str, Any], key: str, value: object) -> None:
         inner = values.get(section)
         values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
-    if last == "kind" and values.get("kind") not in (None, value):
+    kind = _DEFAULT_KINDS.get(".".join(sections))
+    if kind and last == "kind" and values.get("kind", kind) != value:
         values.clear()
     values[last] = value

@@ -85,6 +85,10 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
     field = ".".join(path)
     if kind == "extra_forbidden":
         allowed = list(owner.model_fields)
+        *section, name = path
+        for other in _options(model, section):
+            if name in other.model_fields and (tag := _tag(other)):
+                return f"'{field}' belongs to '{'.'.join(section)}.kind: {tag}'"
         hint = nearest(path[-1], allowed) or f"; allowed are {_list(allowed)}"
         return f"there is no field '{field}'{hint}"
     if kind == "missing":
@@ -97,7 +101,7 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
             r"'([^']*)'", str(context.get("expected_tags", context.get("expected", "")))
         )
         if not choices:
-            choices = _tags(model, path)
+            choices = [tag for section in _options(model, path) if (tag := _tag(section))]
         if given is None:
             return f"'{field}' is missing; choose {_list(choices, 'or')}"
         return (
@@ -156,12 +160,12 @@ def _tag(model: type[BaseModel]) -> str | None:
     return str(get_args(field.annotation)[0])
 
 
-def _tags(model: type[BaseModel], path: list[str]) -> list[str]:
+def _options(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
+    """The sections that may stand at ``path``."""
     annotation: Any = model
     for step in path:
-        owner = _models(annotation)[0]
-        annotation = owner.model_fields[step].annotation
-    return [tag for m in _models(annotation) if (tag := _tag(m))]
+        annotation = _models(annotation)[0].model_fields[step].annotation
+    return _models(annotation)
 
 
 def _show(value: object) -> str:

@@ -38,8 +38,14 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         "did you mean 'mae'?",
     ),
     (
-        {"teacher": {"ring": 3}},
+        {"teacher": {"kind": None}},
         "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file or object",
+    ),
+    ({"teacher": {"hidden": 3}}, "'teacher.hidden' belongs to 'teacher.kind: mae'"),
+    ({"circuit": {"patch": 4}}, "'circuit.patch' belongs to 'circuit.kind: patches'"),
+    (
+        {"circuit": {"latent": 4}},
+        "there is no field 'circuit.latent'; did you mean 'latents'?",
     ),
     (
         {"teacher": {"kind": "mae", "hiden": 3}},
@@ -143,6 +149,20 @@ def test_change_of_kind_drops_the_other_kinds_fields() -> None:
     put(values, "circuit.latents", 4)
     put(values, "circuit.kind", "patches")
     assert values == {"circuit": {"kind": "patches", "latents": 4}}
+    values = {"teacher": {"ring": 2}, "train": {"step_size": {"start": 0.3, "kind": "linear"}}}
+    put(values, "teacher.kind", "pixels")
+    assert values["teacher"] == {"kind": "pixels", "ring": 2}
+    put(values, "train.step_size.kind", "cosine")
+    assert values["train"]["step_size"] == {"start": 0.3, "kind": "cosine"}
+
+
+def test_a_section_without_a_kind_is_of_the_default_kind() -> None:
+    config = make_config({**BASE, "circuit": {"latents": 4}, "teacher": {"ring": 1}})
+    explicit = {"circuit": {"kind": "hclt", "latents": 4}, "teacher": {"kind": "pixels", "ring": 1}}
+    assert config == make_config({**BASE, **explicit})
+    values: dict[str, Any] = {"teacher": {"ring": 2}}
+    put(values, "teacher.kind", "mae")
+    assert values == {"teacher": {"kind": "mae"}}
 
 
 @pytest.mark.parametrize("circuit", [{"kind": "hclt"}, {"kind": "patches"}])

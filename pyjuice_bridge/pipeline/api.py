@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pyjuice_bridge.config import Config, load_config, make_config, put
+from pyjuice_bridge.config import Config, make_config, put, read_values
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.engines import choose_engine, get_engine
 from pyjuice_bridge.errors import UserError
@@ -131,12 +131,13 @@ def _checked(
     own_teacher: bool,
     overrides: Mapping[str, Any],
 ) -> Config:
+    where = "config"
     if isinstance(config, Config):
         values = config.model_dump()
     elif isinstance(config, Mapping):
         values = dict(config)
     else:
-        values = load_config(config).model_dump()
+        values, where = read_values(config), str(config)
     if own_images:
         values.setdefault("data", {"name": "array"})
     if own_teacher:
@@ -148,7 +149,7 @@ def _checked(
         # A change of kind drops the section's other fields, so it comes first.
         for field in sorted(value, key=lambda name: name != "kind"):
             put(values, f"{key}.{field}", value[field])
-    return make_config(values)
+    return make_config(values, where)
 
 
 def _run(

@@ -135,6 +135,17 @@ def test_changes_recompute_only_what_depends_on_them(finished: Any) -> None:
     assert {"train", "score", "figures"} <= changed and not changed & {"tree", "clusters"}
 
 
+def test_sections_of_a_file_can_change_their_kind(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tiny_runs.hclt_config()))
+    patches = tiny_runs.patch_config()
+    changes = {"circuit": patches["circuit"], "train": patches["train"], "arms": ["random"]}
+    run = pj.run(path, images=tiny_runs.images(), out=tmp_path / "run", **changes)
+    assert pj.load(run.path).circuit.meta["structure"] == "glued patches"
+    written = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert written["cluster"]["scope"] == "pooled"
+
+
 def test_tuning_is_equal_and_picks_the_best_on_validation(tmp_path: Path) -> None:
     grid = {"pseudocounts": [0.01, 50.0], "step_sizes": [0.2], "rows": 60, "epochs": 1}
     config = tiny_runs.hclt_config(tune=grid)
