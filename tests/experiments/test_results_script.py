@@ -84,7 +84,7 @@ def test_seeds_are_averaged_and_provenance_is_listed(tmp_path: Path) -> None:
 
 
 def test_sets_are_apart_and_configurations_are_told_apart(tmp_path: Path) -> None:
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"dataset": "imagenet32", "variant": "old release"},
         {"dataset": "imagenet32", "variant": "new release", "colour": "ycocg_r"},
         {"latents": 4},
