@@ -22,11 +22,12 @@ from pyjuice_bridge.engines.torch.batches import (
     evidence_of,
     tensor_of,
 )
+from pyjuice_bridge.engines.torch.compile import compile_circuit
 from pyjuice_bridge.engines.torch.fit import Rows, Trainer, fingerprint, train
-from pyjuice_bridge.engines.torch.forward import Workspace
 from pyjuice_bridge.engines.torch.mpe import mpe_rows
-from pyjuice_bridge.engines.torch.program import compile_circuit, to_device, to_numpy
+from pyjuice_bridge.engines.torch.program import to_device, to_numpy
 from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
+from pyjuice_bridge.engines.torch.values import Workspace
 from pyjuice_bridge.errors import UserError
 
 # Denormal numbers are 10–100 times slower and mean nothing here.  The setting is per thread and

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.base import Latents
 from pyjuice_bridge.engines.torch.backward import Downward
-from pyjuice_bridge.engines.torch.forward import Evidence, Upward, Workspace
+from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.program import Params, Program, in_double
+from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
 _CPU_TILE_BYTES = 16 * 2**20

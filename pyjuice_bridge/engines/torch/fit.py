@@ -21,8 +21,8 @@ from pyjuice_bridge.engines.torch import checkpoint as store
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
-from pyjuice_bridge.engines.torch.forward import Evidence, Workspace
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
+from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
 

@@ -23,8 +23,9 @@ from pyjuice_bridge.engines.torch.descent import (
     descend,
     layer_indices,
 )
-from pyjuice_bridge.engines.torch.forward import Evidence, Upward, Workspace
+from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan, in_double
+from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
 

@@ -1,0 +1,185 @@
+"""The values of a batch's blocks: where activations are kept and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from pyjuice_bridge.engines.torch.program import Blocks, Params, Program
+from pyjuice_bridge.engines.torch.underflow import TOLERANCE, raised
+
+Evidence = dict[str, torch.Tensor]
+"""Latent name → int64 [batch, positions] or float [batch, positions, width]."""
+
+
+class Workspace:
+    """Reused buffers for the kept activations, so that the inner loop allocates little."""
+
+    def __init__(self) -> None:
+        self._flat: dict[int, torch.Tensor] = {}
+
+    def tile(self, program: Program, layer: int, batch: int) -> torch.Tensor:
+        """An uninitialised [blocks, batch, width] tile for the layer."""
+        shape = (program.sizes[layer], batch, program.widths[layer])
+        size = shape[0] * shape[1] * shape[2]
+        flat = self._flat.get(layer)
+        if flat is None or flat.numel() < size:
+            flat = torch.empty(size, device=program.device, dtype=program.dtype)
+            self._flat[layer] = flat
+        return flat[:size].view(shape)
+
+
+@dataclass
+class Activations:
+    """What the upward pass leaves for the downward pass, by layer."""
+
+    batch: int
+    rows: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Input layers: int32 [blocks, batch], the row of the flattened table that was read."""
+    tiles: dict[int, torch.Tensor] = field(default_factory=dict)
+    scales: dict[int, torch.Tensor] = field(default_factory=dict)
+    """float64 [blocks, batch]: log of what the tile was divided by."""
+    errors: dict[int, torch.Tensor] = field(default_factory=dict)
+    """float64 [blocks, batch]: a bound on what underflow took from any value of the tile; layers
+    that lost nothing are absent."""
+
+
+class Gathered(NamedTuple):
+    """Values of blocks, with their log-scales and error bounds."""
+
+    value: torch.Tensor
+    scale: torch.Tensor
+    error: torch.Tensor | None
+
+
+class Values:
+    """What one batch makes of a circuit's blocks, as far as it has been computed."""
+
+    def __init__(
+        self,
+        program: Program,
+        params: Params,
+        x: torch.Tensor,
+        evidence: Evidence | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
+        self.program, self.params = program, params
+        self.evidence = evidence or {}
+        self.workspace = workspace or Workspace()
+        self.tiny = torch.finfo(program.dtype).tiny
+        self.faint = self.tiny ** (4 / 5)
+        self.act = Activations(len(x))
+        self.shifted = x.t().to(torch.int32) + 1
+
+    def log_likelihood(self) -> torch.Tensor:
+        """float64 [batch, roots]."""
+        parts = []
+        for blocks in self.program.roots:
+            value = self.read(blocks)[:, :, 0].double().log()
+            scale = self.scale(blocks)
+            parts.append(value if scale is None else value + scale)
+        return torch.cat(parts).t()
+
+    def doubtful(self) -> torch.Tensor | None:
+        """bool [batch]: samples that underflow may have changed; None when there are none.
+
+        float64 reaches some 700 nats below a tile's maximum and is trusted.
+        """
+        roots = self.program.roots
+        if self.program.dtype == torch.float64:
+            return None
+        if not any(blocks.layer in self.act.errors for blocks in roots):
+            return None
+        parts = []
+        for blocks in roots:
+            error = self.error(blocks)
+            if error is not None:
+                value = self.read(blocks)[:, :, 0].double()
+                parts.append(error > TOLERANCE * value)
+        found = torch.cat(parts).any(0)
+        return found if bool(found.any()) else None
+
+    def read(self, blocks: Blocks, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The linear values of some blocks, [count, batch, width]."""
+        if blocks.layer not in self.act.rows:
+            return take(self.act.tiles[blocks.layer], blocks)
+        rows = take(self.act.rows[blocks.layer], blocks).reshape(-1)
+        width = self.program.widths[blocks.layer]
+        source = table(self.params, blocks.layer)
+        flat = None if out is None or out.dtype != source.dtype else out.view(-1, width)
+        picked = torch.index_select(source, 0, rows, out=flat).to(self.program.dtype)
+        tile = picked.view(blocks.count, self.act.batch, width)
+        mask = self.evidence_on(blocks.layer)
+        return tile if mask is None else tile.mul_(take(mask, blocks))
+
+    def weights(self, layer: int) -> torch.Tensor:
+        """A sum layer's matrices in the precision of the pass."""
+        weights = self.params[layer]
+        assert weights is not None
+        return weights.to(self.program.dtype)
+
+    def scale(self, blocks: Blocks) -> torch.Tensor | None:
+        """The log-scales of some blocks, [count, batch]; None stands for zeros."""
+        scale = self.act.scales.get(blocks.layer)
+        return None if scale is None else take(scale, blocks)
+
+    def error(self, blocks: Blocks) -> torch.Tensor | None:
+        error = self.act.errors.get(blocks.layer)
+        return None if error is None else take(error, blocks)
+
+    def gather(self, sources: tuple[Blocks, ...]) -> Gathered:
+        """Blocks from several layers, in order, each (block, sample) with maximum one."""
+        value = torch.cat([self.read(b) for b in sources])
+        scale = torch.cat([_or_zeros(self.scale(b), b, self) for b in sources])
+        error = None
+        if any(b.layer in self.act.errors for b in sources):
+            error = torch.cat([_or_zeros(self.error(b), b, self) for b in sources])
+        top = value.amax(-1)
+        log_top = top.double().log()
+        value = value / torch.where(top > 0, top, 1.0)[..., None]
+        return Gathered(value, scale + log_top, None if error is None else raised(error, log_top))
+
+    def evidence_on(self, layer: int) -> torch.Tensor | None:
+        """Latent evidence on a layer as a multiplier [blocks, batch, width]."""
+        sites = [s for s in self.program.latents.get(layer, ()) if s.name in self.evidence]
+        if not sites:
+            return None
+        size, width = self.program.sizes[layer], self.program.widths[layer]
+        mask = torch.ones(
+            size, self.act.batch, width, device=self.program.device, dtype=self.program.dtype
+        )
+        for site in sites:
+            given = self.evidence[site.name].index_select(1, site.positions).transpose(0, 1)
+            if given.is_floating_point():
+                mask[site.blocks] = given.to(mask.dtype)
+            else:
+                states = torch.arange(width, device=given.device)
+                mask[site.blocks] = ((given[..., None] == states) | (given[..., None] < 0)).to(
+                    mask.dtype
+                )
+        return mask
+
+
+def take(tile: torch.Tensor, blocks: Blocks) -> torch.Tensor:
+    """The named blocks of a layer's tile: a view where they are consecutive."""
+    if blocks.whole:
+        return tile
+    if isinstance(blocks.index, slice):
+        return tile[blocks.index]
+    return tile.index_select(0, blocks.index)
+
+
+def table(params: Params, layer: int) -> torch.Tensor:
+    """An input layer's parameters as rows [groups * (1 + categories), width]."""
+    tensor = params[layer]
+    assert tensor is not None
+    return tensor.view(-1, tensor.shape[2])
+
+
+def _or_zeros(part: torch.Tensor | None, blocks: Blocks, values: Values) -> torch.Tensor:
+    if part is not None:
+        return part
+    shape = (blocks.count, values.act.batch)
+    return torch.zeros(shape, device=values.program.device, dtype=torch.float64)
