@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import replacing
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -78,9 +78,8 @@ def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
     path = Path(path)
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist; create it first.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with _Output(temporary, "x+") as output:
+        with replacing(path) as temporary, _Output(temporary, "x+") as output:
             try:
                 with h5py.File(output, "w", libver=("v110", "v110")) as file:
                     yield file
@@ -88,11 +87,8 @@ def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
                 if output.failure is not None:
                     raise output.failure
             os.fsync(output.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({_reason(error)}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -104,19 +104,11 @@ def _check_array(array: Any, kinds: tuple[type, ...], ndim: int, item: str) -> N
 
 def _check_arrays(layer: Layer, item: str) -> None:
     """Types, shapes and ids that can be judged within the layer."""
-    floats = (np.float32, np.float64)
     if isinstance(layer, InputLayer):
         if layer.family != "categorical":
             _fail(item, f"family {layer.family!r} is unknown, must be 'categorical'")
         _check_array(layer.variables, (np.int32,), 1, f"{item}/variables")
-        _check_array(layer.groups, (np.int32,), 1, f"{item}/groups")
-        _check_array(layer.params, floats, 3, f"{item}/params")
-        if len(layer.groups) != len(layer.variables):
-            _fail(
-                f"{item}/groups",
-                f"has {len(layer.groups)} entries, but variables has {len(layer.variables)}",
-            )
-        _check_groups(layer.groups, len(layer.params), item, "params")
+        _check_tied(layer.groups, ("params", layer.params), ("variables", layer.variables), item)
         return
     if isinstance(layer, ProductLayer) and layer.kind not in ("hadamard", "kronecker", "concat"):
         _fail(item, f"kind {layer.kind!r} is unknown, must be hadamard, kronecker or concat")
@@ -130,17 +122,23 @@ def _check_arrays(layer: Layer, item: str) -> None:
             f"must rise strictly from 0 to the number of children ({len(layer.children)})",
         )
     if isinstance(layer, SumLayer):
-        _check_array(layer.groups, (np.int32,), 1, f"{item}/groups")
-        _check_array(layer.weights, floats, 3, f"{item}/weights")
-        if len(layer.groups) != len(layer.children):
-            _fail(
-                f"{item}/groups",
-                f"has {len(layer.groups)} entries, but children has {len(layer.children)}",
-            )
-        _check_groups(layer.groups, len(layer.weights), item, "weights")
+        _check_tied(layer.groups, ("weights", layer.weights), ("children", layer.children), item)
 
 
-def _check_groups(groups: NDArray[np.int32], count: int, item: str, array: str) -> None:
+def _check_tied(
+    groups: NDArray[np.int32],
+    params: tuple[str, NDArray[Any]],
+    entries: tuple[str, NDArray[np.int32]],
+    item: str,
+) -> None:
+    """``groups`` names a matrix of ``params`` for each of the ``entries``, and each matrix."""
+    array, matrices = params
+    _check_array(groups, (np.int32,), 1, f"{item}/groups")
+    _check_array(matrices, (np.float32, np.float64), 3, f"{item}/{array}")
+    name, wanted = entries
+    if len(groups) != len(wanted):
+        _fail(f"{item}/groups", f"has {len(groups)} entries, but {name} has {len(wanted)}")
+    count = len(matrices)
     bad = (groups < 0) | (groups >= count)
     if bad.any():
         _fail(

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pyjuice_bridge.data.dataset import TEST_SEED, Images
-from pyjuice_bridge.data.files import UnreachableError, atomic_file, file_digest, scratch_folder
+from pyjuice_bridge.data.files import UnreachableError, file_digest, scratch_folder
 from pyjuice_bridge.data.formats import read_npy
 from pyjuice_bridge.data.natural_photos import PHOTOS, Photo
 from pyjuice_bridge.data.packages import Package, installed_file
 from pyjuice_bridge.data.readers import Found
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import atomic_file
 
 SIDE = 32
 _LONG_SIDE = 1280

@@ -13,7 +13,6 @@ from typing import IO
 from pyjuice_bridge.data.catalogue import ARCHIVE_SOURCES, FILE_SOURCES, FileSource, PublishedFile
 from pyjuice_bridge.data.files import (
     UnreachableError,
-    atomic_file,
     cache_dir,
     download,
     scratch_folder,
@@ -22,6 +21,7 @@ from pyjuice_bridge.data.files import (
 from pyjuice_bridge.data.formats import read_bytes
 from pyjuice_bridge.data.packages import installed_file
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import atomic_file
 
 
 def get_files(name: str, folder: Path) -> Path:
@@ -111,6 +111,7 @@ def _sha256(raw: bytes) -> str:
 
 
 def _store(path: Path, raw: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as stream:
         stream.write(raw)
 

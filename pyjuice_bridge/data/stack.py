@@ -15,9 +15,10 @@ from typing import IO
 import numpy as np
 
 from pyjuice_bridge.data.dataset import Images
-from pyjuice_bridge.data.files import atomic_file, cache_dir
+from pyjuice_bridge.data.files import cache_dir
 from pyjuice_bridge.data.formats import read_npy
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import atomic_file
 
 _LAYOUT = 1
 
@@ -37,6 +38,7 @@ def stacked(
     path = folder / f"{name}-{_key(files)}.npy"
     if not path.is_file():
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as stream:
                 _append(stream, iter(batches()))
         except OSError as error:

@@ -1,34 +1,21 @@
-"""Files that are either whole or absent: written beside their place, then renamed into it."""
+"""The formats of a run's files, which are either whole or absent."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from pyjuice_bridge.files import atomic_file, replacing
 
 
 def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path) as file:
         fill(file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,13 +1,12 @@
 """Write report.html: one file that shows a run and needs nothing but a browser."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
 from pyjuice_bridge.report.pictures import Gallery
@@ -64,7 +63,9 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     target = run_dir / "report.html"
-    _write_atomically(target, _render(run))
+    text = _render(run)
+    with atomic_file(target) as file:
+        file.write(text.encode())
     return target
 
 
@@ -151,17 +152,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
     return "–" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _write_atomically(target: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

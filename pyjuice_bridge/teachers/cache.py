@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.teachers.base import (
     ArrayEmbeddings,
     Embeddings,
@@ -150,17 +149,11 @@ def _read_note(note: Path) -> dict[str, Any] | None:
 
 
 def _write_note(note: Path, state: Mapping[str, Any]) -> None:
-    part = note.with_name(f".{note.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with part.open("w") as file:
-            json.dump(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(note)
+        with atomic_file(note) as file:
+            file.write(json.dumps(state).encode())
     except OSError as error:
         raise UserError(f"{note}: cannot be written ({error.strerror})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _open(data: Path, state: Mapping[str, Any] | None) -> np.memmap[Any, Any] | None:

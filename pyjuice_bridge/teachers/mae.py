@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.teachers.base import FloatArray, Images, key_hash, patch_grid
 from pyjuice_bridge.teachers.mae_model import MAE
 from pyjuice_bridge.teachers.public import weights_hash
@@ -211,17 +211,14 @@ def _save(path: Path, key: str, model: MAE, optimizer: torch.optim.Optimizer, ep
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Straight into a file that cannot grow, torch.save fails without naming the cause.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     try:
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with atomic_file(path) as file:
+            file.write(buffer.getbuffer())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _resume(path: Path, key: str, model: MAE, optimizer: torch.optim.Optimizer) -> int:

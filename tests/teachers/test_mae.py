@@ -1,3 +1,4 @@
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,17 @@ def test_an_interrupted_run_ends_with_the_same_weights(digits, tmp_path):
     assert whole.describe() == resumed.describe()
     again = train_mae(digits, SMALL, checkpoint=path, on_epoch=kill)
     np.testing.assert_array_equal(again.embed(digits[:3]), whole.embed(digits[:3]))
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_sentence(digits, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"mae.pt: cannot be written \(File too large\)"):
+            train_mae(digits[:32], SMALL, checkpoint=tmp_path / "mae.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_global_random_state_plays_no_part(digits):
