@@ -9,7 +9,7 @@ import click
 
 @click.group()
 def data() -> None:
-    """Image sets: which are known, and getting one onto this machine."""
+    """List image sets or get one."""
 
 
 @data.command("list")

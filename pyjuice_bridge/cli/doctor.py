@@ -30,7 +30,10 @@ _DISTRIBUTIONS = {
 
 @click.command()
 def doctor() -> None:
-    """Say what is usable on this machine and how to get what is missing."""
+    """Say what is usable here.
+
+    And how to get what is missing; downloads nothing.
+    """
     for name, state in _findings():
         click.echo(f"{name:<20} {state}")
 

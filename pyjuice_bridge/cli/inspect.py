@@ -12,12 +12,14 @@ from pyjuice_bridge.errors import UserError
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def show(path: Path) -> None:
-    """Describe PATH: a run's folder, a model file or an assignments file."""
-    from rich.console import Console
+    """Describe a run, a model or assignments.
 
-    console = Console()
+    PATH is a run's folder, a model file or an assignments file.
+    """
+    from pyjuice_bridge.cli.tables import make_console, results_table
+
+    console = make_console()
     if path.is_dir():
-        from pyjuice_bridge.cli.tables import results_table
         from pyjuice_bridge.report.run_dir import read_run
         from pyjuice_bridge.report.words import outcome
 
@@ -41,11 +43,11 @@ def _describe_file(path: Path) -> list[str]:
     if format_of(path) == FORMAT:
         return _describe_assignments(path)
     circuit = load(path)
-    lines = [repr(circuit)]
+    lines = [repr(circuit), "layers, as number of blocks × nodes in each:"]
     for layer, width in zip(circuit.layers, circuit.widths, strict=True):
         name = type(layer).__name__.removesuffix("Layer").lower()
         kind = f" {layer.kind}" if name == "product" else ""  # type: ignore[union-attr]
-        lines.append(f"  {name}{kind}: {layer.num_blocks:,} blocks of {width}")
+        lines.append(f"  {name}{kind}: {layer.num_blocks:,} × {width}")
     lines += [f"latents {name}: {len(blocks)}" for name, blocks in circuit.latents.items()]
     return lines + [f"{key}: {value}" for key, value in circuit.meta.items()]
 
@@ -71,13 +73,15 @@ def _describe_assignments(path: Path) -> list[str]:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 def compare(runs: tuple[Path, ...]) -> None:
-    """Compare RUNS: mean ± sd over seeds of runs that are otherwise alike."""
-    from rich.console import Console
+    """Compare runs over their seeds.
 
-    from pyjuice_bridge.cli.tables import compare_rows
+    A line is an arm of one config: the mean ± standard deviation of the RUNS that differ in their
+    seed alone, time the mean.
+    """
+    from pyjuice_bridge.cli.tables import compare_rows, make_console
     from pyjuice_bridge.report.compare import compare_table
 
-    Console().print(compare_rows(compare_table(runs)))
+    make_console().print(compare_rows(compare_table(runs)))
 
 
 @click.command()
@@ -86,14 +90,17 @@ def compare(runs: tuple[Path, ...]) -> None:
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clean(folder: Path, yes: bool) -> None:
-    """Delete stored stages that no run in RUNS_FOLDER (default: runs) refers to.
+    """Delete stored stages that no run needs.
 
-    A stage is referred to as soon as a run starts on it, and no longer once the run's folder is
-    deleted or its config has changed.
+    Those in RUNS_FOLDER (default: runs) that no run there refers to.  A stage is referred to as
+    soon as a run starts on it, and no longer once the run's folder is deleted or its config has
+    changed.
     """
     from pyjuice_bridge.pipeline.store import remove, unused
     from pyjuice_bridge.report.words import bytes_text
 
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
     found = unused(folder)
     if not found:
         click.echo("nothing to delete")

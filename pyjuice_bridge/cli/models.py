@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,9 +50,9 @@ def evaluate(
     limit: int | None,
     device: str,
 ) -> None:
-    """Bits per dimension of the images DATA (a set's name or a path) under MODEL.
+    """Score images under MODEL in bits per dimension.
 
-    MODEL is a model file or a run's folder.
+    MODEL is a model file or a run's folder; DATA is the name of a set or a path.
     """
     from pyjuice_bridge.pipeline.api import load
 
@@ -69,13 +70,16 @@ def evaluate(
 @_SEED
 @_DEVICE
 def sample(model: Path, n: int, out: Path, seed: int, device: str) -> None:
-    """Draw images from MODEL (a file or a run's folder) and write them as one PNG."""
+    """Draw images from MODEL into a PNG.
+
+    MODEL is a model file or a run's folder.
+    """
     from pyjuice_bridge.pipeline.api import load
 
     opened = load(model, device=device)
     if opened.image_shape is None:
         raise UserError(f"{model} does not model images, so there is nothing to draw as PNG")
-    _write_grid(out, opened.sample(n, seed=seed), round(n**0.5 + 0.4999), _white(opened))
+    _write_grid(out, opened.sample(n, seed=seed), math.ceil(math.sqrt(n)), _white(opened))
 
 
 @click.command()
@@ -105,9 +109,10 @@ def inpaint(
     seed: int,
     device: str,
 ) -> None:
-    """Hide parts of images and fill them in by sampling from MODEL given the rest.
+    """Hide parts of images and let MODEL fill them in.
 
-    The PNG has three rows: the images, what the model saw, what it filled in.
+    MODEL is a model file or a run's folder.  What is hidden is sampled given the rest.  The PNG has
+    three rows: the images, what the model saw, what it filled in.
     """
     import numpy as np
 

@@ -45,20 +45,19 @@ def run(
     fresh: bool,
     plan: bool,
 ) -> None:
-    """Run CONFIG: data, teacher, clusters, circuits, training, evaluation, report.
+    """Run CONFIG from data to report.
 
     Finished stages are kept in 'artifacts' beside the run's folder and reused by every run that
     needs the same; a run that was stopped continues when started again.
     """
-    from rich.console import Console
-
+    from pyjuice_bridge.cli.tables import make_console
     from pyjuice_bridge.config import load_config
 
     changes = [*overrides]
     changes += [f"engine={engine}"] if engine else []
     changes += [f"device={device}"] if device else []
     checked = load_config(config, changes)
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = make_console()
     if plan:
         from pyjuice_bridge.cli.tables import plan_table
         from pyjuice_bridge.pipeline.plan import make_plan

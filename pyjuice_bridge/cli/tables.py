@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from rich.console import Console
 from rich.table import Table
 
 from pyjuice_bridge.report.compare import ComparedArm, Spread
@@ -14,6 +15,15 @@ from pyjuice_bridge.report.words import arm_name, bits_text, bytes_text, seconds
 
 if TYPE_CHECKING:
     from pyjuice_bridge.pipeline.plan import Plan
+
+
+_WIDE = 200
+
+
+def make_console() -> Console:
+    """The terminal; where the output goes elsewhere, lines are as long as they are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE, soft_wrap=True)
 
 
 def results_table(run_dir: Path) -> Table:
@@ -32,7 +42,7 @@ def results_table(run_dir: Path) -> Table:
 def compare_rows(rows: Sequence[ComparedArm]) -> Table:
     """Mean ± standard deviation of every arm over the seeds."""
     unit = rows[0].unit if rows else "bits/dim"
-    table = _table(f"{unit}, mean ± sd", ["run", "arm", "seeds", "parameters", *SPLITS, "time"])
+    table = _table(f"{unit}, mean ± sd", ["config", "arm", "seeds", "parameters", *SPLITS, "time"])
     labels = list(dict.fromkeys(row.label for row in rows))
     table.caption = "\n".join(f"{i}: {label}" for i, label in enumerate(labels, 1))
     for row in rows:
@@ -71,5 +81,6 @@ def _spread(value: Spread | None) -> str:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("arm", "run") else "right")
+        justify: Literal["left", "right"] = "left" if column in ("arm", "config") else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     return table

@@ -93,8 +93,9 @@ def make_plan(config: Config) -> Plan:
         arms.append(ArmPlan(arm, parameters, passes, memory, seconds))
     note = (
         f"{known.train:,} training images of {'×'.join(map(str, known.shape))}; time is that of "
-        f"the EM passes at the speed of a small circuit tried on {choice.device}; memory holds a "
-        f"whole batch of {config.train.batch_size}, which the engine cuts where it does not fit"
+        f"the EM passes at the speed of a small circuit tried on {choice.device}; memory comes "
+        f"on top of PyTorch itself (some 300 MiB) and holds a whole batch of "
+        f"{config.train.batch_size}, which the engine cuts where it does not fit"
     )
     return Plan(config.name, tuple(arms), note)
 

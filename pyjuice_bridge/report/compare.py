@@ -78,13 +78,21 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     if len(groups) == 1:
         return [groups[0][0].name]
     flat = [dict(_flatten(_settings(group[0]))) for group in groups]
+    names = [group[0].name for group in groups]
     keys = dict.fromkeys(key for settings in flat for key in settings)
-    differing = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
-    return [
-        ", ".join(f"{key}={settings[key]}" for key in differing if key in settings)
-        or groups[i][0].name
-        for i, settings in enumerate(flat)
-    ]
+    # A field that only some kinds of a section have says nothing if it is the same in all of them.
+    chosen = [key for key in keys if len({repr(s[key]) for s in flat if key in s}) > 1]
+    labels = _texts(flat, chosen, names)
+    if len(set(labels)) == len(labels):
+        return labels
+    return _texts(flat, [key for key in keys if len({repr(s.get(key)) for s in flat}) > 1], names)
+
+
+def _texts(
+    flat: Sequence[Mapping[str, Any]], keys: Sequence[str], names: Sequence[str]
+) -> list[str]:
+    texts = (", ".join(f"{key}={s[key]}" for key in keys if key in s) for s in flat)
+    return [text or name for text, name in zip(texts, names, strict=True)]
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
