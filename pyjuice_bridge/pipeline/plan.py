@@ -135,7 +135,7 @@ def _circuit(
         return (
             hclt_parameters(sizes, section.latents),
             hclt_work(sizes, section.latents),
-            (section.latents),
+            section.latents,
         )
     parameters = glued_parameters(shape, sizes, section)
     if arm != "hclt":

@@ -85,7 +85,8 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     labels = _texts(flat, chosen, names)
     if len(set(labels)) == len(labels):
         return labels
-    return _texts(flat, [key for key in keys if len({repr(s.get(key)) for s in flat}) > 1], names)
+    chosen = [key for key in keys if len({repr(s.get(key, key)) for s in flat}) > 1]
+    return _texts(flat, chosen, names)
 
 
 def _texts(

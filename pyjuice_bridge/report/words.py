@@ -7,7 +7,10 @@ from pyjuice_bridge.report.run_dir import ArmResult
 _ARMS = {
     "lvd": ("LVD", "latent variables distilled from the teacher, then trained on the pixels"),
     "random": ("Random start", "the same graph, started from Dirichlet(1) rows"),
-    "hclt": ("Plain HCLT", "one hidden tree over all pixels, equal number of parameters"),
+    "hclt": (
+        "Plain HCLT",
+        "one hidden tree over all pixels, with as nearly as possible as many parameters",
+    ),
 }
 _IN_A_SENTENCE = {"lvd": "LVD", "random": "the random start", "hclt": "the plain HCLT"}
 _SPLIT = {"test": "the test images", "valid": "the validation images"}

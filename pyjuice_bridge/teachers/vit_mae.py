@@ -87,9 +87,7 @@ def _load(source: str) -> Any:
     try:
         from transformers import ViTMAEModel
     except ImportError:
-        raise UserError(
-            "the ViT-MAE teacher needs transformers; pip install -e '.[vit]'"
-        ) from None
+        raise UserError("the ViT-MAE teacher needs transformers; pip install -e '.[vit]'") from None
     local = Path(source).is_dir()
     offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:

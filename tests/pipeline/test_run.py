@@ -10,6 +10,7 @@ import tiny_runs
 import yaml
 
 import pyjuice_bridge as pj
+from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.pipeline.figures import make_masks
 from pyjuice_bridge.report.run_dir import read_run
@@ -188,6 +189,17 @@ def test_own_teacher_embeddings_and_ids_agree(tmp_path: Path) -> None:
     for name, teacher in given.items():
         run = pj.run({**config, "teacher": teacher}, images=x, out=tmp_path / "runs" / name)
         assert run.results[0]["test"] == object_run.results[0]["test"]
+
+
+def test_latent_tree_is_drawn_from_ids_and_not_from_bins_of_them(tmp_path: Path) -> None:
+    sizes = {"kind": "patches", "latents": 24, "patch": 2, "patch_latents": 2}
+    config = tiny_runs.patch_config(arms=["random"], circuit=sizes)
+    run = pj.run(config, images=tiny_runs.images(), out=tmp_path / "run")
+    ids = Assignments.load(run.path / "assignments.h5").z["train"]
+    trees = [np.load(p) for p in tmp_path.glob("artifacts/tree-*/parents.npy")]
+    (found,) = (tree for tree in trees if len(tree) == 9)
+    np.testing.assert_array_equal(found, chow_liu_tree(ids, 24, bins=24))
+    assert (found != chow_liu_tree(ids, 24)).any()
 
 
 def test_autoencoder_is_trained_once(tmp_path: Path) -> None:

@@ -62,6 +62,34 @@ def test_mean_and_spread_equal_numpy_over_seeds(tmp_path):
         assert row.seconds.mean == pytest.approx(100 * of_seeds.mean())
 
 
+def test_labels_leave_out_what_follows_from_a_kind(tmp_path):
+    circuits = [
+        {"kind": "hclt", "latents": 4},
+        {"kind": "patches", "latents": 4, "patch": 2},
+        {"kind": "patches", "latents": 4, "patch": 3},
+    ]
+    runs = [
+        write_run(tmp_path / str(i), {"name": "a", "circuit": circuit}, {"lvd": 1.5}, 0)
+        for i, circuit in enumerate(circuits)
+    ]
+    assert [row.label for row in compare_table(runs[:2])] == [
+        "circuit.kind=hclt",
+        "circuit.kind=patches",
+    ]
+    assert [row.label for row in compare_table(runs)] == [
+        "circuit.kind=hclt",
+        "circuit.kind=patches, circuit.patch=2",
+        "circuit.kind=patches, circuit.patch=3",
+    ]
+    tuned = {"name": "a", "circuit": circuits[0], "tune": {"rows": 5}}
+    plain = {"name": "a", "circuit": circuits[0], "tune": None}
+    runs = [
+        write_run(tmp_path / name, config, {"lvd": 1.5}, 0)
+        for name, config in (("tuned", tuned), ("plain", plain))
+    ]
+    assert [row.label for row in compare_table(runs)] == ["tune.rows=5", "tune=None"]
+
+
 def test_one_run_has_no_spread_and_a_missing_figure_is_not_averaged(tmp_path):
     config = {"name": "digits", "data": "digits"}
     one = write_run(tmp_path / "a", config, {"lvd": 1.5}, 0)
