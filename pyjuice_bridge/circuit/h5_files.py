@@ -88,7 +88,8 @@ def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
                     raise output.failure
             os.fsync(output.fileno())
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({_reason(error)}).") from error
+        reason = error.strerror or _reason(error)
+        raise UserError(f"{path}: cannot be written ({reason}).") from error
 
 
 @contextmanager
