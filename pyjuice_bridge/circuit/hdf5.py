@@ -31,8 +31,6 @@ from pyjuice_bridge.circuit.types import (
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.errors import UserError
 
-__all__ = ["FORMAT", "VERSION", "atomic_h5", "load", "open_checked", "save"]
-
 FORMAT = "juice-bridge-circuit"
 VERSION = 1
 

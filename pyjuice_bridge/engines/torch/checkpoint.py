@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import h5py
 import torch
 
-from pyjuice_bridge.circuit.hdf5 import atomic_h5, open_checked
+from pyjuice_bridge.circuit.h5_files import atomic_h5, open_checked, read_attribute, write_attribute
 from pyjuice_bridge.engines.base import Epoch
 from pyjuice_bridge.engines.torch.program import Params, Program
 from pyjuice_bridge.errors import UserError
@@ -25,8 +25,10 @@ _VERSION = 1
 def write(path: Path, state: State, key: str) -> None:
     """Write ``state``; ``key`` identifies the training it belongs to."""
     with atomic_h5(path) as file:
-        file.attrs.update(format=_FORMAT, version=_VERSION, key=key, steps=state.steps)
-        file.attrs["history"] = json.dumps([asdict(epoch) for epoch in state.history])
+        history = json.dumps([asdict(epoch) for epoch in state.history])
+        facts = {"format": _FORMAT, "version": _VERSION, "key": key, "steps": state.steps}
+        for name, value in {**facts, "history": history}.items():
+            write_attribute(file, name, value)
         _write_tensors(file, "params", state.params)
         if state.momentum is not None:
             _write_tensors(file, "momentum", state.momentum)
@@ -43,18 +45,18 @@ def read(path: Path, program: Program, key: str) -> State:
     from pyjuice_bridge.engines.torch.fit import State
 
     with open_checked(path, _FORMAT, _VERSION) as file:
-        if file.attrs["key"] != key:
+        if read_attribute(file, "key", str) != key:
             raise UserError(
                 f"{path} belongs to another training (other data, circuit or options); "
                 "delete it to start afresh."
             )
         params = _read_tensors(file, "params", program)
         assert params is not None
-        history = [Epoch(**line) for line in json.loads(file.attrs["history"])]
+        history = [Epoch(**line) for line in json.loads(read_attribute(file, "history", str))]
         state = State(
             params=params,
             momentum=_read_tensors(file, "momentum", program),
-            steps=int(file.attrs["steps"]),
+            steps=read_attribute(file, "steps", int),
             history=history,
             best=_read_tensors(file, "best", program),
         )
