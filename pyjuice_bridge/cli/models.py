@@ -26,7 +26,7 @@ _SPLIT = click.option(
     type=click.Choice(["train", "valid", "test"]),
     default="test",
     show_default=True,
-    help="Which images of DATA.",
+    help="Which images of DATA; those of the run's own splits, if DATA is what it saw.",
 )
 _ROOT = click.option(
     "--root", type=click.Path(path_type=Path), help="Where DATA is, if it is known by name."
@@ -38,7 +38,6 @@ _ROOT = click.option(
 @click.argument("data")
 @_SPLIT
 @_ROOT
-@click.option("--seed", type=click.IntRange(0), help="Of the splits; default: the model's.")
 @click.option("--limit", type=click.IntRange(1), help="Use at most this many images.")
 @_DEVICE
 def evaluate(
@@ -46,7 +45,6 @@ def evaluate(
     data: str,
     split: str,
     root: Path | None,
-    seed: int | None,
     limit: int | None,
     device: str,
 ) -> None:
@@ -55,10 +53,10 @@ def evaluate(
     MODEL is a model file or a run's folder; DATA is the name of a set or a path.
     """
     from pyjuice_bridge.pipeline.api import load
+    from pyjuice_bridge.pipeline.splits import images_for
 
     opened = load(model, device=device)
-    chosen = int(opened.circuit.meta.get("seed", 0)) if seed is None else seed
-    images = _images(data, split, root, chosen, limit)
+    images = images_for(model, opened.circuit.meta, data, split, root)[:limit]
     bits = opened.bits_per_dim(images)
     click.echo(f"{bits:.4f} bits/dim on {len(images):,} {split} images of {data}")
 
@@ -118,10 +116,11 @@ def inpaint(
 
     from pyjuice_bridge.pipeline.api import load
     from pyjuice_bridge.pipeline.figures import make_masks
+    from pyjuice_bridge.pipeline.splits import images_for
     from pyjuice_bridge.report.images import brighten, paint_hidden
 
     opened = load(model, device=device)
-    images = _images(data, split, root, int(opened.circuit.meta.get("seed", 0)), None)[:n]
+    images = images_for(model, opened.circuit.meta, data, split, root)[:n]
     hidden = make_masks(len(images), images.shape[1:3], np.random.default_rng(seed))[mask]
     filled = opened.inpaint(images, hidden, seed=seed)
     white = _white(opened)
@@ -129,15 +128,6 @@ def inpaint(
     shown = [brighten(part, white) for part in (images, filled)]
     grey = [np.broadcast_to(part, painted.shape) for part in shown]
     _write_grid(out, np.concatenate([grey[0], painted, grey[1]]), len(images), 255)
-
-
-def _images(
-    data: str, split: str, root: Path | None, seed: int, limit: int | None
-) -> NDArray[np.uint8]:
-    from pyjuice_bridge.data import load_dataset
-
-    found: NDArray[np.uint8] = getattr(load_dataset(data, root=root, seed=seed), split)
-    return found if limit is None else found[:limit]
 
 
 def _white(model: Any) -> int:

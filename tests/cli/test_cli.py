@@ -142,6 +142,25 @@ def test_evaluate_repeats_the_figure_of_the_run(folder: Path) -> None:
         assert f"{results[0]['test']['value']:.4f} bits/dim" in done.output
 
 
+def test_evaluate_scores_the_splits_of_the_run(folder: Path, tmp_path: Path) -> None:
+    limits = ("--set", "data.valid=30", "--set", "data.limit=20", "--set", "seed=3")
+    assert invoke("run", folder / "config.yaml", *limits, "--out", tmp_path / "r").exit_code == 0
+    rows = json.loads((tmp_path / "r/results.json").read_text())
+    moved = tmp_path / "elsewhere.npy"
+    moved.write_bytes((folder / "images.npy").read_bytes())
+    for split, count in (("train", 20), ("valid", 20), ("test", 12)):
+        for row, model in zip(rows, ("lvd.h5", "random.h5"), strict=True):
+            done = invoke("evaluate", tmp_path / "r" / model, moved, "--split", split)
+            figure = f"{row[split]['value']:.4f} bits/dim on {count} {split} images"
+            assert figure in done.output
+    bare = tmp_path / "bare.h5"
+    bare.write_bytes((tmp_path / "r/model.h5").read_bytes())
+    for words in (("evaluate", bare), ("inpaint", bare, "--data")):
+        refused = invoke(*words, folder / "images.npy", "--split", "valid")
+        assert refused.exit_code == 1 and "own splits" in refused.stderr
+    assert invoke("evaluate", bare, folder / "images.npy").exit_code == 0
+
+
 def test_sample_and_inpaint_write_pictures(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.png"
     assert invoke("sample", folder / "r/0", "--n", 5, "--out", out).exit_code == 0
