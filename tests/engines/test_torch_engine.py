@@ -69,52 +69,6 @@ def test_counts_equal_automatic_differentiation() -> None:
     np.testing.assert_allclose(total, (transition * transition.grad).detach(), atol=1e-10)
 
 
-def chain_of_factors(factors: np.ndarray) -> Circuit:
-    """One product of many binary leaves: p(x_v = 1 | node j) = factors[v, j]."""
-    count, width = factors.shape
-    params = np.stack([1 - factors, factors], -1)
-    variables = np.arange(count, dtype=np.int32)
-    layers = (
-        InputLayer(variables, variables, params),
-        ProductLayer("hadamard", ids(0, count), variables),
-        SumLayer(ids(0, 1), ids(count), ids(0), np.full((1, 1, width), 1 / width)),
-    )
-    return Circuit(count, layers, ids(count + 1))
-
-
-@pytest.mark.parametrize(
-    "factors",
-    [
-        [[1.0, 1e-30], [1e-30, 1.0], [1e-30, 1.0]],
-        [[1.0, 1e-37], [1e-37, 1.0], [1e-37, 1e-37], [1.0, 1e-30]],
-        [[1e-20, 1e-35], [1e-20, 1e-30], [1e-35, 1e-20], [1e-30, 1e-20], [1e-37, 1e-36]],
-        [[0.0, 1e-30], [1e-30, 1e-30], [1.0, 1e-30]],
-    ],
-)
-def test_products_of_opposed_scales_do_not_underflow(factors: list[list[float]]) -> None:
-    circuit = chain_of_factors(np.array(factors))
-    x = np.ones((1, circuit.num_vars), np.int32)
-    expected = oracle.log_likelihood(circuit, x[0])
-    np.testing.assert_allclose(ENGINE.log_likelihood(circuit, x)[0], expected, rtol=1e-5)
-    counts = ENGINE.expected_counts(circuit, x).layers
-    exact = EXACT.expected_counts(circuit, x).layers
-    np.testing.assert_allclose(counts[2], exact[2], atol=1e-5)
-    np.testing.assert_allclose(counts[0], exact[0], atol=1e-5)
-
-
-def test_three_thousand_sharp_variables() -> None:
-    rng = np.random.default_rng(0)
-    parents = np.array([-1] + [int(rng.integers(max(0, i - 4), i)) for i in range(1, 3072)])
-    circuit = hclt(parents, 4, 16, seed=1)
-    sharp = [p if p is None else p**8 for p in map(layer_params, circuit.layers)]
-    sharp = [p if p is None else (p / p.sum(-1, keepdims=True)) for p in sharp]
-    circuit = circuit.with_layer_params([None if p is None else p.astype("f4") for p in sharp])
-    x = random_rows(circuit, 8, 2, missing=0.0)
-    exact = EXACT.log_likelihood(circuit, x)
-    assert exact.max() < -10_000
-    np.testing.assert_allclose(ENGINE.log_likelihood(circuit, x), exact, rtol=1e-5)
-
-
 def test_impossible_evidence_is_minus_infinity_without_flow() -> None:
     circuit = hmm(4, 3, 4, 0)
     emission = circuit.layers[0].params.copy()
@@ -305,6 +259,56 @@ def test_latent_evidence_is_checked() -> None:
         ENGINE.log_likelihood(circuit, x, {"z": np.zeros((3, 5), int)})
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (np.full((3, 5), 3), "states from 0 to 2"),
+        (np.full((3, 5), -2), "states from 0 to 2"),
+        (np.full((3, 5), 0.5), "expected \\[3, 5, 3\\]"),
+        (np.full((3, 5, 1), 0.5), "expected \\[3, 5, 3\\]"),
+        (np.full((3, 5, 3), 1.5), "weights from 0 to 1"),
+        (np.full((3, 5, 3), np.nan), "weights from 0 to 1"),
+    ],
+)
+def test_latent_evidence_that_means_nothing_is_refused(values: np.ndarray, sentence: str) -> None:
+    circuit = hmm(5, 3, 4, 0)
+    with pytest.raises(UserError, match=sentence):
+        ENGINE.log_likelihood(circuit, random_rows(circuit, 3, 0), {"z": values})
+
+
+@pytest.mark.parametrize("engine", [ENGINE, EXACT])
+def test_many_impossible_rows_leave_the_counts_alone(engine: TorchEngine) -> None:
+    """A start that excludes what the first symbol says: value 0 at the root, but not below it."""
+    circuit = hmm(3, 2, 3, 10)
+    params = [layer_params(layer) for layer in circuit.layers]
+    emission = np.array([[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]])
+    circuit = circuit.with_layer_params([emission, *params[1:-1], np.array([[[1.0, 0.0]]])])
+    possible = np.array([[0, 1, 2], [0, 0, 1]])
+    mixed = np.concatenate([possible, np.tile([1, -1, -1], (50, 1))])
+    found, expected = (engine.expected_counts(circuit, x).layers for x in (mixed, possible))
+    for a, b in zip(found, expected, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_circuits_without_sums_and_variables_without_leaves() -> None:
+    table = np.array([[[0.3, 0.7]], [[0.2, 0.8]]])
+    leaves = InputLayer(ids(0, 1), ids(0, 1), table)
+    product = ProductLayer("hadamard", ids(0, 2), ids(0, 1))
+    x = np.array([[0, 1, 9], [1, -1, 0]])
+    for circuit, expected in (
+        (Circuit(3, (leaves, product), ids(2)), [0.3 * 0.8, 0.7]),
+        (Circuit(3, (leaves,), ids(0)), [0.3, 0.7]),
+    ):
+        found = EXACT.log_likelihood(circuit, x)[:, 0]
+        np.testing.assert_allclose(found, np.log(expected), rtol=1e-12)
+        best, value = EXACT.mpe(circuit, np.full((1, 3), -1))
+        assert best[0, 0] == 1 and np.isfinite(value).all()
+        counts = EXACT.expected_counts(circuit, x).layers[0]
+        np.testing.assert_allclose(counts[0, 0], [1, 1])
+        assert EXACT.sample(circuit, 4, seed=0).shape == (4, 3)
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_hard_and_soft_latent_evidence(which: int) -> None:
     circuit = small_circuits(8)[which]
@@ -341,48 +345,3 @@ def test_tied_blocks_in_any_order_give_the_same_numbers() -> None:
         np.testing.assert_allclose(EXACT.log_likelihood(changed, x), expected, rtol=1e-10)
         counts = EXACT.expected_counts(changed, x).layers[2]
         np.testing.assert_allclose(counts, oracle.expected_counts(changed, x)[2], atol=1e-7)
-
-
-def sticky_hmm(length: int) -> Circuit:
-    """Two states that never change: what looks lost half-way decides at the end."""
-    circuit = hmm(length, 2, 2, 0)
-    emission = np.array([[[1 - 1e-4, 1e-4], [1e-4, 1 - 1e-4]]])
-    identity = np.eye(2)[None]
-    params = [layer_params(layer) for layer in circuit.layers]
-    params = [None if p is None else identity if p.shape == (1, 2, 2) else p for p in params]
-    params[0], params[-1] = emission, np.array([[[0.5, 0.5]]])
-    return circuit.with_layer_params(params)
-
-
-def test_a_state_that_underflowed_can_come_back() -> None:
-    circuit = sticky_hmm(24)
-    x = np.array([[0] * 12 + [1] * 12, [0] * 11 + [1] * 13, [0] * 24, [-1] * 24], np.int32)
-    expected = np.array([oracle.log_likelihood(circuit, row) for row in x])
-    np.testing.assert_allclose(ENGINE.log_likelihood(circuit, x), expected, rtol=1e-5, atol=1e-6)
-    counts, exact = (e.expected_counts(circuit, x).layers for e in (ENGINE, EXACT))
-    for a, b in zip(counts, exact, strict=True):
-        if a is not None:
-            np.testing.assert_allclose(a, b, atol=1e-4)
-    share = ENGINE.posteriors(circuit, x[:1], "z")[0, 0]
-    np.testing.assert_allclose(share, [0.5, 0.5], atol=1e-5)
-
-
-def test_mixtures_of_opposed_parts_are_exact() -> None:
-    """Sums of sums and products whose parts only agree far below their maxima."""
-    rng = np.random.default_rng(0)
-    for seed in range(5):
-        circuit = mixture(4, 3, seed)
-        sharp = [
-            None if p is None else p ** rng.integers(10, 60)
-            for p in map(layer_params, circuit.layers)
-        ]
-        sharp = [None if p is None else p / p.sum(-1, keepdims=True) for p in sharp]
-        edges = circuit.layers[3]
-        sharp[3] = edges.weights
-        sharp = [None if p is None else np.where(p < 1e-37, 0, p).astype("f4") for p in sharp]
-        circuit = circuit.with_layer_params(sharp)
-        x = random_rows(circuit, 40, seed, missing=0.0)
-        expected = np.array([oracle.log_likelihood(circuit, row) for row in x])
-        np.testing.assert_allclose(
-            ENGINE.log_likelihood(circuit, x), expected, rtol=1e-5, atol=1e-6
-        )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines.base import Latents
 from pyjuice_bridge.engines.torch.backward import Downward
 from pyjuice_bridge.engines.torch.forward import Upward
@@ -36,24 +36,37 @@ def check_rows(circuit: Circuit, x: NDArray[Any], where: str = "x") -> NDArray[A
             f"{where} has dtype {x.dtype}; give integers, with -1 where a value is missing."
         )
     limit = circuit.categories
-    if len(x) and (int(x.min()) < -1 or (x.max(0) >= limit).any()):
-        bad = int(np.flatnonzero((x.min(0) < -1) | (x.max(0) >= limit))[0])
-        raise UserError(
-            f"{where}, variable {bad}, holds a value outside 0..{limit[bad] - 1} (-1 = missing)."
-        )
+    if len(x):
+        wrong = ((x.min(0) < MISSING) | (x.max(0) >= limit)) & (limit > 0)
+        if wrong.any():
+            bad = int(np.argmax(wrong))
+            raise UserError(
+                f"{where}, variable {bad}, holds a value outside 0..{limit[bad] - 1} "
+                "(-1 = missing)."
+            )
     return x
 
 
 def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Latents:
-    """Latent evidence whose names and shapes fit the circuit."""
+    """Latent evidence whose names, shapes and values fit the circuit."""
     for name, values in (latents or {}).items():
         if name not in circuit.latents:
             known = ", ".join(circuit.latents) or "none"
             raise UserError(f"The circuit has no latent {name!r}; it has: {known}.")
-        shape = (rows, len(circuit.latents[name]))
-        if np.shape(values)[:2] != shape:
+        blocks = circuit.latents[name]
+        widths = np.array([circuit.widths[circuit.layer_of(int(b))] for b in blocks])
+        given = np.asarray(values)
+        soft = np.issubdtype(given.dtype, np.floating)
+        shape = (rows, len(blocks), *({int(w) for w in widths} if soft else ()))
+        if given.shape != shape:
             raise UserError(
-                f"Latents {name!r} have shape {list(np.shape(values))}, expected {list(shape)}."
+                f"Latents {name!r} have shape {list(given.shape)}, expected {list(shape)}."
+            )
+        if soft and not ((given >= 0) & (given <= 1)).all():
+            raise UserError(f"Latents {name!r} must hold weights from 0 to 1.")
+        if not soft and ((given < MISSING) | (given >= widths)).any():
+            raise UserError(
+                f"Latents {name!r} must hold states from 0 to {widths.max() - 1} (-1 = unknown)."
             )
     return latents or {}
 
@@ -150,8 +163,9 @@ def collect(
             part = (x[rows][doubt], weight[doubt].double(), _rows_of(picked, doubt))
             total += collect(in_double(program), params, counts, *part, Workspace())
             weight = weight.masked_fill(doubt[:, None], 0.0)
-        total += torch.where(weight > 0, up.log_likelihood() * weight, 0.0).sum()
-        down.run(weight)
+        scores = up.log_likelihood()
+        total += torch.where(weight > 0, scores * weight, 0.0).sum()
+        down.run(weight.masked_fill(scores.isneginf(), 0.0))
         start += step
     return total
 

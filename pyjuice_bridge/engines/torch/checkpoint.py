@@ -26,7 +26,12 @@ def write(path: Path, state: State, key: str) -> None:
     """Write ``state``; ``key`` identifies the training it belongs to."""
     with atomic_h5(path) as file:
         history = json.dumps([asdict(epoch) for epoch in state.history])
-        facts: dict[str, str | int] = {"format": _FORMAT, "version": _VERSION, "key": key, "steps": state.steps}
+        facts: dict[str, str | int] = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "key": key,
+            "steps": state.steps,
+        }
         for name, value in {**facts, "history": history}.items():
             write_attribute(file, name, value)
         _write_tensors(file, "params", state.params)

@@ -130,6 +130,7 @@ class _Compiler:
         return SumPlan(
             num_blocks=layer.num_blocks,
             width=layer.width,
+            terms=int(edges.max()) * layer.weights.shape[2],
             sources=sources,
             direct=direct,
             block_of_edge=self.long(np.repeat(np.arange(layer.num_blocks), edges)),

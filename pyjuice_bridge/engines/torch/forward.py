@@ -9,7 +9,7 @@ and each is caught:
   maximum falls below the cube root of that number are recomputed from logarithms (``_rescue``).
 - A value that is negligible in its own tile is dropped, and a later factor would have raised it.
   ``Activations.errors`` bounds what was dropped relative to each tile's scale; it stays absent
-  until a tile holds values near underflow.  ``doubtful`` names the samples whose bound at a root
+  while nothing may have been.  ``doubtful`` names the samples whose bound at a root
   exceeds 1e-5, and callers take those again in float64.
 """
 
@@ -24,7 +24,15 @@ from pyjuice_bridge.engines.torch.program import (
     ProductPlan,
     SumPlan,
 )
-from pyjuice_bridge.engines.torch.underflow import ProductLoss, add_at, finite, raised
+from pyjuice_bridge.engines.torch.underflow import (
+    ProductLoss,
+    add_at,
+    finite,
+    raised,
+    shifted,
+    smallest,
+    together,
+)
 from pyjuice_bridge.engines.torch.values import Activations, Gathered, Values, table
 
 
@@ -47,15 +55,13 @@ class Upward(Values):
     def _add_error(
         self,
         layer: int,
-        tile: torch.Tensor,
         inherited: torch.Tensor | None,
-        mask: torch.Tensor | None = None,
+        low: torch.Tensor,
+        loss: torch.Tensor | float,
     ) -> None:
-        """Record what the tile's children lost and what it may have lost itself."""
-        seen = tile if mask is None else tile.masked_fill(mask == 0, 1.0)
-        low = seen.amin(-1) < self.faint
+        """Record what the tile's children lost, and its own ``loss`` where ``low`` says so."""
         if bool(low.any()):
-            own = low.double() * (self.tiny * self.program.widths[layer])
+            own = low.double() * loss
             inherited = own if inherited is None else inherited + own
         if inherited is not None:
             self.act.errors[layer] = inherited
@@ -89,14 +95,21 @@ class Upward(Values):
         mask = self.evidence_on(layer)
         if mask is not None:
             tile.mul_(mask)
-        log_top = self._normalise(tile, plan, mask)
-        self._add_error(layer, tile, None if loss is None else loss.relative_to(log_top), mask)
+        divisor, log_top = self._normalise(tile, plan, mask)
+        inherited = None if loss is None else loss.relative_to(log_top)
+        low = smallest(tile, mask) * divisor < self.tiny
+        self._add_error(layer, inherited, low, self.tiny / divisor.double())
         self.act.tiles[layer], self.act.scales[layer] = tile, scale.add_(log_top)
 
     def _normalise(
         self, tile: torch.Tensor, plan: ProductPlan, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Divide each (block, sample) by its maximum, in place; returns log of the maxima."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give each (block, sample) the maximum one, in place.
+
+        Returns:
+            What the tile's values were divided by after they were last rounded, and the log of
+            the maxima: [blocks, batch].
+        """
         top = tile.amax(-1)
         weak = top < self.tiny ** (1 / 3)
         if bool(weak.any()):
@@ -104,7 +117,7 @@ class Upward(Values):
         else:
             log_top = top.double().log()
         tile.div_(top[..., None])
-        return log_top
+        return top, log_top
 
     def _rescue(
         self,
@@ -168,12 +181,12 @@ class Upward(Values):
         tile = self.workspace.tile(self.program, layer, self.act.batch)
         torch.exp(logs - finite(peak)[..., None], out=tile)
         lost = [
-            part.error * shift.exp()
+            shifted(part.error, shift)
             for part, shift in zip(parts, shifts, strict=True)
             if part.error is not None
         ]
-        error = raised(torch.stack(lost).sum(0), peak) if lost else None
-        self._add_error(layer, tile, error, mask)
+        error = raised(together(torch.stack(lost)), peak) if lost else None
+        self._add_error(layer, error, smallest(tile, mask) < self.faint, self.tiny)
         self.act.tiles[layer], self.act.scales[layer] = tile, scale + peak
 
     def _sum(self, layer: int, plan: SumPlan) -> None:
@@ -198,8 +211,9 @@ class Upward(Values):
         if error is not None and not plan.direct:
             zeros = torch.zeros_like(scale)
             error = zeros.index_add_(0, plan.block_of_edge, error)
-        if error is not None or bool((weights < self.faint).any()):
-            self._add_error(layer, out, error, mask)
+        if error is not None or mask is not None or bool((weights < self.faint).any()):
+            low = smallest(out, mask) < self.faint
+            self._add_error(layer, error, low, self.tiny * plan.terms)
         self.act.tiles[layer], self.act.scales[layer] = out, scale
 
     def edges(self, plan: SumPlan) -> Gathered:
@@ -217,9 +231,10 @@ class Upward(Values):
         common = torch.full(
             (plan.num_blocks, self.act.batch), -torch.inf, device=index.device, dtype=torch.float64
         ).scatter_reduce_(0, index, found.scale, "amax")
-        shift = (found.scale - finite(common)[plan.block_of_edge]).exp()
-        value = found.value.mul_(shift.to(found.value.dtype)[..., None])
-        return Gathered(value, common, None if found.error is None else found.error * shift)
+        shift = found.scale - finite(common)[plan.block_of_edge]
+        value = found.value.mul_(shift.exp().to(found.value.dtype)[..., None])
+        error = None if found.error is None else shifted(found.error, shift)
+        return Gathered(value, common, error)
 
 
 def by_group(tile: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def mpe_rows(
     indices = layer_indices(circuit, program.device)
     block = int(circuit.roots[root])
     nodes = sum(n * w for n, w in zip(program.sizes, program.widths, strict=True))
-    widest = max(i.width * i.width_in for i in indices if isinstance(i, SumIndex))
+    widest = max((i.width * i.width_in for i in indices if isinstance(i, SumIndex)), default=1)
     step = max(1, min(STATES // nodes, _TERMS // widest))
     if not len(x):
         return np.empty((0, circuit.num_vars), np.int32), np.empty(0)

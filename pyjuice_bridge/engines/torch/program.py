@@ -22,9 +22,6 @@ from pyjuice_bridge.circuit.types import (
 Index = slice | torch.Tensor
 Params = list[torch.Tensor | None]
 
-_RUN_VALUES = 64
-"""Values per sample from which a factor of consecutive blocks is worth an operation of its own."""
-
 
 @dataclass(frozen=True)
 class Blocks:
@@ -80,6 +77,8 @@ class SumPlan:
 
     num_blocks: int
     width: int
+    terms: int
+    """Most terms that one sum adds up."""
     sources: tuple[Blocks, ...]
     """Child blocks in edge order, cut where the source layer changes."""
     direct: bool
@@ -129,8 +128,8 @@ class Program:
 
     @property
     def largest_tile(self) -> int:
-        """Bytes of one sample's values in the widest layer."""
-        return max(self.tile_entries) * self.dtype.itemsize
+        """Bytes of one sample's values in the widest layer, at least one value."""
+        return max(1, *self.tile_entries) * self.dtype.itemsize
 
     @property
     def activation_bytes(self) -> int:

@@ -11,7 +11,7 @@ TOLERANCE = 1e-5
 
 
 class ProductLoss:
-    """The error bound of a product: Σ over factors of its error times the others' maxima."""
+    """The error bound of a product: the product of (maximum + error) less that of the maxima."""
 
     def __init__(self, like: torch.Tensor) -> None:
         self._tops = torch.zeros_like(like)
@@ -21,12 +21,26 @@ class ProductLoss:
         top = value.amax(-1).double()
         add_at(self._tops, factor.target, top.log())
         if error is not None:
-            add_at(self._ratios, factor.target, torch.where(error > 0, error / top, 0.0))
+            ratio = torch.where(error > 0, error / top, 0.0)
+            add_at(self._ratios, factor.target, ratio.log1p())
 
     def relative_to(self, log_top: torch.Tensor) -> torch.Tensor:
         """The bound on the scale of the product's own maximum."""
-        bound = self._ratios * (self._tops - log_top).exp()
-        return torch.where(self._ratios > 0, bound.nan_to_num(torch.inf), 0.0)
+        bound = self._ratios.expm1() * (self._tops - log_top).exp()
+        return torch.where(self._ratios > 0, _or_unknown(bound), 0.0)
+
+
+def together(errors: torch.Tensor) -> torch.Tensor:
+    """The error bound of a product of tiles with maximum one, from theirs along the first axis.
+
+    It is also one for a tile that lists the nodes of all of them.
+    """
+    return errors.log1p().sum(0).expm1()
+
+
+def smallest(tile: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The least value of each (block, sample); zeros of the evidence ``mask`` are exact."""
+    return (tile if mask is None else tile.masked_fill(mask == 0, 1.0)).amin(-1)
 
 
 def raised(error: torch.Tensor, log_top: torch.Tensor) -> torch.Tensor:
@@ -34,9 +48,18 @@ def raised(error: torch.Tensor, log_top: torch.Tensor) -> torch.Tensor:
     return torch.where(error > 0, error / log_top.exp(), 0.0)
 
 
+def shifted(error: torch.Tensor, log_shift: torch.Tensor) -> torch.Tensor:
+    """An error bound on another scale; that of a tile of which nothing is left stays infinite."""
+    return torch.where(error > 0, _or_unknown(error * log_shift.exp()), 0.0)
+
+
 def finite(logs: torch.Tensor) -> torch.Tensor:
     """Log-scales with zero in place of -inf, safe to subtract."""
     return torch.where(logs.isfinite(), logs, 0.0)
+
+
+def _or_unknown(bound: torch.Tensor) -> torch.Tensor:
+    return torch.where(bound.isnan(), torch.inf, bound)
 
 
 def add_at(total: torch.Tensor, target: Index, part: torch.Tensor) -> None:

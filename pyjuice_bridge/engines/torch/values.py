@@ -69,7 +69,7 @@ class Values:
         self.evidence = evidence or {}
         self.workspace = workspace or Workspace()
         self.tiny = torch.finfo(program.dtype).tiny
-        self.faint = self.tiny ** (4 / 5)
+        self.faint = self.tiny ** (3 / 4)
         self.act = Activations(len(x))
         self.shifted = x.t().to(torch.int32) + 1
 
@@ -97,7 +97,7 @@ class Values:
             error = self.error(blocks)
             if error is not None:
                 value = self.read(blocks)[:, :, 0].double()
-                parts.append(error > TOLERANCE * value)
+                parts.append(~(error <= TOLERANCE * value))
         found = torch.cat(parts).any(0)
         return found if bool(found.any()) else None
 
