@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer, layer_params
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine, batches
@@ -148,8 +149,9 @@ def test_one_step_follows_the_definitions(which: int, optimizer: str) -> None:
     x = random_rows(circuit, 12, 3)
     x[:, 0] = 0
     counts = EXACT.expected_counts(circuit, x).layers
-    nothing = np.full((1, circuit.num_vars), -1, np.int32)
-    prior = EXACT.expected_counts(circuit, nothing, np.array([12.0])).layers
+    everything = np.array(list(oracle.assignments(circuit)))
+    share = np.exp(EXACT.log_likelihood(circuit, everything))
+    prior = EXACT.expected_counts(circuit, everything, 12 * share).layers
     eta = 1.0 if optimizer == "full_em" else 0.3
     expected = plain_step(circuit, counts, prior, eta, 0.5, optimizer == "anemone")
     options = FitOptions(
@@ -159,6 +161,34 @@ def test_one_step_follows_the_definitions(which: int, optimizer: str) -> None:
     for layer, params in zip(found.layers, expected, strict=True):
         if params is not None:
             np.testing.assert_allclose(layer_params(layer), params, atol=1e-10)
+
+
+def test_a_short_last_batch_is_a_small_step_of_anemone() -> None:
+    """Momentum counts of whole batches must not outweigh the parameters of a batch of one row."""
+    circuit = small_circuits(2)[0]
+    x = random_rows(circuit, 65, 3, 0.0)
+    schedule = Schedule(1e-3, kind="constant")
+    options = FitOptions(optimizer="anemone", epochs=1, batch_size=64, step_size=schedule)
+    found = EXACT.fit(circuit, x, options).circuit
+    for old, new in zip(circuit.layers, found.layers, strict=True):
+        if isinstance(old, InputLayer):
+            np.testing.assert_allclose(new.params, old.params, atol=0.02)
+
+
+def test_anemone_leaves_a_root_whose_rows_have_run_out() -> None:
+    bundle = patch_bundle([-1, 0], 2, 2, [2, 3], seed=3)
+    x = random_rows(bundle, 64, 5, 0.0)
+    schedule = Schedule(0.1, kind="constant")
+    options = FitOptions(optimizer="anemone", epochs=1, batch_size=4, step_size=schedule, seed=1)
+    first = np.random.default_rng([1, 0]).permutation(64)[:4]
+    weights = np.ones((64, 2))
+    weights[:, 1] = 0.0
+    weights[first, 1] = 1.0
+    found = EXACT.fit(bundle, x, options, weights=weights).circuit
+    step = EXACT.fit(bundle, x[first], options, weights=weights[first]).circuit
+    rows = np.array([[-1, -1, a, b] for a in range(2) for b in range(3)])
+    scores = [EXACT.log_likelihood(c, rows)[:, 1] for c in (found, step)]
+    np.testing.assert_allclose(*scores, rtol=1e-9)
 
 
 def test_em_leaves_the_factorised_saddle_on_digits() -> None:

@@ -40,6 +40,14 @@ def finish_counts(program: Program, params: Params, counts: Params) -> Params:
     return counts
 
 
+def spread_missing(program: Program, params: Params, counts: Params) -> None:
+    """Expect the missing values too: the flow of a missing value counts θ for each category."""
+    for plan, theta, count in zip(program.layers, params, counts, strict=True):
+        if isinstance(plan, InputPlan) and count is not None:
+            assert theta is not None
+            count[:, 1:].addcmul_(count[:, :1], theta[:, 1:])
+
+
 class Downward:
     """One downward pass after ``up``; adds to ``counts`` in place.
 

@@ -37,6 +37,8 @@ def write(path: Path, state: State, key: str) -> None:
         _write_tensors(file, "params", state.params)
         if state.momentum is not None:
             _write_tensors(file, "momentum", state.momentum)
+        if state.momentum_rows is not None:
+            file.create_dataset("momentum_rows", data=state.momentum_rows.cpu().numpy())
         if state.best is not None and state.best_epoch != len(state.history) - 1:
             _write_tensors(file, "best", state.best)
 
@@ -61,6 +63,9 @@ def read(path: Path, program: Program, key: str) -> State:
         state = State(
             params=params,
             momentum=_read_tensors(file, "momentum", program),
+            momentum_rows=torch.from_numpy(file["momentum_rows"][()]).to(program.device)
+            if "momentum_rows" in file
+            else None,
             steps=read_attribute(file, "steps", int),
             history=history,
             best=_read_tensors(file, "best", program),

@@ -43,24 +43,28 @@ def anemone_step(
     program: Program,
     params: Params,
     counts: Params,
+    smoothed: Params,
     prior: Params,
     step_size: float,
     pseudocount: float,
 ) -> None:
-    """θ ∝ η·(counts + c/#siblings) + (1 - η)·prior, in place (arXiv 2505.19982).
+    """θ ∝ η·(smoothed + c/#siblings) + (1 - η)·prior, in place (arXiv 2505.19982).
 
-    ``counts`` and ``prior`` are expected counts: of the data, and of as many draws from the
-    circuit itself, that is |B|·TD(n)·θ.  Rows without data flow stay as they are.
+    All are expected counts: ``counts`` of the batch, ``smoothed`` their average over batches, and
+    ``prior`` of as many draws from the circuit itself, that is |B|·TD(n)·θ.  Rows without flow in
+    the batch stay as they are.
     """
-    for plan, theta, count, base in zip(program.layers, params, counts, prior, strict=True):
+    for plan, theta, count, average, base in zip(
+        program.layers, params, counts, smoothed, prior, strict=True
+    ):
         if theta is None or count is None:
             continue
-        assert base is not None
+        assert average is not None and base is not None
         axis = 1 if isinstance(plan, InputPlan) else 2
         if axis == 1:
-            theta, count, base = theta[:, 1:], count[:, 1:], base[:, 1:]
+            theta, count, average, base = (t[:, 1:] for t in (theta, count, average, base))
         total, siblings = _totals(plan, count, axis)
-        fresh = (count + pseudocount / siblings).mul_(step_size).add_(base, alpha=1 - step_size)
+        fresh = (average + pseudocount / siblings).mul_(step_size).add_(base, alpha=1 - step_size)
         norm, _ = _totals(plan, fresh, axis)
         torch.where(total > 0, fresh / norm, theta, out=theta)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
 from pyjuice_bridge.engines.torch import checkpoint as store
-from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
+from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts, spread_missing
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
@@ -32,6 +32,8 @@ class State:
 
     params: Params
     momentum: Params | None = None
+    momentum_rows: torch.Tensor | None = None
+    """float64 [1, roots]: the rows that ``momentum`` averages, averaged with the same weights."""
     steps: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: Params | None = None
@@ -132,12 +134,20 @@ class Trainer:
         return eta
 
     def _anemone(self, rows: Rows, eta: float) -> None:
-        """TD(n)·θ is what a row with every value missing counts: one extra row per step."""
+        """TD(n)·θ is what a row with every value missing counts: one extra row per step.
+
+        The rows of a batch are averaged like its counts, so that a short last batch, or one in
+        which a root has no rows, does not change the proportion of the two.
+        """
         state, program, options = self.state, self.program, self.options
         assert self.prior is not None
         counts = finish_counts(program, state.params, self.counts)
         if state.momentum is None:
             state.momentum = new_counts(program, state.params, options.frozen)
+        if state.momentum_rows is None:
+            state.momentum_rows = torch.zeros(
+                1, rows.weights.shape[1], dtype=torch.float64, device=program.device
+            )
         smoothed: Params = []
         correction = 1 - options.momentum ** (state.steps + 1)
         for average, count in zip(state.momentum, counts, strict=True):
@@ -147,10 +157,12 @@ class Trainer:
             average.lerp_(count, 1 - options.momentum)
             smoothed.append(average / correction)
         nothing = torch.full((1, program.num_vars), -1, device=program.device)
-        weight = rows.weights.sum(0, keepdim=True)
+        state.momentum_rows.lerp_(rows.weights.double().sum(0, keepdim=True), 1 - options.momentum)
+        weight = (state.momentum_rows / correction).to(program.dtype)
         collect(program, state.params, self.prior, nothing, weight, {}, self.workspace)
+        spread_missing(program, state.params, self.prior)
         finish_counts(program, state.params, self.prior)
-        anemone_step(program, state.params, smoothed, self.prior, eta, options.pseudocount)
+        anemone_step(program, state.params, counts, smoothed, self.prior, eta, options.pseudocount)
         for buffer in (*counts, *self.prior):
             if buffer is not None:
                 buffer.zero_()
