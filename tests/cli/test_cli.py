@@ -16,6 +16,8 @@ from PIL import Image
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
 from pyjuice_bridge.config import load_config
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.teachers.efficientnet import EfficientNetTeacher
 
 COMMANDS = (
     "run",
@@ -176,6 +178,16 @@ def test_doctor_and_data_list_name_what_is_there() -> None:
     for word in ("python", "torch", "memory", "julia", "transformers"):
         assert word in doctor
     assert "mnist5k" in invoke("data", "list").output
+
+
+def test_doctor_finds_the_teacher_that_runs_find() -> None:
+    line = next(x for x in invoke("doctor").output.splitlines() if "teacher efficientnet" in x)
+    try:
+        EfficientNetTeacher(patch=2)
+    except UserError:
+        assert "not installed" in line
+    else:
+        assert "not installed" not in line
 
 
 def test_clean_keeps_what_runs_refer_to(folder: Path) -> None:
