@@ -34,7 +34,9 @@ _DEFAULT_KINDS = {"teacher": "pixels", "circuit": "hclt"}
 class Section(BaseModel):
     """Base of all sections: unknown fields and silent conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class Data(Section):
@@ -79,6 +81,14 @@ class MaeTeacher(Section):
     epochs: Count = 20
     batch: Count = 256
     step_size: Annotated[float, Field(gt=0)] = 1e-3
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> MaeTeacher:
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"'heads' is {self.heads}, but must divide 'hidden', which is {self.hidden}"
+            )
+        return self
 
 
 class VitMaeTeacher(Section):

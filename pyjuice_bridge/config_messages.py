@@ -119,6 +119,8 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"'{field}' has {context['actual_length']} entries; give {context['max_length']}"
     if kind == "string_pattern_mismatch":
         return f"'{field}' is {_show(given)}; use letters, digits, '.', '_' and '-' only"
+    if kind == "finite_number":
+        return f"'{field}' is {_show(given)}, but must be a finite number"
     expected = next((v for k, v in _KINDS.items() if kind.startswith(k)), None)
     if expected:
         return f"'{field or 'config'}' is {_show(given)}, but must be {expected}"

@@ -22,6 +22,14 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"train": {"epochs": "3"}}, "'train.epochs' is '3', but must be a whole number"),
     ({"train": {"epochs": 0}}, "'train.epochs' is 0, but must be at least 1"),
     ({"train": {"epochs": 1}}, "'train.epochs' is 1, but counting is one pass; use at least 2"),
+    (
+        {"train": {"pseudocount": float("inf")}},
+        "'train.pseudocount' is inf, but must be a finite number",
+    ),
+    (
+        {"teacher": {"kind": "mae", "heads": 3}, "circuit": {"kind": "patches"}},
+        "'teacher': 'heads' is 3, but must divide 'hidden', which is 128",
+    ),
     ({"train": None}, "'train' is empty, but must be a section of 'field: value' lines"),
     (
         {"train": {"step_size": {"start": 1.5}}},

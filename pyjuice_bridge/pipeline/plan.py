@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pyjuice_bridge.pipeline.sizes import (
     hclt_parameters,
     hclt_work,
 )
+from pyjuice_bridge.teachers.base import patch_grid
 
 _BUDGET = 1 << 17
 """Entries of the sum matrices of the circuit that time is measured on."""
@@ -31,16 +32,17 @@ _MOST_ROWS = 256
 
 @dataclass(frozen=True)
 class Known:
-    """A set's images [H, W, C], its training images without validation, and pixel values."""
+    """A set's images [H, W, C], how many train and how many validate, and pixel values."""
 
     shape: tuple[int, int, int]
     train: int
+    valid: int = 5000
     categories: int = 256
 
 
 SHAPES = {
-    "digits": Known((8, 8, 1), 1438, 17),
-    "mnist5k": Known((28, 28, 1), 4000),
+    "digits": Known((8, 8, 1), 1439, 159, 17),
+    "mnist5k": Known((28, 28, 1), 4000, 500),
     "mnist": Known((28, 28, 1), 55_000),
     "fashion_mnist": Known((28, 28, 1), 55_000),
     "cifar10": Known((32, 32, 3), 45_000),
@@ -104,8 +106,11 @@ def _known(config: Config) -> Known:
     section = config.data
     if section.name in SHAPES:
         known = SHAPES[section.name]
-        train = known.train if section.limit is None else min(known.train, section.limit)
-        return Known(known.shape, train, known.categories)
+        valid = section.valid or known.valid
+        train = known.train + known.valid - valid
+        if train < 1:
+            raise UserError(f"'data.valid' is {valid}, which leaves no image to train on")
+        return replace(known, train=min(train, section.limit or train), valid=valid)
     found = load_dataset(
         section.name,
         root=section.root,
@@ -113,7 +118,7 @@ def _known(config: Config) -> Known:
         seed=config.seed,
         limit=section.limit,
     )
-    return Known(found.shape, len(found.train), found.categories)
+    return Known(found.shape, len(found.train), len(found.valid), found.categories)
 
 
 def _categories(config: Config, known: Known) -> IntArray:
@@ -137,6 +142,7 @@ def _circuit(
             hclt_work(sizes, section.latents),
             section.latents,
         )
+    patch_grid(np.empty((0, *shape), np.uint8), section.patch)
     parameters = glued_parameters(shape, sizes, section)
     if arm != "hclt":
         return parameters, glued_work(shape, section), section.patch_latents

@@ -10,9 +10,11 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import InputLayer
 from pyjuice_bridge.config import PatchCircuit, make_config
+from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.engines import get_engine
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.patch_arms import patch_variables
-from pyjuice_bridge.pipeline.plan import make_plan, seconds_per_row
+from pyjuice_bridge.pipeline.plan import SHAPES, make_plan, seconds_per_row
 from pyjuice_bridge.pipeline.sizes import (
     Work,
     equal_latents,
@@ -102,4 +104,24 @@ def test_time_of_a_circuit_measured_on_itself() -> None:
 def test_plan_of_a_colour_transform_on_grey_images_is_refused() -> None:
     values = tiny_runs.hclt_config(data={"name": "mnist", "colour": "ycocg_r"})
     with pytest.raises(Exception, match="grey"):
+        make_plan(make_config(values))
+
+
+def test_plan_counts_the_training_images_of_the_run() -> None:
+    values = tiny_runs.hclt_config(data={"name": "digits", "valid": 400})
+    dataset = load_dataset("digits", valid=400)
+    assert f"{len(dataset.train):,} training images" in make_plan(make_config(values)).note
+    for name in ("digits", "mnist5k"):
+        known, found = SHAPES[name], load_dataset(name)
+        assert (known.train, known.valid) == (len(found.train), len(found.valid))
+        assert (known.shape, known.categories) == (found.shape, found.categories)
+    values["data"] = {"name": "mnist", "valid": 60_000}
+    with pytest.raises(UserError, match="no image to train on"):
+        make_plan(make_config(values))
+
+
+def test_plan_refuses_patches_that_do_not_tile() -> None:
+    values = tiny_runs.patch_config(data={"name": "mnist"})
+    values["circuit"] = {"kind": "patches", "patch": 3, "latents": 4, "patch_latents": 2}
+    with pytest.raises(UserError, match="do not tile"):
         make_plan(make_config(values))
