@@ -158,6 +158,11 @@ def _find(
         return "array", readers.arrays({"train": source})
     if isinstance(source, Mapping):
         return "arrays", readers.arrays(source)
+    if not isinstance(source, (str, Path)):
+        raise UserError(
+            f"images: a {type(source).__name__} cannot be read;"
+            " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
+        )
     if str(source) in _READERS:
         name = str(source)
         return name, _READERS[name](_folder(name, root))

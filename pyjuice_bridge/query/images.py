@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ class ImageShape:
         if images.size and (images.min() < MISSING or images.max() > 255):
             raise UserError("images: values must be 0 … 255, or -1 where missing.")
         if self.colour is None:
-            return images.reshape(len(images), -1)
+            return images.reshape(len(images), math.prod(self.sides))
         hidden = images == MISSING
         if (hidden.any(-1) != hidden.all(-1)).any():
             raise UserError(
@@ -56,7 +57,8 @@ class ImageShape:
                 "in all of its channels or in none."
             )
         codes = self.colour.encode(np.where(hidden, 0, images).astype(np.uint8))
-        return np.where(hidden, MISSING, codes).astype(np.int16).reshape(len(images), -1)
+        codes = np.where(hidden, MISSING, codes).astype(np.int16)
+        return codes.reshape(len(images), math.prod(self.sides))
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.uint8]:
         """Codes int [N, H * W * C] without gaps to images uint8 [N, H, W, C]."""

@@ -92,6 +92,8 @@ def test_missing_sets_and_names(tmp_path: Path) -> None:
         load_dataset("mnist")
     with pytest.raises(UserError, match="did you mean fashion_mnist"):
         load_dataset("fashion-mnist")
+    with pytest.raises(UserError, match="a list cannot be read; give an array"):
+        load_dataset([[1, 2]])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="known: digits"):
         get_dataset("nothing")
     with pytest.raises(UserError, match="is not a folder"):

@@ -62,6 +62,10 @@ def test_images_and_rows_are_the_same_question(grey: Model) -> None:
     )
 
 
+def test_no_images_have_no_likelihoods(grey: Model) -> None:
+    assert grey.log_likelihood(np.empty((0, 2, 2, 1), np.uint8)).shape == (0,)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), structure=st.sampled_from(["HCLT", "RAT-SPN", "glued patches"]))
 def test_a_conditional_is_the_ratio_of_two_marginals(seed: int, structure: str) -> None:
