@@ -1,4 +1,4 @@
-"""Small random circuits with every kind of layer, multi-edge sums and ties, for property tests."""
+"""Small random circuits for property tests: every kind of layer, ragged sums and ties."""
 
 from __future__ import annotations
 
@@ -78,14 +78,23 @@ class _Builder:
         return self.add(ProductLayer("concat", offsets, heads))
 
     def mix(self, below: NDArray[np.int32], width: int, blocks: int) -> NDArray[np.int32]:
-        """``blocks`` sums with one or two edges each, all sharing their groups or none."""
-        edges = int(self.rng.integers(1, 3))
-        owners = 1 if self.rng.random() < 0.5 else blocks
+        """``blocks`` sums of one or two edges; those of as many share their groups, or none do."""
+        counts = np.full(blocks, self.rng.integers(1, 3))
+        if self.rng.random() < 0.4:
+            counts = self.rng.integers(1, 3, blocks)
+        tied = self.rng.random() < 0.5
         width_in = self.width(int(below[0]))
-        rows = self.rows(owners, width, edges * width_in).reshape(owners, width, edges, width_in)
-        weights = np.moveaxis(rows, 2, 1).reshape(owners * edges, width, width_in)
-        groups = np.arange(blocks * edges) % (owners * edges)
-        children = self.rng.choice(below, blocks * edges)
-        offsets = np.arange(blocks + 1) * edges
-        arrays = (a.astype(np.int32) for a in (offsets, children, groups))
-        return self.add(SumLayer(*arrays, weights.astype(self.dtype)))
+        weights: list[NDArray[Any]] = []
+        families: dict[int, list[int]] = {}
+        groups: list[int] = []
+        for block, edges in enumerate(counts.tolist()):
+            family = edges if tied else block
+            if family not in families:
+                families[family] = list(range(len(weights), len(weights) + edges))
+                rows = self.rows(width, edges * width_in).reshape(width, edges, width_in)
+                weights += list(rows.swapaxes(0, 1))
+            groups += families[family]
+        children = self.rng.choice(below, len(groups))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        arrays = (np.asarray(a, np.int32) for a in (offsets, children, groups))
+        return self.add(SumLayer(*arrays, np.stack(weights).astype(self.dtype)))

@@ -123,7 +123,7 @@ def _check(points: Tensor, k: int, iterations: int, restarts: int) -> None:
 def _best_start(
     x: Tensor, floor: Tensor, k: int, iterations: int, restarts: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The best of ``restarts`` k-means++ starts per position, each on its own subset."""
+    """The best of ``restarts`` k-means++ starts per position, all on one subset of the points."""
     size = min(x.shape[1], POINTS_PER_START * k)
     rows = torch.randperm(x.shape[1], generator=generator)[:size].to(x.device)
     subset = x[:, rows]

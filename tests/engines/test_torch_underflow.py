@@ -131,7 +131,7 @@ def test_what_underflows_before_a_tile_is_divided_by_its_maximum() -> None:
     np.testing.assert_allclose(found, [share, 1 - share], rtol=1e-4)
 
 
-@pytest.mark.parametrize("seed", [14, 36, 98, 195])
+@pytest.mark.parametrize("seed", [19, 108, 156, 209])
 def test_blocks_that_vanish_are_not_taken_for_zero(seed: int) -> None:
     """Mixtures of products whose factors agree on no node that float32 can see."""
     circuit = sharpened(random_circuit(seed, 8), 100, seed)

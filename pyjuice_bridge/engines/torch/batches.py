@@ -94,11 +94,13 @@ def micro_batch(program: Program) -> int:
     """Rows that go through the circuit together.
 
     On a CPU the widest layer's tile stays near the cache's size; on a GPU the kept activations
-    take at most half of the free memory.
+    take at most half of what is free, to other programs or within PyTorch's own reserve.
     """
     if program.device.type == "cpu":
         return max(8, _CPU_TILE_BYTES // program.largest_tile)
     free, _ = torch.cuda.mem_get_info(program.device)
+    free += torch.cuda.memory_reserved(program.device)
+    free -= torch.cuda.memory_allocated(program.device)
     per_row = 3 * program.activation_bytes + 4 * program.largest_tile
     return max(1, free // 2 // per_row)
 
