@@ -7,11 +7,12 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import yaml
 
+from pyjuice_bridge.config import Arm
 from pyjuice_bridge.data.dataset import SPLITS, Dataset
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.arms import CIRCUIT
@@ -21,6 +22,15 @@ from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.training import Trained
 
 ARTIFACTS = "artifacts.json"
+_OUTCOME = (
+    "report.html",
+    "results.json",
+    "bound.json",
+    "figures.npz",
+    "assignments.h5",
+    "model.h5",
+    *(f"{arm}.h5" for arm in get_args(Arm)),
+)
 
 
 def open_folder(out: Path) -> None:
@@ -34,9 +44,17 @@ def open_folder(out: Path) -> None:
 
 
 def write_config(context: Context, out: Path) -> None:
-    """The resolved config, with every default filled in."""
-    values = context.config.model_dump()
-    write_text(out / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+    """The resolved config, with every default filled in.
+
+    What another config left in the folder is removed, so that its figures and models never stand
+    beside this one.
+    """
+    path = out / "config.yaml"
+    text = yaml.safe_dump(context.config.model_dump(), sort_keys=False)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        for name in _OUTCOME:
+            (out / name).unlink(missing_ok=True)
+    write_text(path, text)
 
 
 class Metrics:

@@ -12,6 +12,7 @@ import yaml
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.figures import make_masks
 from pyjuice_bridge.report.run_dir import read_run
 
@@ -134,6 +135,19 @@ def test_changes_recompute_only_what_depends_on_them(finished: Any) -> None:
     assert stages(name="other") == set()
     changed = stages(train={"pseudocount": 0.7})
     assert {"train", "score", "figures"} <= changed and not changed & {"tree", "clusters"}
+
+
+def test_another_config_in_the_folder_leaves_nothing_of_the_former(tmp_path: Path) -> None:
+    config = tiny_runs.hclt_config(train={"epochs": 2, "batch_size": 32})
+    out = tmp_path / "run"
+    pj.run(config, images=tiny_runs.images(), out=out, device="cpu")
+    before = {path.name for path in out.iterdir()}
+    again = pj.run(config, images=tiny_runs.images(), out=out, arms=["random"])
+    assert before - {path.name for path in out.iterdir()} == {"lvd.h5", "assignments.h5"}
+    assert again.model.circuit.meta["arm"] == "random"
+    with pytest.raises(UserError, match="cannot fill 90 clusters"):
+        pj.run(config, images=tiny_runs.images(9), out=out, circuit={"latents": 90})
+    assert not (out / "results.json").exists() and not (out / "model.h5").exists()
 
 
 def test_sections_of_a_file_can_change_their_kind(tmp_path: Path) -> None:
