@@ -140,6 +140,8 @@ def _write_grid(out: Path, images: NDArray[np.uint8], columns: int, white: int) 
     from pyjuice_bridge.pipeline.files import write_bytes
     from pyjuice_bridge.report.images import grid_png
 
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out}: pictures are written as PNG, so give a name that ends in .png")
     scale = max(1, 56 // images.shape[1])
     try:
         write_bytes(out, grid_png(images, columns, scale, white=white))

@@ -51,10 +51,14 @@ def get_dataset(name: str, root: Path | None = None) -> Path:
     What is there already is checked and kept.
 
     Raises:
-        UserError: an unknown name, or no source could be reached.
+        UserError: an unknown name, a folder that cannot be made, or no source could be reached.
     """
     _known(name)
     folder = default_folder(name, root)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made a folder ({error.strerror}).") from error
     if name in FILE_SOURCES:
         return get_files(name, folder)
     if name in ARCHIVE_SOURCES:

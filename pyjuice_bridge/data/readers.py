@@ -121,7 +121,7 @@ def own(path: Path) -> Found:
         raise UserError(f"{path} is neither a folder of pictures nor a .npy or .npz file.")
     with open_npz(path) as archive:
         keys = archive.files
-    if "train" not in keys and len(keys) != 1:
+    if "train" not in keys and (len(keys) != 1 or keys[0] in SPLITS):
         raise UserError(
             f"{path} holds {', '.join(keys) or 'nothing'}: it needs an array train (and, if there"
             " are such splits, valid and test), or one array only."

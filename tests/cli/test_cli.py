@@ -215,6 +215,7 @@ MISTAKES = [
     (("show", "."), "not a run's folder"),
     (("evaluate", "none.h5", "digits"), "none.h5"),
     (("sample", "{config}"), "config.yaml"),
+    (("sample", "{run}", "--out", "x.jpg"), "ends in .png"),
     (("compare", "none"), "none"),
     (("data", "get", "mnst"), "did you mean mnist"),
 ]
@@ -225,7 +226,8 @@ def test_mistakes_are_one_line_on_stderr(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = [word.replace("{config}", str(folder / "config.yaml")) for word in words]
+    places = {"{config}": str(folder / "config.yaml"), "{run}": str(folder / "r/0")}
+    given = [places.get(word, word) for word in words]
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 1 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr

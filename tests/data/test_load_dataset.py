@@ -92,6 +92,8 @@ def test_missing_sets_and_names(tmp_path: Path) -> None:
         load_dataset("mnist")
     with pytest.raises(UserError, match="did you mean fashion_mnist"):
         load_dataset("fashion-mnist")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        get_dataset("mnist", Path(__file__))
     with pytest.raises(UserError, match="a list cannot be read; give an array"):
         load_dataset([[1, 2]])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="known: digits"):
@@ -222,6 +224,9 @@ def test_own_arrays_and_files(tmp_path: Path) -> None:
     assert len(set(prints)) == 1
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), images)
     assert ids(images) == list(range(20))
+    np.savez(tmp_path / "test.npz", test=images)
+    with pytest.raises(UserError, match="needs an array train"):
+        load_dataset(tmp_path / "test.npz")
     three = load_dataset(tmp_path / "three.npz")
     assert [len(three.train), len(three.valid), len(three.test)] == [20, 2, 3]
     with pytest.raises(UserError, match="valid split of its own"):
