@@ -73,12 +73,6 @@ class MAESettings:
             raise UserError("MAE: epochs, batch and step_size must be positive")
 
 
-def paper_settings(**changes: Any) -> MAESettings:
-    """The size and step size of Liu et al., ICLR 2023."""
-    paper: dict[str, Any] = {"hidden": 256, "mlp": 512, "heads": 8, "layers": (6, 4)}
-    return MAESettings(**(paper | {"step_size": 5e-5, "epochs": 200, "batch": 256} | changes))
-
-
 class MAETeacher:
     """Features of a trained masked autoencoder, one vector of ``hidden`` numbers per patch."""
 

@@ -140,7 +140,7 @@ def collect(
     """Add the rows' flows to ``counts``; returns Σ weight·log p as a float64 scalar.
 
     Counts are sums over rows, so a batch may be cut anywhere: it is cut to ``micro_batch`` rows,
-    and in halves again where a GPU runs out of memory.
+    and in halves again where a GPU runs out of memory in the upward pass.
     """
     step = min(micro_batch(program), len(x))
     total = torch.zeros((), dtype=torch.float64, device=program.device)
