@@ -110,6 +110,7 @@ class Model:
             UserError: the circuit has no image shape or several roots, or a pixel is missing.
         """
         shape = self._images_only("bits_per_dim")
+        images = np.asarray(images)
         if images.ndim != 4 or not len(images):
             raise UserError(f"images: expected shape [N, H, W, C], got {images.shape}.")
         codes = shape.encode(images)
@@ -155,6 +156,7 @@ class Model:
             seed: of the draw.
         """
         self._images_only("inpaint")
+        images, mask = np.asarray(images), np.asarray(mask)
         if images.ndim != 4 or mask.dtype != np.bool_ or mask.ndim not in (2, 3):
             raise UserError("mask: expected bool [H, W] or [N, H, W] for images [N, H, W, C].")
         if mask.shape[-2:] != images.shape[1:3] or (mask.ndim == 3 and len(mask) != len(images)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
+import torch
 from circuits import random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +61,16 @@ def test_images_and_rows_are_the_same_question(grey: Model) -> None:
     np.testing.assert_array_equal(
         grey.log_likelihood(images_of(grey, rows)), grey.log_likelihood(rows)
     )
+
+
+def test_tensors_and_lists_are_read_as_arrays(grey: Model) -> None:
+    images = some_images(3, (2, 2, 1), 3, 0)
+    mask = np.array([[True, False], [True, True]])
+    for given_ in (torch.tensor(images), images.tolist()):
+        np.testing.assert_array_equal(grey.log_likelihood(given_), grey.log_likelihood(images))
+        assert grey.bits_per_dim(given_) == grey.bits_per_dim(images)
+        drawn = grey.inpaint(given_, mask.tolist(), seed=1)
+        np.testing.assert_array_equal(drawn, grey.inpaint(images, mask, seed=1))
 
 
 def test_no_images_have_no_likelihoods(grey: Model) -> None:
