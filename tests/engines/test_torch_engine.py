@@ -238,6 +238,8 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path,
     ]
     with pytest.raises(UserError, match="another training"):
         ENGINE.fit(circuit, x[:30], options, checkpoint=path)
+    with pytest.raises(UserError, match="another training"):
+        EXACT.fit(circuit, x, options, valid=valid, checkpoint=path)
 
 
 def test_early_stopping_returns_the_best_circuit() -> None:

@@ -107,9 +107,10 @@ class TorchEngine:
         trainer = Trainer(program, params, rows, held_out, scaled)
         key = ""
         if checkpoint is not None:
-            extra = tuple(np.asarray(v) for v in (latents or {}).values())
-            extra += tuple(np.asarray(v) for v in (weights, valid) if v is not None)
-            key = fingerprint(circuit, np.asarray(x), options, extra)
+            extra = {f"latents {name}": np.asarray(v) for name, v in (latents or {}).items()}
+            given = {"weights": weights, "valid": valid}
+            extra |= {name: np.asarray(v) for name, v in given.items() if v is not None}
+            key = fingerprint(circuit, np.asarray(x), options, extra, self._dtype)
         return train(
             trainer, circuit, checkpoint=checkpoint, key=key, on_epoch=on_epoch, on_batch=on_batch
         )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,16 +184,24 @@ class Trainer:
 
 
 def fingerprint(
-    circuit: Circuit, x: NDArray[Any], options: FitOptions, extra: tuple[NDArray[Any], ...]
+    circuit: Circuit,
+    x: NDArray[Any],
+    options: FitOptions,
+    extra: Mapping[str, NDArray[Any]],
+    dtype: torch.dtype,
 ) -> str:
     """A hash of everything a training depends on, so that a checkpoint resumes only its own."""
     digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
-    arrays = [circuit.roots, np.asarray(x), *extra]
+    digest.update(str(dtype).encode())
+    named: list[tuple[str, Any]] = [("roots", circuit.roots), ("x", x), *sorted(extra.items())]
     for layer in circuit.layers:
-        arrays += [v for v in vars(layer).values() if isinstance(v, np.ndarray)]
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        named += [(f"{type(layer).__name__}.{name}", value) for name, value in vars(layer).items()]
+    for name, value in named:
+        if not isinstance(value, np.ndarray):
+            digest.update(f"{name}{value}".encode())
+            continue
+        digest.update(f"{name}{value.dtype}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
 
 
