@@ -24,9 +24,8 @@ _SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=T
 _SPLIT = click.option(
     "--split",
     type=click.Choice(["train", "valid", "test"]),
-    default="test",
-    show_default=True,
-    help="Which images of DATA; those of the run's own splits, if DATA is what it saw.",
+    help="Which images of DATA; those of the run's own splits, if DATA is what it saw.  "
+    "Default: test, or all images of a path that has no test split.",
 )
 _ROOT = click.option(
     "--root", type=click.Path(path_type=Path), help="Where DATA is, if it is known by name."
@@ -43,7 +42,7 @@ _ROOT = click.option(
 def evaluate(
     model: Path,
     data: str,
-    split: str,
+    split: str | None,
     root: Path | None,
     limit: int | None,
     device: str,
@@ -56,9 +55,13 @@ def evaluate(
     from pyjuice_bridge.pipeline.splits import images_for
 
     opened = load(model, device=device)
-    images = images_for(model, opened.circuit.meta, data, split, root)[:limit]
+    found, name = images_for(model, opened.circuit.meta, data, split, root)
+    images = found[:limit]
     bits = opened.bits_per_dim(images)
-    click.echo(f"{bits:.4f} bits/dim on {len(images):,} {split} images of {data}")
+    some = f"{len(images):,} {name}" if name else f"{len(images):,} of the {len(found):,}"
+    if not name and len(images) == len(found):
+        some = f"all {len(found):,}"
+    click.echo(f"{bits:.4f} bits/dim on {some} images of {data}")
 
 
 @click.command()
@@ -99,7 +102,7 @@ def sample(model: Path, n: int, out: Path, seed: int, device: str) -> None:
 def inpaint(
     model: Path,
     data: str,
-    split: str,
+    split: str | None,
     root: Path | None,
     mask: str,
     n: int,
@@ -120,7 +123,7 @@ def inpaint(
     from pyjuice_bridge.report.images import brighten, paint_hidden
 
     opened = load(model, device=device)
-    images = images_for(model, opened.circuit.meta, data, split, root)[:n]
+    images = images_for(model, opened.circuit.meta, data, split, root)[0][:n]
     hidden = make_masks(len(images), images.shape[1:3], np.random.default_rng(seed))[mask]
     filled = opened.inpaint(images, hidden, seed=seed)
     white = _white(opened)

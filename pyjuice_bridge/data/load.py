@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,23 @@ def load_dataset(
     )
 
 
+def load_undivided(source: str | Path) -> Images | None:
+    """Every image of a path without a test split, in order; None for anything else.
+
+    Raises:
+        UserError: missing or damaged files.
+    """
+    if str(source) in _READERS:
+        return None
+    name, found = _find(source, None)
+    if found.test is not None:
+        return None
+    if found.valid is None:
+        return found.train
+    _one_shape(name, (found.train, found.valid))
+    return np.concatenate((found.train, found.valid))
+
+
 def _splits(name: str, found: Found, valid: int | None, seed: int) -> tuple[Images, Images, Images]:
     train, test = found.train, found.test
     if test is None:
@@ -129,13 +146,17 @@ def _splits(name: str, found: Found, valid: int | None, seed: int) -> tuple[Imag
     else:
         count = valid or found.valid_count or min(_MOST_VALID, max(1, len(train) // 10))
         train, held = split_at_random(train, count, seed, name, "validation")
-    shapes = {images.shape[1:] for images in (train, held, test)}
+    _one_shape(name, (train, held, test))
+    return train, held, test
+
+
+def _one_shape(name: str, splits: Sequence[Images]) -> None:
+    shapes = {images.shape[1:] for images in splits}
     if len(shapes) > 1:
         raise UserError(
             f"{name} has splits of different image shapes"
             f" ({', '.join(str(list(shape)) for shape in sorted(shapes))}): bring them to one."
         )
-    return train, held, test
 
 
 def _split_by_group(

@@ -7,42 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.config import Data, load_config
-from pyjuice_bridge.data import Dataset, load_dataset
+from pyjuice_bridge.data import Dataset, load_dataset, load_undivided
 from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.files import read_json
 
 
 def images_for(
-    model: Path, meta: Mapping[str, Any], data: str, split: str, root: Path | None = None
-) -> Images:
-    """The images uint8 [N, H, W, C] of ``data``'s split.
+    model: Path, meta: Mapping[str, Any], data: str, split: str | None, root: Path | None = None
+) -> tuple[Images, str]:
+    """The images uint8 [N, H, W, C] of ``data``'s split, and the split's name.
 
-    Where ``data`` is what the model's run saw, they are those of the run's own split.
+    Where ``data`` is what the model's run saw, they are those of the run's own split.  Other
+    images of the user's that have no test split are all taken; the name is then empty.
 
     Args:
         model: a run's folder, or a model file; one that lies in its run's folder knows its splits.
         meta: the circuit's.
         data: a set's name or a path.
-        split: "train", "valid" or "test".
+        split: "train", "valid" or "test"; None is "test", or all where there are no splits.
         root: where ``data`` is, if it is known by name.
 
     Raises:
-        UserError: nothing to load, or the train or valid images of the set that the model was
-            trained on are asked for and the run's own splits cannot be told.
+        UserError: nothing to load, a split of images that have none, or the train or valid
+            images of the set that the model was trained on are asked for and the run's own
+            splits cannot be told.
     """
+    name = split or "test"
     own = _own_splits(model if model.is_dir() else model.parent, data, root)
     if own is not None:
-        images: Images = getattr(own, split)
-        return images
+        return getattr(own, name), name
+    if Path(data).stem != meta.get("dataset"):
+        every = load_undivided(data)
+        if every is not None and split is not None:
+            raise UserError(f"{data} has no test split: leave out --split to take all its images")
+        if every is not None:
+            return every, ""
     found = load_dataset(data, root=root, seed=int(meta.get("seed", 0)))
-    if split != "test" and found.name == meta.get("dataset"):
+    if name != "test" and found.name == meta.get("dataset"):
         raise UserError(
-            f"the {split} images of {data} are those of a run's own splits, and {model} is not in "
+            f"the {name} images of {data} are those of a run's own splits, and {model} is not in "
             "the folder of a run on these images; name that folder, or take the test images"
         )
-    images = getattr(found, split)
-    return images
+    return getattr(found, name), name
 
 
 def _own_splits(folder: Path, data: str, root: Path | None) -> Dataset | None:

@@ -163,6 +163,31 @@ def test_evaluate_scores_the_splits_of_the_run(folder: Path, tmp_path: Path) -> 
     assert invoke("evaluate", bare, folder / "images.npy").exit_code == 0
 
 
+def test_evaluate_takes_all_of_other_images_without_a_test_split(
+    folder: Path, tmp_path: Path
+) -> None:
+    x = tiny_runs.images(35, seed=5)
+    np.save(tmp_path / "other.npy", x)
+    np.savez(tmp_path / "parts.npz", train=x[:20], valid=x[20:])
+    np.savez(tmp_path / "tested.npz", train=x[:20], test=x[20:])
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(x):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"pictures/{i:02}.png")
+    model = pj.load(folder / "r/0")
+    bits = f"{model.bits_per_dim(x):.4f} bits/dim on all 35 images"
+    for name in ("other.npy", "parts.npz", "pictures"):
+        for run in (folder / "r/0", folder / "r/0/random.h5"):
+            done = invoke("evaluate", run, tmp_path / name)
+            assert "on all 35 images" in done.output
+        assert bits in invoke("evaluate", folder / "r/0", tmp_path / name).output
+    some = invoke("evaluate", folder / "r/0", tmp_path / "other.npy", "--limit", 3)
+    assert f"{model.bits_per_dim(x[:3]):.4f} bits/dim on 3 of the 35 images" in some.output
+    tested = invoke("evaluate", folder / "r/0", tmp_path / "tested.npz")
+    assert f"{model.bits_per_dim(x[20:]):.4f} bits/dim on 15 test images" in tested.output
+    refused = invoke("evaluate", folder / "r/0", tmp_path / "other.npy", "--split", "test")
+    assert refused.exit_code == 1 and "leave out --split" in refused.stderr
+
+
 def test_sample_and_inpaint_write_pictures(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.png"
     assert invoke("sample", folder / "r/0", "--n", 5, "--out", out).exit_code == 0
