@@ -54,9 +54,11 @@ def latent_values(context: Context, teacher: object | None) -> LatentValues:
     }
 
     def build(folder: Path) -> None:
+        embeddings = features.embeddings()
+        _enough(context, embeddings["train"].shape)
         with context.reporter.task("clusters") as tick:
             found = cluster_embeddings(
-                features.embeddings(),
+                embeddings,
                 config.circuit.latents,
                 **clusters,
                 seed=config.seed,
@@ -72,6 +74,19 @@ def latent_values(context: Context, teacher: object | None) -> LatentValues:
     z = Assignments.load(artifact.path / FILE).z
     parts = {**features.seconds, "clusters": artifact.seconds}
     return LatentValues(_checked(context, z, "the teacher"), artifact, sum(parts.values()), parts)
+
+
+def _enough(context: Context, shape: tuple[int, int, int]) -> None:
+    """Refuse more clusters than vectors [rows, positions, dim] to fill them with."""
+    rows, positions, _ = shape
+    config, latents = context.config, context.config.circuit.latents
+    points = rows if config.cluster.scope == "position" else rows * positions
+    if points < latents:
+        images = f"the {rows} training images give {points} points to cluster"
+        raise UserError(
+            f"{images}, which cannot fill {latents} clusters; set 'circuit.latents' to at most "
+            f"{points}, or train on more images"
+        )
 
 
 def _given(context: Context, path: str) -> LatentValues:

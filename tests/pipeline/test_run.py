@@ -150,6 +150,22 @@ def test_another_config_in_the_folder_leaves_nothing_of_the_former(tmp_path: Pat
     assert not (out / "results.json").exists() and not (out / "model.h5").exists()
 
 
+@pytest.mark.parametrize(("scope", "points"), [("position", 8), ("pooled", 32)])
+def test_too_many_clusters_name_the_field_and_the_most(
+    tmp_path: Path, scope: str, points: int
+) -> None:
+    data = {"train": tiny_runs.images(8), **dict.fromkeys(("valid", "test"), tiny_runs.images(3))}
+    kind = tiny_runs.hclt_config if scope == "position" else tiny_runs.patch_config
+    config = kind(cluster={"scope": scope}, arms=["lvd"])
+    section = config["circuit"]
+    message = f"{points} points .* {points + 1} clusters; set 'circuit.latents' to at most {points}"
+    with pytest.raises(UserError, match=message):
+        wanted = {**config, "circuit": {**section, "latents": points + 1}}
+        pj.run(wanted, images=data, out=tmp_path / "run")
+    wanted = {**config, "circuit": {**section, "latents": points}}
+    pj.run(wanted, images=data, out=tmp_path / "run")
+
+
 def test_sections_of_a_file_can_change_their_kind(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tiny_runs.hclt_config()))
