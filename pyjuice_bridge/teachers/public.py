@@ -16,13 +16,22 @@ CELL = 16
 """Pixels per patch that ViT and stride-16 maps work with."""
 
 
-def enlarge(images: Images, patch: int, device: str) -> Tensor:
-    """Float32 [N, 3, 16 * rows, 16 * columns] in [0, 1]: grey repeated, bilinearly resized."""
+def enlarge(images: Images, patch: int, device: str, *, white: int = 255) -> Tensor:
+    """Float32 [N, 3, 16 * rows, 16 * columns] in [0, 1]: grey repeated, bilinearly resized.
+
+    ``white`` is the pixel value that becomes 1.
+    """
     rows, columns = patch_grid(images, patch)
     x = torch.as_tensor(np.ascontiguousarray(images), device=device).permute(0, 3, 1, 2).float()
-    x = x.div(255).expand(-1, 3, -1, -1) if x.shape[1] == 1 else x.div(255)
+    x = x.div(white).expand(-1, 3, -1, -1)
     size = (rows * CELL, columns * CELL)
     return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def facts(kind: str, patch: int, white: int, model: nn.Module) -> dict[str, Any]:
+    """The settings and a hash of the weights; ``white`` only where it is not the usual 255."""
+    scale = {} if white == 255 else {"white": white}
+    return {"kind": kind, "patch": patch, "weights": weights_hash(model), **scale}
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -56,11 +56,13 @@ def make_teacher(
     if kind == "vit_mae":
         from pyjuice_bridge.teachers.vit_mae import ViTMAETeacher
 
-        return ViTMAETeacher(**_known(kind, settings, {"source", "patch", "batch"}), device=device)
+        allowed = {"source", "patch", "batch", "white"}
+        return ViTMAETeacher(**_known(kind, settings, allowed), device=device)
     if kind == "efficientnet":
         from pyjuice_bridge.teachers.efficientnet import EfficientNetTeacher
 
-        return EfficientNetTeacher(**_known(kind, settings, {"patch", "batch"}), device=device)
+        allowed = {"patch", "batch", "white"}
+        return EfficientNetTeacher(**_known(kind, settings, allowed), device=device)
     raise UserError(f'there is no teacher "{kind}"; choose from {", ".join(KINDS)}')
 
 

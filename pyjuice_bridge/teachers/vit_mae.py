@@ -12,7 +12,7 @@ import torch
 
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import FloatArray, Images, neighbours, patch_grid
-from pyjuice_bridge.teachers.public import CELL, enlarge, freeze, weights_hash
+from pyjuice_bridge.teachers.public import CELL, enlarge, facts, freeze
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the RGB values in [0, 1] that the public weights were trained with."""
@@ -31,15 +31,23 @@ class ViTMAETeacher:
         patch: side of a patch in pixels.
         batch: patches that go through the encoder together.
         device: "cpu" or "cuda".
+        white: the pixel value of white, 16 for the 8x8 digits.
 
     Raises:
         UserError: transformers is not installed, or there are no such weights.
     """
 
     def __init__(
-        self, source: str | Path, *, patch: int, batch: int = 256, device: str = "cpu"
+        self,
+        source: str | Path,
+        *,
+        patch: int,
+        batch: int = 256,
+        device: str = "cpu",
+        white: int = 255,
     ) -> None:
-        self.patch, self.batch, self.device, self.source = patch, batch, device, str(source)
+        self.patch, self.batch, self.device, self.white = patch, batch, device, white
+        self.source = str(source)
         self._model = freeze(_load(self.source), device)
         config = self._model.config
         if config.patch_size != CELL or config.num_channels != 3:
@@ -55,7 +63,8 @@ class ViTMAETeacher:
         step = max(1, self.batch // count)
         with torch.inference_mode():
             for start in range(0, len(images), step):
-                x = enlarge(images[start : start + step], self.patch, self.device)
+                part = images[start : start + step]
+                x = enlarge(part, self.patch, self.device, white=self.white)
                 mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (_MEAN, _STD))
                 x = (x - mean) / std
                 for positions, members in neighbours(grid):
@@ -81,7 +90,7 @@ class ViTMAETeacher:
 
     def describe(self) -> dict[str, Any]:
         """The settings and a hash of the weights."""
-        return {"kind": "vit_mae", "patch": self.patch, "weights": weights_hash(self._model)}
+        return facts("vit_mae", self.patch, self.white, self._model)
 
 
 def _load(source: str) -> Any:

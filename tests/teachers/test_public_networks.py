@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+import pyjuice_bridge as pj
+from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers import make_teacher
 from pyjuice_bridge.teachers.pixels import PixelTeacher
@@ -95,6 +97,46 @@ def test_enlarged_images_keep_grey_and_constant_colours():
     big = enlarge(x, 4, "cpu")
     assert big.shape == (1, 3, 32, 16)
     np.testing.assert_allclose(big, 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("vit_mae", marks=needs_transformers),
+        pytest.param("efficientnet", marks=needs_efficientnet),
+    ],
+)
+def test_few_grey_levels_reach_white(kind, request):
+    settings = {"patch": 4}
+    if kind == "vit_mae":
+        settings["source"] = request.getfixturevalue("folder")
+    x = images((2, 8, 8, 1)) % 18
+    usual, dark = make_teacher(kind, **settings), make_teacher(kind, **settings, white=17)
+    np.testing.assert_allclose(dark.embed(x), usual.embed(x * 15), atol=1e-4)
+    assert np.abs(dark.embed(x) - usual.embed(x)).max() > 1e-2
+    assert dark.describe() == {**usual.describe(), "white": 17}
+
+
+@needs_transformers
+def test_runs_on_digits_give_their_white(folder, tmp_path):
+    config = {
+        "name": "white",
+        "data": {"name": "digits", "limit": 40},
+        "teacher": {"kind": "vit_mae", "source": str(folder)},
+        "circuit": {"kind": "patches", "latents": 3, "patch": 4, "patch_latents": 2},
+        "train": {
+            "epochs": 3,
+            "patch_training": {"epochs": 1},
+            "latent_training": {"epochs": 1},
+        },
+        "arms": ["lvd"],
+        "device": "cpu",
+    }
+    pj.run(config, out=tmp_path / "run")
+    stored = np.load(next((tmp_path / "artifacts").glob("embed-*/train.npy")))
+    teacher = ViTMAETeacher(folder, patch=4, white=16)
+    wanted = teacher.embed(load_dataset("digits", limit=40).train)
+    np.testing.assert_allclose(stored.transpose(1, 0, 2), wanted, rtol=2e-3, atol=2e-3)
 
 
 @needs_efficientnet
