@@ -186,6 +186,8 @@ def _run(
             left.add(row["seconds"], now)
             if now:
                 reporter.say(_line(row) + left.text())
+            elif row["seconds"] is None:
+                reporter.say(f"{_line(row)} (reused)")
 
         arm = train_arm(context, start, tell)
         if arm.artifact.reused:

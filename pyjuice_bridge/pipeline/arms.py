@@ -31,7 +31,8 @@ _TREE_ROWS = 20_000
 class Stage:
     """A training of ``lvd`` that came before the pixels alone.
 
-    ``bound`` and ``marginal`` are bits per dimension on validation after it.
+    ``bound`` and ``marginal`` are bits per dimension on validation after it; ``reused`` tells
+    whether it was there already.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage:
     seconds: float
     bound: float
     marginal: float
+    reused: bool
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _counted(context: Context, tree: Artifact, latents: LatentValues) -> Start:
     counted = context.store.stage("counting", 1, inputs, build)
     bound, marginal = (data.bits("valid", counted.info[k]) for k in ("bound", "marginal"))
     seconds = latents.seconds + tree.seconds + counted.seconds
-    stage = Stage("counting", 1, seconds, bound, marginal)
+    stage = Stage("counting", 1, seconds, bound, marginal, counted.reused)
     parts = {**latents.parts, "tree": tree.seconds, "counting": counted.seconds}
     return Start(
         "lvd",

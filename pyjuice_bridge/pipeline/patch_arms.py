@@ -139,15 +139,19 @@ class _Parts:
         phases = self.context.config.train
         assert phases.patch_training is not None and phases.latent_training is not None
         passes = {
-            "start": (0, before),
-            "patches": (phases.patch_training.epochs, before + bundle.seconds),
-            "latent": (phases.latent_training.epochs, before + bundle.seconds + latent.seconds),
+            "start": (0, before, glued),
+            "patches": (phases.patch_training.epochs, before + bundle.seconds, bundle),
+            "latent": (
+                phases.latent_training.epochs,
+                before + bundle.seconds + latent.seconds,
+                latent,
+            ),
         }
         bits = self.context.data.bits
-        stages = tuple(
-            Stage(name, count, seconds, *(bits("valid", v) for v in glued.info[name]))
-            for name, (count, seconds) in passes.items()
-        )
+        stages = []
+        for name, (count, seconds, made) in passes.items():
+            bound, marginal = (bits("valid", value) for value in glued.info[name])
+            stages.append(Stage(name, count, seconds, bound, marginal, made.reused))
         parts = {
             **self.latents.parts,
             "trees": self.trees_seconds,
@@ -159,7 +163,7 @@ class _Parts:
             {"artifact": glued.id},
             lambda: hdf5.load(glued.path / CIRCUIT),
             stages[-1].seconds,
-            stages,
+            tuple(stages),
             self.latents.z["valid"],
             parts,
         )
@@ -178,7 +182,7 @@ class _Parts:
 
         def build(folder: Path) -> Mapping[str, Any]:
             patches = self.context.data.rows["train"][:, self.places]
-            with self.context.reporter.task("patch training") as tick:
+            with self.context.reporter.task("patch training", range(phase.epochs)) as tick:
                 found = train_bundle(
                     self.context.engine,
                     self.blank_bundle(),
@@ -215,7 +219,7 @@ class _Parts:
         }
 
         def build(folder: Path) -> Mapping[str, Any]:
-            with self.context.reporter.task("latent training") as tick:
+            with self.context.reporter.task("latent training", range(phase.epochs)) as tick:
                 start = self.counted_latent()
                 found = train_latent(
                     self.context.engine,

@@ -78,8 +78,15 @@ class Reporter:
                 file.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
 
     @contextmanager
-    def task(self, title: str) -> Iterator[Tick]:
-        """Show a piece of work; call the result with (done, in all) as it advances."""
+    def task(self, title: str, passes: range = range(0)) -> Iterator[Tick]:
+        """Show a piece of work; call the result with (done, in all) as it advances.
+
+        Work in so many ``passes`` that does not begin with its first piece is a training resumed.
+        """
+        if passes:
+            with self.task(title) as tick:
+                yield _Training(title, passes, self.say, tick)
+            return
         if self._live is None:
             yield _PlainTask(title, self.say)
             return
@@ -89,6 +96,21 @@ class Reporter:
             yield lambda done, total: live.update(task, completed=done, total=total)
         finally:
             live.remove_task(task)
+
+
+class _Training:
+    """Says after which pass a training is resumed, then only hands on."""
+
+    def __init__(self, title: str, passes: range, say: Callable[[str], None], tick: Tick) -> None:
+        self._title, self._passes, self._say, self._tick = title, passes, say, tick
+        self._begun = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._begun and done > 1:
+            whole = self._passes.start + (done - 1) * len(self._passes) // total
+            self._say(f"{self._title}: resumed after pass {whole}")
+        self._begun = True
+        self._tick(done, total)
 
 
 class _PlainTask:

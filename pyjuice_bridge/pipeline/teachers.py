@@ -131,7 +131,7 @@ def _mae(context: Context, section: MaeTeacher) -> Features:
 
     def build(folder: Path) -> Mapping[str, Any]:
         spent = _Spent(folder)
-        with context.reporter.task("train the autoencoder") as tick:
+        with context.reporter.task("train the autoencoder", range(section.epochs)) as tick:
 
             def epoch(done: int, total: int, loss: float) -> None:
                 spent.mark()

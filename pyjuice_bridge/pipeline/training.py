@@ -60,8 +60,9 @@ def train_arm(context: Context, start: Start, on_epoch: OnEpoch) -> Trained:
         extra["tuned"] = tuned.info["best"]
         extra["stage_seconds"]["tuning"] = round(tuned.seconds, 3)
     curve = _Curve(context, start, before)
-    for row in curve.rows:
-        on_epoch(row, True)
+    reused = [stage.reused for stage, passes in _counted_passes(start) if passes]
+    for row, old in zip(curve.rows, reused, strict=True):
+        on_epoch(row, not old)
     artifact = _train(context, start, options, lambda epoch: on_epoch(curve.add(epoch), True))
     if artifact.reused:
         for line in artifact.info["history"]:
@@ -165,7 +166,8 @@ def _train(
     def build(folder: Path) -> Mapping[str, Any]:
         memory = PeakMemory()
         data, engine = context.data, context.engine
-        with context.reporter.task(f"train {arm_name(start.arm)}") as tick:
+        passes = range(start.passes, start.passes + options.epochs)
+        with context.reporter.task(f"train {arm_name(start.arm)}", passes) as tick:
             found = engine.fit(
                 start.circuit(),
                 data.rows["train"],

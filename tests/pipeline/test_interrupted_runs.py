@@ -98,9 +98,47 @@ def test_training_goes_on_after_its_last_whole_pass(tmp_path: Path) -> None:
     assert (folder / "checkpoint.h5").exists() and not (folder / "done.json").exists()
     assert "StopError" in (out / "log.txt").read_text()
     straight = pj.run(config, out=tmp_path / "other" / "run")
+    said = (out / "log.txt").read_text()
     pj.run(config, out=out)
     assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
     assert tiny_runs.curve(out) == tiny_runs.curve(straight.path)
+    later = (out / "log.txt").read_text().removeprefix(said)
+    assert later.count("resumed") == later.count("train Random start: resumed after pass 2\n") == 1
+    assert "resumed" not in said + (straight.path / "log.txt").read_text()
+    counting = [line for line in later.splitlines() if "(counting)" in line]
+    assert len(counting) == 1 and counting[0].endswith("(reused)")
+    assert "(reused)" not in said
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ("patches-*", "patch training: resumed after pass 1"),
+        ("latent-*", "latent training: resumed after pass 1"),
+        ("train-lvd-*", "train LVD: resumed after pass 5"),
+    ],
+)
+def test_every_training_says_after_which_pass_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, line: str
+) -> None:
+    phase = {"epochs": 2, "batch_size": 16}
+    train = {"epochs": 7, "batch_size": 32, "patch_training": phase, "latent_training": phase}
+    config = tiny_runs.patch_config(train=train, arms=["lvd"])
+    out, rename = tmp_path / "run", Path.replace
+
+    def stopping(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        if target.name == "checkpoint.h5" and target.parent.match(stage):
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "replace", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        pj.run(config, images=tiny_runs.images(), out=out)
+    monkeypatch.undo()
+    pj.run(config, images=tiny_runs.images(), out=out)
+    said = (out / "log.txt").read_text()
+    assert said.count("resumed") == said.count(f"{line}\n") == 1
 
 
 @pytest.mark.parametrize("writes", [3, 8, 14, 23])
