@@ -83,20 +83,3 @@ def _sides(meta: Mapping[str, Any]) -> tuple[int, int, int] | None:
         return int(meta["image_height"]), int(meta["image_width"]), int(meta["image_channels"])
     except KeyError:
         return None
-
-
-def check_rows(circuit: Circuit, rows: NDArray[Any], name: str) -> NDArray[Any]:
-    """``rows`` as they are, or a ``UserError`` naming the array and its first bad value."""
-    if rows.ndim != 2 or rows.shape[1] != circuit.num_vars:
-        raise UserError(f"{name}: expected shape [N, {circuit.num_vars}], got {rows.shape}.")
-    if not np.issubdtype(rows.dtype, np.integer):
-        raise UserError(f"{name}: expected integers, got {rows.dtype}.")
-    read = circuit.categories > 0
-    wrong = ((rows < MISSING) | (rows >= circuit.categories)) & read
-    if wrong.any():
-        row, variable = np.argwhere(wrong)[0]
-        raise UserError(
-            f"{name}: row {row}, variable {variable} is {rows[row, variable]}; values must be "
-            f"0 … {circuit.categories[variable] - 1}, or -1 where missing."
-        )
-    return rows

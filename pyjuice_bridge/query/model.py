@@ -15,8 +15,9 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine, Latents
+from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.query.images import ImageShape, check_rows
+from pyjuice_bridge.query.images import ImageShape
 from pyjuice_bridge.query.map import climb
 from pyjuice_bridge.report.images import data_uri, grid_png
 

@@ -271,10 +271,10 @@ def test_schedules_start_and_end_where_they_say() -> None:
 @pytest.mark.parametrize(
     ("x", "sentence"),
     [
-        (np.zeros((2, 5), np.int32), "needs \\[rows, 6\\]"),
-        (np.zeros((2, 6)), "give integers"),
-        (np.full((2, 6), 2, np.int32), "variable 0, holds a value outside 0..1"),
-        (np.full((2, 6), -2, np.int32), "outside"),
+        (np.zeros((2, 5), np.int32), "x: expected shape \\[N, 6\\]"),
+        (np.zeros((2, 6)), "x: expected integers"),
+        (np.full((2, 6), 2, np.int32), "row 0, variable 0 is 2; values must be 0 … 1,"),
+        (np.full((2, 6), -2, np.int32), "variable 0 is -2"),
     ],
 )
 def test_wrong_rows_are_named(x: np.ndarray, sentence: str) -> None:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
+from pyjuice_bridge.engines.evidence import check_latents, check_rows
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import (
-    check_latents,
-    check_rows,
     collect,
     evaluate,
     evidence_of,

@@ -10,65 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import MISSING, Circuit
-from pyjuice_bridge.engines.base import Latents
 from pyjuice_bridge.engines.torch.backward import Downward
 from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.program import Params, Program, in_double
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
-from pyjuice_bridge.errors import UserError
 
 _CPU_TILE_BYTES = 16 * 2**20
 _EVALUATION_ROWS = 1024
 
 logger = logging.getLogger(__name__)
-
-
-def check_rows(circuit: Circuit, x: NDArray[Any], where: str = "x") -> NDArray[Any]:
-    """The rows as an integer array, or a sentence saying what is wrong with them."""
-    x = np.asarray(x)
-    if x.ndim != 2 or x.shape[1] != circuit.num_vars:
-        raise UserError(
-            f"{where} has shape {list(x.shape)}, but the circuit needs [rows, {circuit.num_vars}]."
-        )
-    if not np.issubdtype(x.dtype, np.integer):
-        raise UserError(
-            f"{where} has dtype {x.dtype}; give integers, with -1 where a value is missing."
-        )
-    limit = circuit.categories
-    if len(x):
-        wrong = ((x.min(0) < MISSING) | (x.max(0) >= limit)) & (limit > 0)
-        if wrong.any():
-            bad = int(np.argmax(wrong))
-            raise UserError(
-                f"{where}, variable {bad}, holds a value outside 0..{limit[bad] - 1} "
-                "(-1 = missing)."
-            )
-    return x
-
-
-def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Latents:
-    """Latent evidence whose names, shapes and values fit the circuit."""
-    for name, values in (latents or {}).items():
-        if name not in circuit.latents:
-            known = ", ".join(circuit.latents) or "none"
-            raise UserError(f"The circuit has no latent {name!r}; it has: {known}.")
-        blocks = circuit.latents[name]
-        widths = np.array([circuit.widths[circuit.layer_of(int(b))] for b in blocks])
-        given = np.asarray(values)
-        soft = np.issubdtype(given.dtype, np.floating)
-        shape = (rows, len(blocks), *({int(w) for w in widths} if soft else ()))
-        if given.shape != shape:
-            raise UserError(
-                f"Latents {name!r} have shape {list(given.shape)}, expected {list(shape)}."
-            )
-        if soft and not ((given >= 0) & (given <= 1)).all():
-            raise UserError(f"Latents {name!r} must hold weights from 0 to 1.")
-        if not soft and ((given < MISSING) | (given >= widths)).any():
-            raise UserError(
-                f"Latents {name!r} must hold states from 0 to {widths.max() - 1} (-1 = unknown)."
-            )
-    return latents or {}
 
 
 def tensor_of(array: NDArray[Any], device: torch.device) -> torch.Tensor:
