@@ -67,7 +67,7 @@ class PixelTeacher(Section):
 
 
 class MaeTeacher(Section):
-    """A masked autoencoder trained by the run (METHOD §5.2); the default takes minutes on a CPU.
+    """A masked autoencoder trained by the run; the default takes minutes on a CPU.
 
     ``layers`` are those of the encoder and of the decoder.  The papers' size is hidden 256, mlp
     512, heads 8, layers [6, 4], step_size 5e-5.
@@ -136,7 +136,7 @@ Teacher = Annotated[
 
 
 class Cluster(Section):
-    """K-means on the teacher's features (METHOD §5.3).
+    """K-means on the teacher's features.
 
     ``scope`` is ``position`` (own centroids for every position, the default for HCLTs) or
     ``pooled`` (shared by all positions, the default and only choice for patch circuits).
@@ -149,7 +149,7 @@ class Cluster(Section):
 
 
 class HcltCircuit(Section):
-    """An HCLT over the pixels, distilled by counting (METHOD §5, variant)."""
+    """An HCLT over the pixels, distilled by counting."""
 
     kind: Literal["hclt"] = "hclt"
     latents: Annotated[int, Field(ge=2)] = 32
@@ -157,7 +157,7 @@ class HcltCircuit(Section):
 
 
 class PatchCircuit(Section):
-    """Patch circuits glued under a latent circuit (METHOD §5, steps 4 to 6).
+    """Patch circuits glued under a latent circuit (Liu et al., ICLR 2023).
 
     ``latents`` is the number of clusters, shared by all positions; ``patch_latents`` the width of
     the HCLT inside a patch; ``epsilon`` the mass that p(Z | H) spreads evenly at the start.

@@ -1,6 +1,6 @@
 """K-means for many positions at once: Lloyd's iterations as batched matrix products.
 
-Every position of an image has its own vectors and its own centroids (METHOD of Liu et al.,
+Every position of an image has its own vectors and its own centroids (Liu et al.,
 ICLR 2023, section 4), so the natural problem is a batch of P independent k-means.  Starts are
 k-means++ on a random subset of the points; the best start per position is then refined on all
 of them.  Memory beyond the points themselves is bounded by one tile of scores.

@@ -1,4 +1,4 @@
-"""Training the parts of a patch circuit: stages 4 and 5 of METHOD §5.
+"""Training the parts of a patch circuit: patch circuits and latent circuit.
 
 The bound Σ log p(x, z) splits into problems that share no parameter (Liu et al., ICLR 2023,
 section 4): one circuit per cluster of patches, all trained in one batched pass as a *bundle*, and

@@ -31,7 +31,7 @@ class FitOptions:
     """How to train.
 
     Attributes:
-        optimizer: ``full_em`` (one step per pass), ``mini_em`` (METHOD: Liu et al. 2023, app. B.1)
+        optimizer: ``full_em`` (one step per pass), ``mini_em`` (Liu et al., ICLR 2023, app. B.1)
             or ``anemone`` (arXiv 2505.19982).
         step_size: η for ``mini_em`` and ``anemone``; ``full_em`` ignores it.
         pseudocount: added to the counts of a row, shared evenly by its entries.

@@ -137,7 +137,7 @@ def random_hclt(context: Context, tree: Artifact, arm: str, latents: int) -> Sta
 
 
 def _counted(context: Context, tree: Artifact, latents: LatentValues) -> Start:
-    """LVD by counting (METHOD §5, variant): one pass over the images and their latents."""
+    """LVD by counting: one pass over the images and their latents."""
     data, section, seed = context.data, context.config.circuit, context.config.seed
     z = {s: per_variable(latents.z[s], len(data.categories)) for s in ("train", "valid")}
     inputs = {

@@ -1,4 +1,4 @@
-"""Patch circuits glued under a latent circuit (METHOD §5, steps 4 to 6), and their baselines."""
+"""Patch circuits glued under a latent circuit, and their baselines."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_observed_latents(engine: Engine, latent_circuit: Circuit) -> None:
 
 
 def test_observed_latents_split_the_likelihood(engine: Engine, latent_circuit: Circuit) -> None:
-    """Summing p(x, z) over the values of one latent gives p(x) back (METHOD §3)."""
+    """Summing p(x, z) over the values of one latent gives p(x) back."""
     x = random_rows(latent_circuit, 6, 7)
     width = soft_evidence(latent_circuit, "z", 1, 0).shape[2]
     positions = len(latent_circuit.latents["z"])

@@ -231,7 +231,7 @@ def test_a_stopped_training_resumes_to_the_same_circuit(
 
 @pytest.mark.parametrize("pseudocount", [0.0, 0.4])
 def test_counting_is_where_em_with_observed_latents_ends(pseudocount: float) -> None:
-    """METHOD §10 (c): the counts are EM's result after one step, and its fixed point."""
+    """The counts are EM's result after one step, and its fixed point."""
     start = hclt([1, -1, 1, 2], 2, 3, seed=11)
     x = random_rows(start, 60, 12, 0.0)
     z = np.random.default_rng(13).integers(0, 2, (60, 4)).astype(np.int32)

@@ -52,7 +52,7 @@ def test_counts_equal_derivatives_of_plain_evaluation(which: int) -> None:
 
 
 def test_counts_equal_automatic_differentiation() -> None:
-    """An independent dense forward pass of an HMM, differentiated by autograd (METHOD §10 e)."""
+    """An independent dense forward pass of an HMM, differentiated by autograd."""
     circuit = hmm(6, 4, 5, 7)
     x = random_rows(circuit, 9, 8, missing=0.0)
     emission = torch.tensor(circuit.layers[0].params[0], requires_grad=True)

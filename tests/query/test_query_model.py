@@ -80,7 +80,7 @@ def test_no_images_have_no_likelihoods(grey: Model) -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), structure=st.sampled_from(["HCLT", "RAT-SPN", "glued patches"]))
 def test_a_conditional_is_the_ratio_of_two_marginals(seed: int, structure: str) -> None:
-    """METHOD §10 (h), the marginals summed by enumeration."""
+    """A conditional is a ratio of the marginals, summed by enumeration."""
     circuit = structures()[structure]
     x, given_ = random_rows(circuit, 1, seed, 0.5), random_rows(circuit, 1, seed + 1, 0.5)
     given_ = np.where((x >= 0) & (given_ >= 0), x, given_)

@@ -1,6 +1,6 @@
 """The downward pass: flows, and the expected counts they add up to.
 
-The flow of a node is ∂ log p / ∂ log (its value); of an edge, θ·∂ log p/∂θ (METHOD's definition
+The flow of a node is ∂ log p / ∂ log (its value); of an edge, θ·∂ log p/∂θ (the definition
 of expected counts).  A sum layer's counts are collected without their factor θ, which is the same
 for a whole pass: ``finish_counts`` multiplies it in once.
 """

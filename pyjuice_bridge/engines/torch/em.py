@@ -1,4 +1,4 @@
-"""M-steps: how counts become parameters (METHOD §2).
+"""M-steps: how counts become parameters.
 
 Every step is done in place, a few parameter groups at a time, so that a large layer passes
 through the cache once per step and no second copy of it is made.
