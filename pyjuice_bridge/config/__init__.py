@@ -1,0 +1,46 @@
+"""The configuration of a run: what may be asked for, read from YAML and checked.
+
+Every mistake becomes one sentence (``messages``) that names the field, the value given and what is
+allowed.
+"""
+
+from pyjuice_bridge.config.base import Arm
+from pyjuice_bridge.config.circuit import HcltCircuit, PatchCircuit
+from pyjuice_bridge.config.data import Data
+from pyjuice_bridge.config.read import load_config, make_config, put, read_values
+from pyjuice_bridge.config.run import Config, Report
+from pyjuice_bridge.config.teacher import (
+    Cluster,
+    EfficientNetTeacher,
+    FileTeacher,
+    MaeTeacher,
+    ObjectTeacher,
+    PixelTeacher,
+    VitMaeTeacher,
+)
+from pyjuice_bridge.config.train import LatentPhase, Phase, StepSize, Train, Tune
+
+__all__ = [
+    "Arm",
+    "Cluster",
+    "Config",
+    "Data",
+    "EfficientNetTeacher",
+    "FileTeacher",
+    "HcltCircuit",
+    "LatentPhase",
+    "MaeTeacher",
+    "ObjectTeacher",
+    "PatchCircuit",
+    "Phase",
+    "PixelTeacher",
+    "Report",
+    "StepSize",
+    "Train",
+    "Tune",
+    "VitMaeTeacher",
+    "load_config",
+    "make_config",
+    "put",
+    "read_values",
+]

@@ -1,0 +1,63 @@
+"""From YAML or plain values to a checked config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pyjuice_bridge.config.messages import explain, parse_yaml
+from pyjuice_bridge.config.run import DEFAULT_KINDS, Config
+from pyjuice_bridge.errors import UserError
+
+
+def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Check plain values; raises :class:`UserError` with one sentence about the first mistake."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(explain(error, Config, where)) from None
+
+
+def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file and apply ``a.b=value`` overrides, whose values are YAML too."""
+    return make_config(read_values(path, overrides), str(path))
+
+
+def read_values(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The plain values of a YAML file with overrides, not checked yet."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; 'init image' writes a config to start from"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: a config is a list of 'field: value' lines, starting with 'name:'"
+        )
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {override}: write it as --set section.field=value")
+        put(values, key.strip(), parse_yaml(value, f"--set {key}"))
+    return values
+
+
+def put(values: dict[str, Any], key: str, value: object) -> None:
+    """Set ``a.b`` in nested dictionaries; a change of ``kind`` drops the section's other fields."""
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.get(section)
+        values[section] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[section]
+    kind = DEFAULT_KINDS.get(".".join(sections))
+    if kind and last == "kind" and values.get("kind", kind) != value:
+        values.clear()
+    values[last] = value

@@ -1,0 +1,66 @@
+"""How circuits are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pyjuice_bridge.config.base import Amount, Count, Fraction, Section
+
+
+class StepSize(Section):
+    """η of mini-batch EM, from ``start`` to ``end`` over the training."""
+
+    start: Fraction = 0.1
+    end: Fraction = 0.01
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+
+
+class Phase(Section):
+    """One of the two trainings that precede gluing; its epochs count as passes of ``lvd``."""
+
+    epochs: Count = 3
+    batch_size: Count = 256
+    step_size: StepSize = Field(default_factory=StepSize)
+
+
+class LatentStepSize(StepSize):
+    """As ``StepSize``, ending lower."""
+
+    end: Fraction = 0.001
+
+
+class LatentPhase(Phase):
+    """Training of the latent circuit."""
+
+    step_size: LatentStepSize = Field(default_factory=LatentStepSize)
+
+
+class Train(Section):
+    """EM on the pixels.
+
+    ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
+    patch training and latent training are passes of ``lvd``, fine-tuning has the rest.
+    """
+
+    optimizer: Literal["mini_em", "full_em", "anemone"] = "mini_em"
+    epochs: Count = 10
+    batch_size: Count = 256
+    step_size: StepSize = Field(default_factory=StepSize)
+    pseudocount: Amount = 0.1
+    patience: Count | None = None
+    patch_training: Phase | None = None
+    latent_training: LatentPhase | None = None
+
+
+class Tune(Section):
+    """A small grid tried equally by every arm: the best on validation trains the arm.
+
+    Each pair is trained for ``epochs`` passes over the first ``rows`` training images.
+    """
+
+    pseudocounts: Annotated[list[Amount], Field(min_length=1)] = Field(default=[0.01, 0.1, 1.0])
+    step_sizes: Annotated[list[Fraction], Field(min_length=1)] = Field(default=[0.1])
+    rows: Count = 2000
+    epochs: Count = 2
