@@ -16,7 +16,7 @@ def ids(*values: int) -> np.ndarray:
 
 
 def hmm(length: int, states: int, values: int, seed: int) -> Circuit:
-    """A homogeneous HMM: one emission group, one transition group, evaluated back to front."""
+    """A homogeneous HMM: one emission group, one transition matrix, evaluated back to front."""
     rng = np.random.default_rng(seed)
     emission, transition = rows(rng, 1, states, values), rows(rng, 1, states, states)
     layers = [InputLayer(np.arange(length, dtype=np.int32), np.zeros(length, np.int32), emission)]
@@ -27,7 +27,8 @@ def hmm(length: int, states: int, values: int, seed: int) -> Circuit:
         layers.append(ProductLayer("hadamard", ids(0, len(children)), ids(*children)))
         latent.append(block)
         weights = transition if t else rows(rng, 1, 1, states)
-        layers.append(SumLayer(ids(0, 1), ids(block), ids(0), weights))
+        owner = 2 if 0 < t < length - 1 else None
+        layers.append(SumLayer(ids(0, 1), ids(block), ids(0), weights, owner))
         below, block = (block + 1,), block + 2
     return Circuit(length, tuple(layers), ids(block - 1), {"z": ids(*reversed(latent))})
 

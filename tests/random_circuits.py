@@ -84,6 +84,15 @@ class _Builder:
             counts = self.rng.integers(1, 3, blocks)
         tied = self.rng.random() < 0.5
         width_in = self.width(int(below[0]))
+        owners = [
+            i
+            for i, layer in enumerate(self.layers)
+            if isinstance(layer, SumLayer)
+            and layer.tied_to is None
+            and layer.weights.shape[1:] == (width, width_in)
+        ]
+        if owners and self.rng.random() < 0.5:
+            return self.mix_as(below, int(self.rng.choice(owners)), blocks)
         weights: list[NDArray[Any]] = []
         families: dict[int, list[int]] = {}
         groups: list[int] = []
@@ -98,3 +107,15 @@ class _Builder:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         arrays = (np.asarray(a, np.int32) for a in (offsets, children, groups))
         return self.add(SumLayer(*arrays, np.stack(weights).astype(self.dtype)))
+
+    def mix_as(self, below: NDArray[np.int32], owner: int, blocks: int) -> NDArray[np.int32]:
+        """``blocks`` sums tied to the layer ``owner``, each like one of its blocks."""
+        like = self.layers[owner]
+        assert isinstance(like, SumLayer)
+        lists = np.split(like.groups, like.offsets[1:-1])
+        picked = [lists[k] for k in self.rng.integers(0, len(lists), blocks)]
+        offsets = np.cumsum([0, *(len(groups) for groups in picked)])
+        groups = np.concatenate(picked)
+        children = self.rng.choice(below, len(groups))
+        arrays = (np.asarray(a, np.int32) for a in (offsets, children, groups))
+        return self.add(SumLayer(*arrays, like.weights, owner))

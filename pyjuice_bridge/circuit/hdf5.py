@@ -69,7 +69,9 @@ def load(path: Path | str) -> Circuit:
         groups = members(file, "layers")
         if set(groups) != {str(i) for i in range(len(groups))}:
             raise UserError(f"{path}: /layers: must hold the groups 0, 1, 2 … without a gap.")
-        layers = [_read_layer(file, f"layers/{i}") for i in range(len(groups))]
+        layers: list[Layer] = []
+        for i in range(len(groups)):
+            layers.append(_read_layer(file, f"layers/{i}", layers))
         roots = read_array(file, "roots", "int32", 1)
         names = members(file, "latents") if "latents" in file else []
         latents = {name: read_array(file, f"latents/{name}", "int32", 1) for name in names}
@@ -90,12 +92,15 @@ def _write_layer(group: h5py.Group, layer: Layer) -> None:
     else:
         write_attribute(group, "kind", "sum")
         arrays = {"offsets": layer.offsets, "children": layer.children, "groups": layer.groups}
-        arrays["weights"] = layer.weights
+        if layer.tied_to is None:
+            arrays["weights"] = layer.weights
+        else:
+            write_attribute(group, "tied_to", layer.tied_to)
     for name, array in arrays.items():
         write_array(group, name, array)
 
 
-def _read_layer(file: h5py.File, name: str) -> Layer:
+def _read_layer(file: h5py.File, name: str, earlier: list[Layer]) -> Layer:
     members(file, name)
     kind = read_attribute(file[name], "kind", str)
     if kind not in (known := ("input", "sum", *get_args(ProductKind))):
@@ -113,5 +118,14 @@ def _read_layer(file: h5py.File, name: str) -> Layer:
         family = read_attribute(file[name], "family", str)
         return InputLayer(ints("variables"), ints("groups"), floats("params"), cast(Any, family))
     if kind == "sum":
-        return SumLayer(ints("offsets"), ints("children"), ints("groups"), floats("weights"))
+        arrays = ints("offsets"), ints("children"), ints("groups")
+        if "tied_to" not in file[name].attrs:
+            return SumLayer(*arrays, floats("weights"))
+        owner = read_attribute(file[name], "tied_to", int)
+        layer = earlier[owner] if 0 <= owner < len(earlier) else None
+        if not isinstance(layer, SumLayer):
+            raise UserError(
+                f"{place(file, name)}: tied_to is {owner}, must be an earlier sum layer."
+            )
+        return SumLayer(*arrays, layer.weights, owner)
     return ProductLayer(cast(ProductKind, kind), ints("offsets"), ints("children"))

@@ -80,12 +80,15 @@ class SumLayer:
         groups: int32 [edges], the weight matrix of each edge; equal groups are tied.
         weights: float [groups, width_out, width_in].  Row i of a block, over all edges of the
             block together, sums to one.
+        tied_to: an earlier sum layer, not tied itself, whose weights this layer shares: ``weights``
+            is then that layer's array.  None where the layer has weights of its own.
     """
 
     offsets: IntArray
     children: IntArray
     groups: IntArray
     weights: FloatArray
+    tied_to: int | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -100,10 +103,10 @@ Layer = InputLayer | ProductLayer | SumLayer
 
 
 def layer_params(layer: Layer) -> FloatArray | None:
-    """The parameter array of a layer, or None for a product layer."""
+    """The parameter array of a layer; None for a product and for what is tied to another layer."""
     if isinstance(layer, InputLayer):
         return layer.params
-    return layer.weights if isinstance(layer, SumLayer) else None
+    return layer.weights if isinstance(layer, SumLayer) and layer.tied_to is None else None
 
 
 def with_params(layer: Layer, params: FloatArray | None) -> Layer:
@@ -175,9 +178,16 @@ class Circuit:
         return int(np.searchsorted(self.starts, block, side="right")) - 1
 
     def with_layer_params(self, params: list[FloatArray | None]) -> Circuit:
-        """The same circuit with other parameters, one entry per layer (None keeps)."""
-        layers = tuple(with_params(a, p) for a, p in zip(self.layers, params, strict=True))
-        return replace(self, layers=layers)
+        """The same circuit with other parameters, one entry per layer (None keeps).
+
+        Layers tied to another follow it.
+        """
+        layers: list[Layer] = []
+        for layer, array in zip(self.layers, params, strict=True):
+            if isinstance(layer, SumLayer) and layer.tied_to is not None:
+                array = params[layer.tied_to]
+            layers.append(with_params(layer, array))
+        return replace(self, layers=tuple(layers))
 
     def __repr__(self) -> str:
         return (

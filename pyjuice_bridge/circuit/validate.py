@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.scopes import check_decomposable, fail_overlap, fingerprints
+from pyjuice_bridge.circuit.ties import check_owner, check_tied_lists, check_ties, fail, first_of
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, Layer, ProductLayer, SumLayer
-from pyjuice_bridge.errors import UserError
 
 TOLERANCE = 1e-5
 """How far the sum of a row of probabilities may be from one."""
@@ -32,14 +32,16 @@ def check(circuit: Circuit, where: str = "circuit") -> None:
     _check_header(circuit, where)
     for i, layer in enumerate(circuit.layers):
         _check_arrays(layer, f"{where}: /layers/{i}")
+        if isinstance(layer, SumLayer):
+            check_owner(circuit, i, f"{where}: /layers/{i}")
     starts = np.cumsum([0] + [layer.num_blocks for layer in circuit.layers], dtype=np.int64)
     total = int(starts[-1])
     if total > _LIMIT:
-        _fail(f"{where}: /layers", f"{total} blocks in all, at most {_LIMIT} are possible")
+        fail(f"{where}: /layers", f"{total} blocks in all, at most {_LIMIT} are possible")
     variables = _check_variables(circuit, where)
     blocks = _Blocks(np.zeros(total, int), np.zeros(total, int), np.zeros(total, np.uint64))
     for i, layer in enumerate(circuit.layers):
-        _check_layer(layer, blocks, int(starts[i]), f"{where}: /layers/{i}")
+        _check_layer(circuit, layer, blocks, int(starts[i]), f"{where}: /layers/{i}")
         if isinstance(layer, ProductLayer) and blocks.sizes.max() > variables:
             fail_overlap(circuit, np.ones(total, bool), where)
     _check_blocks_listed(circuit, blocks, where)
@@ -55,32 +57,24 @@ class _Blocks:
     prints: NDArray[np.uint64]
 
 
-def _fail(item: str, problem: str) -> NoReturn:
-    raise UserError(f"{item}: {problem}.")
-
-
-def _first(bad: NDArray[np.bool_]) -> int:
-    return int(np.argmax(bad))
-
-
 def _check_header(circuit: Circuit, where: str) -> None:
     if not 1 <= circuit.num_vars <= _LIMIT:
-        _fail(where, f"num_vars is {circuit.num_vars}, must be from 1 to {_LIMIT}")
+        fail(where, f"num_vars is {circuit.num_vars}, must be from 1 to {_LIMIT}")
     if not circuit.layers:
-        _fail(f"{where}: /layers", "there is no layer")
+        fail(f"{where}: /layers", "there is no layer")
     for name in (*circuit.latents, *circuit.meta):
         if not isinstance(name, str) or not name or not _storable(name):
-            _fail(where, f"the name {name!r} must be non-empty text without NUL characters")
+            fail(where, f"the name {name!r} must be non-empty text without NUL characters")
     for name in circuit.latents:
         if "/" in name or name in (".", ".."):
-            _fail(f"{where}: /latents", f"the name {name!r} must not be '.', '..' or hold a '/'")
+            fail(f"{where}: /latents", f"the name {name!r} must not be '.', '..' or hold a '/'")
     for name, value in circuit.meta.items():
         if isinstance(value, int):
             good = -(2**63) <= value < 2**63
         else:
             good = isinstance(value, float) or (isinstance(value, str) and _storable(value))
         if not good:
-            _fail(
+            fail(
                 f"{where}: /meta",
                 f"{name!r} must be text without NUL characters, a 64-bit integer or a float",
             )
@@ -97,32 +91,33 @@ def _storable(text: str) -> bool:
 def _check_array(array: Any, kinds: tuple[type, ...], ndim: int, item: str) -> None:
     names = " or ".join(np.dtype(kind).name for kind in kinds)
     if not isinstance(array, np.ndarray) or array.dtype not in [np.dtype(kind) for kind in kinds]:
-        _fail(item, f"has type {getattr(array, 'dtype', type(array))}, must be {names}")
+        fail(item, f"has type {getattr(array, 'dtype', type(array))}, must be {names}")
     if array.ndim != ndim or 0 in array.shape:
-        _fail(item, f"has shape {array.shape}, must have {ndim} dimension(s), none of size 0")
+        fail(item, f"has shape {array.shape}, must have {ndim} dimension(s), none of size 0")
 
 
 def _check_arrays(layer: Layer, item: str) -> None:
     """Types, shapes and ids that can be judged within the layer."""
     if isinstance(layer, InputLayer):
         if layer.family != "categorical":
-            _fail(item, f"family {layer.family!r} is unknown, must be 'categorical'")
+            fail(item, f"family {layer.family!r} is unknown, must be 'categorical'")
         _check_array(layer.variables, (np.int32,), 1, f"{item}/variables")
         _check_tied(layer.groups, ("params", layer.params), ("variables", layer.variables), item)
         return
     if isinstance(layer, ProductLayer) and layer.kind not in ("hadamard", "kronecker", "concat"):
-        _fail(item, f"kind {layer.kind!r} is unknown, must be hadamard, kronecker or concat")
+        fail(item, f"kind {layer.kind!r} is unknown, must be hadamard, kronecker or concat")
     _check_array(layer.offsets, (np.int32,), 1, f"{item}/offsets")
     _check_array(layer.children, (np.int32,), 1, f"{item}/children")
     offsets = layer.offsets
     ascending = len(offsets) > 1 and offsets[0] == 0 and bool((offsets[1:] > offsets[:-1]).all())
     if not ascending or offsets[-1] != len(layer.children):
-        _fail(
+        fail(
             f"{item}/offsets",
             f"must rise strictly from 0 to the number of children ({len(layer.children)})",
         )
     if isinstance(layer, SumLayer):
-        _check_tied(layer.groups, ("weights", layer.weights), ("children", layer.children), item)
+        params, entries = ("weights", layer.weights), ("children", layer.children)
+        _check_tied(layer.groups, params, entries, item, shared=layer.tied_to is not None)
 
 
 def _check_tied(
@@ -130,36 +125,41 @@ def _check_tied(
     params: tuple[str, NDArray[Any]],
     entries: tuple[str, NDArray[np.int32]],
     item: str,
+    *,
+    shared: bool = False,
 ) -> None:
-    """``groups`` names a matrix of ``params`` for each of the ``entries``, and each matrix."""
+    """``groups`` names a matrix of ``params`` for each of the ``entries``, and each matrix.
+
+    A layer that shares the matrices of another may leave some out.
+    """
     array, matrices = params
     _check_array(groups, (np.int32,), 1, f"{item}/groups")
     _check_array(matrices, (np.float32, np.float64), 3, f"{item}/{array}")
     name, wanted = entries
     if len(groups) != len(wanted):
-        _fail(f"{item}/groups", f"has {len(groups)} entries, but {name} has {len(wanted)}")
+        fail(f"{item}/groups", f"has {len(groups)} entries, but {name} has {len(wanted)}")
     count = len(matrices)
     bad = (groups < 0) | (groups >= count)
     if bad.any():
-        _fail(
-            f"{item}/groups", f"names group {groups[_first(bad)]}, but {array} has {count} groups"
+        fail(
+            f"{item}/groups", f"names group {groups[first_of(bad)]}, but {array} has {count} groups"
         )
     unused = np.bincount(groups, minlength=count) == 0
-    if unused.any():
-        _fail(f"{item}/{array}", f"group {_first(unused)} is used by no block; leave it out")
+    if unused.any() and not shared:
+        fail(f"{item}/{array}", f"group {first_of(unused)} is used by no block; leave it out")
 
 
 def _check_variables(circuit: Circuit, where: str) -> int:
     """How many variables leaves read; each must have one number of categories throughout."""
     inputs = [(i, a) for i, a in enumerate(circuit.layers) if isinstance(a, InputLayer)]
     if not inputs:
-        _fail(f"{where}: /layers", "there is no input layer")
+        fail(f"{where}: /layers", "there is no input layer")
     for i, layer in inputs:
         bad = (layer.variables < 0) | (layer.variables >= circuit.num_vars)
         if bad.any():
-            _fail(
+            fail(
                 f"{where}: /layers/{i}/variables",
-                f"names variable {layer.variables[_first(bad)]}, but num_vars is "
+                f"names variable {layer.variables[first_of(bad)]}, but num_vars is "
                 f"{circuit.num_vars}",
             )
     variables, first = np.unique(
@@ -170,15 +170,15 @@ def _check_variables(circuit: Circuit, where: str) -> int:
     for i, layer in inputs:
         bad = categories[np.searchsorted(variables, layer.variables)] != layer.categories
         if bad.any():
-            _fail(
+            fail(
                 f"{where}: /layers/{i}/params",
-                f"gives variable {layer.variables[_first(bad)]} {layer.categories} categories, "
+                f"gives variable {layer.variables[first_of(bad)]} {layer.categories} categories, "
                 "but another layer gives it another number",
             )
     return len(variables)
 
 
-def _check_layer(layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
+def _check_layer(circuit: Circuit, layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
     """Children, widths, scopes, ties and rows; fills in what is known of the layer's blocks."""
     here = slice(start, start + layer.num_blocks)
     if isinstance(layer, InputLayer):
@@ -190,9 +190,9 @@ def _check_layer(layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
         return
     bad = (layer.children < 0) | (layer.children >= start)
     if bad.any():
-        _fail(
+        fail(
             f"{item}/children",
-            f"names block {layer.children[_first(bad)]}, but earlier layers hold only the blocks "
+            f"names block {layer.children[first_of(bad)]}, but earlier layers hold only the blocks "
             f"below {start}",
         )
     mixes = isinstance(layer, SumLayer) or layer.kind == "concat"
@@ -204,8 +204,8 @@ def _check_layer(layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
         counts = np.diff(layer.offsets)
         bad = blocks.prints[layer.children] != np.repeat(blocks.prints[here], counts)
         if bad.any():
-            block = start + int(np.searchsorted(layer.offsets, _first(bad), side="right")) - 1
-            _fail(
+            block = start + int(np.searchsorted(layer.offsets, first_of(bad), side="right")) - 1
+            fail(
                 f"{item}/children",
                 f"block {block} is not smooth: its children have different scopes",
             )
@@ -215,12 +215,16 @@ def _check_layer(layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
     width_in = layer.weights.shape[2]
     bad = blocks.widths[layer.children] != width_in
     if bad.any():
-        _fail(
+        fail(
             f"{item}/children",
-            f"block {layer.children[_first(bad)]} has another width than the {width_in} of weights",
+            f"block {layer.children[first_of(bad)]} has another width than the {width_in} of "
+            "weights",
         )
     blocks.widths[here] = layer.width
-    _check_rows(layer.weights, *_check_ties(layer, start, item), f"{item}/weights")
+    if layer.tied_to is None:
+        _check_rows(layer.weights, *check_ties(layer, start, item), f"{item}/weights")
+    else:
+        check_tied_lists(circuit, layer, start, item)
 
 
 def _product_width(layer: ProductLayer, widths: NDArray[np.int64], item: str) -> int:
@@ -231,47 +235,14 @@ def _product_width(layer: ProductLayer, widths: NDArray[np.int64], item: str) ->
         totals = np.add.reduceat(widths, firsts)
     else:
         if (np.diff(layer.offsets) != 2).any():
-            _fail(f"{item}/offsets", "every kronecker block must have exactly two children")
+            fail(f"{item}/offsets", "every kronecker block must have exactly two children")
         totals = np.multiply.reduceat(widths, firsts)
     if (totals != totals[0]).any():
         rule = "children" if layer.kind == "hadamard" else "blocks"
-        _fail(f"{item}/children", f"the {rule} of this {layer.kind} layer differ in width")
+        fail(f"{item}/children", f"the {rule} of this {layer.kind} layer differ in width")
     if totals[0] > _LIMIT:
-        _fail(f"{item}/children", f"blocks of width {totals[0]}, at most {_LIMIT} is possible")
+        fail(f"{item}/children", f"blocks of width {totals[0]}, at most {_LIMIT} is possible")
     return int(totals[0])
-
-
-def _check_ties(
-    layer: SumLayer, start: int, item: str
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Refuse half-shared lists of groups; return every distinct list once, and where each begins.
-
-    Compares each edge with the first edge of its group: both must be at the same place of equally
-    long lists that began sharing with the same block.
-    """
-    counts = np.diff(layer.offsets)
-    block = np.repeat(np.arange(layer.num_blocks), counts)
-    place = np.arange(len(layer.groups)) - np.repeat(layer.offsets[:-1], counts)
-    first = np.unique(layer.groups, return_index=True)[1][layer.groups]
-    twice = (block[first] == block) & (first != np.arange(len(first)))
-    if twice.any():
-        e = _first(twice)
-        _fail(f"{item}/groups", f"block {start + block[e]} names group {layer.groups[e]} twice")
-    owner = block[first]
-    bad = (
-        (place != place[first])
-        | (counts[owner] != counts[block])
-        | (owner != owner[layer.offsets[:-1]][block])
-    )
-    if bad.any():
-        e = _first((block == block[_first(bad)]) & (owner != block))
-        _fail(
-            f"{item}/groups",
-            f"blocks {start + owner[e]} and {start + block[e]} share group {layer.groups[e]}, so "
-            "their whole ordered lists of groups must be equal",
-        )
-    kept = owner == block
-    return layer.groups[kept], np.flatnonzero(place[kept] == 0)
 
 
 def _check_rows(params: NDArray[Any], order: NDArray[Any], firsts: NDArray[Any], item: str) -> None:
@@ -280,14 +251,14 @@ def _check_rows(params: NDArray[Any], order: NDArray[Any], firsts: NDArray[Any],
         low = params.min()
         if not low >= 0:
             g, i, j = (int(k) for k in np.argwhere(~(params >= 0))[0])
-            _fail(
+            fail(
                 item, f"holds {params[g, i, j]} at [{g}, {i}, {j}], must be probabilities from 0 on"
             )
         sums = np.add.reduceat(params.sum(axis=2, dtype=np.float64)[order], firsts, axis=0)
         bad = ~(np.abs(sums - 1) <= TOLERANCE)
     if bad.any():
         k, i = (int(index) for index in np.argwhere(bad)[0])
-        _fail(
+        fail(
             item,
             f"row {i} of group {order[firsts[k]]} (with the groups listed beside it) sums to "
             f"{sums[k, i]:.6g}, must be 1 within {TOLERANCE:g}",
@@ -303,8 +274,8 @@ def _check_blocks_listed(circuit: Circuit, blocks: _Blocks, where: str) -> None:
         _check_array(array, (np.int32,), 1, item)
         bad = (array < 0) | (array >= total)
         if bad.any():
-            _fail(item, f"names block {array[_first(bad)]}, but there are {total} blocks")
+            fail(item, f"names block {array[first_of(bad)]}, but there are {total} blocks")
     bad = blocks.widths[circuit.roots] != 1
     if bad.any():
-        root = circuit.roots[_first(bad)]
-        _fail(f"{where}: /roots", f"block {root} has width {blocks.widths[root]}, must be 1")
+        root = circuit.roots[first_of(bad)]
+        fail(f"{where}: /roots", f"block {root} has width {blocks.widths[root]}, must be 1")

@@ -124,7 +124,7 @@ def _hidden_variables(circuit: Circuit) -> tuple[NDArray[np.int64], NDArray[np.i
             owner[layer.children] = np.repeat(blocks, np.diff(layer.offsets))
             fits = layer.kind == "hadamard" and bool((hidden[blocks] >= 0).all())
         elif isinstance(layer, SumLayer):
-            single = len(layer.children) == layer.num_blocks
+            single = len(layer.children) == layer.num_blocks and layer.tied_to is None
             fits = single and bool((hidden[layer.children] >= 0).all())
         else:
             fits = True

@@ -19,11 +19,15 @@ with entries in [0, 1]."""
 
 @dataclass(frozen=True)
 class Schedule:
-    """Step size η over training: from ``start`` to ``end``, per mini-batch."""
+    """Step size η over training: from ``start`` to ``end``, per mini-batch.
+
+    ``step`` keeps ``start`` for the share ``switch`` of the training, then takes ``end``.
+    """
 
     start: float = 0.1
     end: float = 0.01
-    kind: Literal["linear", "cosine", "constant"] = "linear"
+    kind: Literal["linear", "cosine", "constant", "step"] = "linear"
+    switch: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Counts:
-    """Expected edge counts (flows), summed over rows: one array per layer, None for products."""
+    """Expected edge counts (flows), summed over rows: one array per layer.
+
+    None for products and for sum layers tied to another, whose counts stand there.
+    """
 
     layers: tuple[FloatArray | None, ...]
     log_likelihood: float

@@ -32,7 +32,7 @@ def assert_identical(a: Circuit, b: Circuit) -> None:
         assert type(old) is type(new)
         pairs += [(getattr(old, f.name), getattr(new, f.name)) for f in fields(old)]
     for old, new in pairs:
-        if isinstance(old, str):
+        if not isinstance(old, np.ndarray):
             assert old == new
         else:
             assert old.dtype == new.dtype
@@ -148,6 +148,8 @@ DAMAGE = {
     "row sums": (replace_data("layers/0/params", shifted), "/layers/0/params: row 0 of group 0"),
     "cycle": (replace_data("layers/2/children", lambda a: a * 0 + 9), "/layers/2/children: names"),
     "latent": (replace_data("latents/z", lambda a: a + 1000), "/latents/z: names block"),
+    "tied to itself": (set_attribute("/layers/8", "tied_to", 8), "/layers/8: tied_to is 8"),
+    "tied to leaves": (set_attribute("/layers/8", "tied_to", 0), "/layers/8: tied_to is 0"),
     "soft link": (put("roots", lambda f: h5py.SoftLink("/latents/z")), "/roots: is a soft link"),
     "external link": (
         put("layers/0/params", lambda f: h5py.ExternalLink("b.h5", "/params")),

@@ -55,7 +55,32 @@ def spoilt(layer: int, array: str, index: tuple[int, ...], value: float) -> Circ
 KRONECKER = ProductLayer("kronecker", ints(0, 2, 5), ints(0, 2, 1, 3, 2))
 WIDE_ROOT = SumLayer(ints(0, 2), ints(6, 7), ints(0, 1), rows(2, 2, 1) / 2)
 
+
+def tied(**changes: object) -> Circuit:
+    """Layer 3 mixes two blocks as layer 2 does: 8 like 7, 9 like 6."""
+    first = SumLayer(ints(0, 1, 3), ints(4, 4, 5), ints(0, 1, 2), rows(3, 2, 2) / 2)
+    first.weights[0] *= 2
+    second = SumLayer(ints(0, 2, 3), ints(6, 7, 7), ints(1, 2, 0), first.weights, 2)
+    root = SumLayer(ints(0, 2), ints(8, 9), ints(0, 1), rows(2, 1, 2) / 2)
+    layers = (*base().layers[:2], first, replace(second, **changes), root)
+    return replace(base(), layers=layers, roots=ints(10))
+
+
 REFUSED = {
+    "tied to a later layer": (tied(tied_to=4), "/layers/3/tied_to: names layer 4"),
+    "tied to a product": (tied(tied_to=1), "/layers/3/tied_to: names layer 1"),
+    "tied, but other weights": (
+        tied(weights=tied().layers[2].weights.copy()),
+        "/layers/3/weights: must be the very array of layer 2",
+    ),
+    "tied to half a list": (
+        tied(offsets=ints(0, 1, 3), groups=ints(1, 2, 0)),
+        "/layers/3/groups: the list of groups of block 8",
+    ),
+    "tied in another place": (
+        tied(groups=ints(2, 1, 0)),
+        "/layers/3/groups: the list of groups of block 8",
+    ),
     "no variables": (replace(base(), num_vars=0), "num_vars is 0"),
     "no layers": (replace(base(), layers=()), "/layers: there is no layer"),
     "no leaves": (replace(base(), layers=base().layers[1:]), "no input layer"),
@@ -129,6 +154,9 @@ REFUSED = {
 def test_the_circuit_that_the_damage_starts_from_is_valid() -> None:
     check(base())
     assert enumerate_log_likelihood(base()) == pytest.approx(0)
+    check(tied())
+    assert enumerate_log_likelihood(tied()) == pytest.approx(0)
+    check(tied(offsets=ints(0, 1, 2), children=ints(6, 7), groups=ints(0, 0)))
 
 
 @pytest.mark.parametrize("case", REFUSED)

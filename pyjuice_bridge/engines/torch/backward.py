@@ -84,7 +84,8 @@ class Downward:
                 self._gathered_product(plan, flow)
 
     def _sum(self, layer: int, plan: SumPlan, flow: torch.Tensor) -> None:
-        weights, count = self.up.weights(layer), self.counts[layer]
+        weights = self.up.weights(layer)
+        count = self.counts[self.up.program.owners[layer]]
         value = self.up.act.tiles[layer].clamp_min_(self.up.tiny)
         ratio = flow / value
         values = self.up.edges(plan).value

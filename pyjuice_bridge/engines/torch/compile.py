@@ -160,15 +160,18 @@ class _Compiler:
     def run(self) -> Program:
         circuit = self.circuit
         plans: list[LayerPlan] = []
-        for layer, width in zip(circuit.layers, circuit.widths, strict=True):
+        owners = list(range(len(circuit.layers)))
+        for i, (layer, width) in enumerate(zip(circuit.layers, circuit.widths, strict=True)):
             if isinstance(layer, InputLayer):
                 plans.append(self.input(layer))
             elif isinstance(layer, ProductLayer):
                 plans.append(self.product(layer, width))
             else:
                 plans.append(self.sum(layer))
+                owners[i] = i if layer.tied_to is None else layer.tied_to
         return Program(
             layers=tuple(plans),
+            owners=tuple(owners),
             widths=circuit.widths,
             sizes=tuple(int(n) for n in np.diff(circuit.starts)),
             roots=self.cut(circuit.roots),

@@ -61,9 +61,11 @@ class Rows:
 
 def step_size(schedule: Schedule, step: int, total: int) -> float:
     """η at mini-batch ``step`` of ``total``."""
-    done = step / max(1, total - 1)
     if schedule.kind == "constant":
         return schedule.start
+    if schedule.kind == "step":
+        return schedule.start if step < schedule.switch * total else schedule.end
+    done = step / max(1, total - 1)
     if schedule.kind == "cosine":
         done = (1 - math.cos(math.pi * done)) / 2
     return schedule.start + (schedule.end - schedule.start) * done

@@ -107,7 +107,7 @@ class _Best:
         return (first[..., None] + second[..., None, :]).flatten(2)
 
     def _sum(self, layer: int, index: SumIndex) -> torch.Tensor:
-        weights = self.params[layer]
+        weights = self.params[self.program.owners[layer]]
         assert weights is not None
         logs = weights.double().log()
         batch = self.tiles[0].shape[1]
@@ -131,7 +131,7 @@ class _Best:
         state: torch.Tensor,
         row: torch.Tensor,
     ) -> torch.Tensor:
-        weights = self.params[layer]
+        weights = self.params[self.program.owners[layer]]
         assert weights is not None
         scores = []
         for slot in range(index.children.shape[1]):

@@ -110,6 +110,8 @@ class Program:
     """The static side of a circuit on one device; parameters are held apart."""
 
     layers: tuple[LayerPlan, ...]
+    owners: tuple[int, ...]
+    """By layer: where its parameters and counts are kept, another layer's place if it is tied."""
     widths: tuple[int, ...]
     sizes: tuple[int, ...]
     roots: tuple[Blocks, ...]

@@ -166,7 +166,7 @@ class _Draw:
         state: torch.Tensor,
         row: torch.Tensor,
     ) -> torch.Tensor:
-        weights = self.params[layer]
+        weights = self.params[self.up.program.owners[layer]]
         assert weights is not None
         edge, group = index.edges[block], index.groups[block]
         theta = weights.view(-1, index.width_in)[group * index.width + state[:, None]]

@@ -116,7 +116,7 @@ class Values:
 
     def weights(self, layer: int) -> torch.Tensor:
         """A sum layer's matrices in the precision of the pass."""
-        weights = self.params[layer]
+        weights = self.params[self.program.owners[layer]]
         assert weights is not None
         return weights.to(self.program.dtype)
 
