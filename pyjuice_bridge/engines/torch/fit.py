@@ -111,6 +111,7 @@ class Trainer:
                 self.workspace,
             )
             eta = self._step(rows)
+            self.workspace.weights_changed()
             state.steps += 1
             if on_batch is not None:
                 on_batch(state.steps, self.batches * self.options.epochs)

@@ -211,7 +211,9 @@ class Upward(Values):
         if error is not None and not plan.direct:
             zeros = torch.zeros_like(scale)
             error = zeros.index_add_(0, plan.block_of_edge, error)
-        if error is not None or mask is not None or bool((weights < self.faint).any()):
+        owner = self.program.owners[layer]
+        faint = self.workspace.any_faint(owner, weights, self.faint)
+        if error is not None or mask is not None or faint:
             low = smallest(out, mask) < self.faint
             self._add_error(layer, error, low, self.tiny * plan.terms)
         self.act.tiles[layer], self.act.scales[layer] = out, scale

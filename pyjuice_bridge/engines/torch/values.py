@@ -15,10 +15,21 @@ Evidence = dict[str, torch.Tensor]
 
 
 class Workspace:
-    """Reused buffers for the kept activations, so that the inner loop allocates little."""
+    """What batches share: reused buffers for the kept activations, and facts about the weights."""
 
     def __init__(self) -> None:
         self._flat: dict[int, torch.Tensor] = {}
+        self._faint: dict[int, bool] = {}
+
+    def any_faint(self, layer: int, weights: torch.Tensor, limit: float) -> bool:
+        """Whether a layer has weights below ``limit``; looked up once until the next M-step."""
+        if layer not in self._faint:
+            self._faint[layer] = bool(weights.amin() < limit)
+        return self._faint[layer]
+
+    def weights_changed(self) -> None:
+        """To be called after every M-step."""
+        self._faint.clear()
 
     def tile(self, program: Program, layer: int, batch: int) -> torch.Tensor:
         """An uninitialised [blocks, batch, width] tile for the layer."""
