@@ -1,4 +1,4 @@
-"""Rows and latent evidence that fit a circuit, or one sentence saying what does not."""
+"""Rows, weights and latent evidence that fit a circuit, or one sentence on what does not."""
 
 from __future__ import annotations
 
@@ -62,3 +62,17 @@ def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Laten
                 f"Latents {name!r} must hold states from 0 to {widths.max() - 1} (-1 = unknown)."
             )
     return latents or {}
+
+
+def check_weights(circuit: Circuit, weights: NDArray[Any] | None, rows: int) -> NDArray[np.float64]:
+    """Weights of rows as float64 [rows, roots] (default one), for training and counting."""
+    if not rows:
+        raise UserError("x has no rows; training and counting need at least one.")
+    shape = (rows, len(circuit.roots))
+    given = np.ones(shape) if weights is None else np.asarray(weights, np.float64)
+    given = given[:, None] if given.ndim == 1 else given
+    if given.ndim != 2 or given.shape[0] != rows or given.shape[1] not in (1, shape[1]):
+        raise UserError(f"weights have shape {list(given.shape)}, expected {list(shape)}.")
+    if not np.isfinite(given).all() or (given < 0).any() or not given.any():
+        raise UserError("weights must be finite, not negative and not all zero.")
+    return np.broadcast_to(given, shape)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
-from pyjuice_bridge.engines.evidence import check_latents, check_rows
+from pyjuice_bridge.engines.evidence import check_latents, check_rows, check_weights
+from pyjuice_bridge.engines.resume import training_key
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import (
     collect,
@@ -22,12 +23,11 @@ from pyjuice_bridge.engines.torch.batches import (
     tensor_of,
 )
 from pyjuice_bridge.engines.torch.compile import compile_circuit
-from pyjuice_bridge.engines.torch.fit import Rows, Trainer, fingerprint, train
+from pyjuice_bridge.engines.torch.fit import Rows, Trainer, train
 from pyjuice_bridge.engines.torch.mpe import mpe_rows
 from pyjuice_bridge.engines.torch.program import to_device, to_numpy
 from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
 from pyjuice_bridge.engines.torch.values import Workspace
-from pyjuice_bridge.errors import UserError
 
 # Denormal numbers are 10–100 times slower and mean nothing here.  The setting is per thread and
 # inherited: it must come before the first parallel operation.
@@ -106,10 +106,16 @@ class TorchEngine:
         trainer = Trainer(program, params, rows, held_out, scaled)
         key = ""
         if checkpoint is not None:
-            extra = {f"latents {name}": np.asarray(v) for name, v in (latents or {}).items()}
-            given = {"weights": weights, "valid": valid}
-            extra |= {name: np.asarray(v) for name, v in given.items() if v is not None}
-            key = fingerprint(circuit, np.asarray(x), options, extra, self._dtype)
+            key = training_key(
+                self.name,
+                str(self._dtype),
+                circuit,
+                x,
+                options,
+                weights=weights,
+                latents=latents,
+                valid=valid,
+            )
         return train(
             trainer, circuit, checkpoint=checkpoint, key=key, on_epoch=on_epoch, on_batch=on_batch
         )
@@ -166,18 +172,8 @@ class TorchEngine:
         With weights at most one no intermediate of the downward pass overflows.
         """
         x = check_rows(circuit, x)
-        if not len(x):
-            raise UserError("x has no rows; training and counting need at least one.")
-        shape = (len(x), len(circuit.roots))
-        given = np.ones(shape) if weights is None else np.asarray(weights, float)
-        given = given[:, None] if given.ndim == 1 else given
-        if given.shape[0] != len(x) or given.shape[1] not in (1, shape[1]):
-            raise UserError(f"weights have shape {list(given.shape)}, expected {list(shape)}.")
-        if not np.isfinite(given).all() or (given < 0).any() or not given.any():
-            raise UserError("weights must be finite, not negative and not all zero.")
+        given = check_weights(circuit, weights, len(x))
         scale = float(given.max())
-        device_weights = torch.as_tensor(
-            np.broadcast_to(given / scale, shape).copy(), device=self._device, dtype=self._dtype
-        )
+        device_weights = torch.as_tensor(given / scale, device=self._device, dtype=self._dtype)
         evidence = evidence_of(check_latents(circuit, latents, len(x)), program)
         return Rows(tensor_of(x, self._device), device_weights, evidence), scale

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
+from pyjuice_bridge.engines.resume import row_order
 from pyjuice_bridge.engines.torch import checkpoint as store
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts, spread_missing
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
@@ -95,7 +92,7 @@ class Trainer:
         """One pass over the rows, then the validation score."""
         started = time.perf_counter()
         number, state = len(self.state.history), self.state
-        order = np.random.default_rng([self.options.seed, number]).permutation(len(self.rows.x))
+        order = row_order(self.options.seed, number, len(self.rows.x))
         index = torch.as_tensor(order, device=self.program.device)
         total = torch.zeros((), dtype=torch.float64, device=self.program.device)
         eta = 1.0
@@ -184,28 +181,6 @@ class Trainer:
             return True
         patience = self.options.patience
         return patience is not None and best is not None and done - 1 - best >= patience
-
-
-def fingerprint(
-    circuit: Circuit,
-    x: NDArray[Any],
-    options: FitOptions,
-    extra: Mapping[str, NDArray[Any]],
-    dtype: torch.dtype,
-) -> str:
-    """A hash of everything a training depends on, so that a checkpoint resumes only its own."""
-    digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
-    digest.update(str(dtype).encode())
-    named: list[tuple[str, Any]] = [("roots", circuit.roots), ("x", x), *sorted(extra.items())]
-    for layer in circuit.layers:
-        named += [(f"{type(layer).__name__}.{name}", value) for name, value in vars(layer).items()]
-    for name, value in named:
-        if not isinstance(value, np.ndarray):
-            digest.update(f"{name}{value}".encode())
-            continue
-        digest.update(f"{name}{value.dtype}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).data)
-    return digest.hexdigest()
 
 
 def train(
