@@ -1,0 +1,114 @@
+"""Counting HMMs: against plain loops, and as the fixed point of EM with observed states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyjuice_bridge.circuit.hmm import Hmm
+from pyjuice_bridge.distill import hmm as counting
+from pyjuice_bridge.distill.hmm import count_hmm
+from pyjuice_bridge.engines.base import FitOptions
+from pyjuice_bridge.engines.torch import TorchEngine
+from pyjuice_bridge.errors import UserError
+
+ENGINE = TorchEngine(precision="float64")
+STATES, TOKENS = 3, 4
+
+
+def windows(seed: int, rows: int = 12, length: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens with gaps and tails; states with the same tails."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, TOKENS, (rows, length))
+    z = rng.integers(0, STATES, (rows, length))
+    tail = np.arange(length) >= rng.integers(1, length + 1, (rows, 1))
+    return np.where(tail | (rng.random(x.shape) < 0.2), -1, x), np.where(tail, -1, z)
+
+
+def by_hand(x: np.ndarray, z: np.ndarray, pseudocount: float) -> list[np.ndarray]:
+    tables = [np.zeros(STATES), np.zeros((STATES, STATES)), np.zeros((STATES, TOKENS))]
+    for row, states in zip(x, z, strict=True):
+        if states[0] >= 0:
+            tables[0][states[0]] += 1
+        for t, state in enumerate(states):
+            if t and state >= 0 and states[t - 1] >= 0:
+                tables[1][states[t - 1], state] += 1
+            if state >= 0 and row[t] >= 0:
+                tables[2][state, row[t]] += 1
+    return [t + pseudocount / t.shape[-1] for t in tables]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), pseudocount=st.sampled_from([0.0, 0.1, 2.0]))
+def test_relative_frequencies(seed: int, pseudocount: float) -> None:
+    x, z = windows(seed, rows=6)
+    hmm = count_hmm(x, z, STATES, TOKENS, pseudocount)
+    found = (hmm.initial, hmm.transition, hmm.emission)
+    for array, counts in zip(found, by_hand(x, z, pseudocount), strict=True):
+        total = counts.sum(-1, keepdims=True)
+        uniform = np.full_like(counts, 1 / counts.shape[-1])
+        expected = np.divide(counts, total, out=uniform, where=total > 0)
+        np.testing.assert_allclose(array, expected, atol=1e-7)
+        np.testing.assert_allclose(array.sum(-1), 1, atol=1e-6)
+
+
+def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, z = windows(1, rows=40)
+    whole = count_hmm(x, z, STATES, TOKENS, 0.3)
+    monkeypatch.setattr(counting, "_ENTRIES", 7)
+    parts = count_hmm(x, z, STATES, TOKENS, 0.3)
+    np.testing.assert_array_equal(whole.transition, parts.transition)
+    np.testing.assert_array_equal(whole.emission, parts.emission)
+
+
+@pytest.mark.parametrize("pseudocount", [0.0, 0.5])
+def test_counts_are_the_fixed_point_of_em(pseudocount: float) -> None:
+    """EM with the states observed gets there in one step from anywhere, and then stays."""
+    x, z = windows(2, rows=60)
+    z = np.where(z < 0, 0, z)
+    counted = count_hmm(x, z, STATES, TOKENS, pseudocount)
+    start = Hmm(np.full(3, 1 / 3), np.full((3, 3), 1 / 3), np.full((3, 4), 1 / 4))
+    options = FitOptions(optimizer="full_em", epochs=1, pseudocount=pseudocount)
+    for first in (start, counted):
+        after = Hmm.of(ENGINE.fit(first.circuit(5), x, options, latents={"z": z}).circuit)
+        np.testing.assert_allclose(after.initial, counted.initial, atol=1e-6)
+        np.testing.assert_allclose(after.transition, counted.transition, atol=1e-6)
+        np.testing.assert_allclose(after.emission, counted.emission, atol=1e-6)
+
+
+def test_counts_with_open_tails_are_a_fixed_point_too() -> None:
+    """Unknown states in the tails say nothing new: their expected counts repeat the model."""
+    x, z = windows(3, rows=60)
+    x = np.where(z < 0, -1, x)
+    counted = count_hmm(x, z, STATES, TOKENS, 0.0)
+    options = FitOptions(optimizer="full_em", epochs=1, pseudocount=0.0)
+    after = Hmm.of(ENGINE.fit(counted.circuit(5), x, options, latents={"z": z}).circuit)
+    np.testing.assert_allclose(after.transition, counted.transition, atol=1e-6)
+    np.testing.assert_allclose(after.emission, counted.emission, atol=1e-6)
+
+
+def test_counting_beats_every_other_model_of_the_same_states() -> None:
+    x, z = windows(4, rows=50)
+    z = np.where(z < 0, 0, z)
+    best = ENGINE.log_likelihood(count_hmm(x, z, 3, 4, 0.0).circuit(5), x, {"z": z}).sum()
+    for pseudocount in (0.5, 5.0):
+        other = count_hmm(x, z, 3, 4, pseudocount).circuit(5)
+        assert ENGINE.log_likelihood(other, x, {"z": z}).sum() < best
+
+
+def test_what_does_not_fit() -> None:
+    x, z = windows(5)
+    with pytest.raises(UserError, match="z must be an integer array"):
+        count_hmm(x, z[0], STATES, TOKENS, 0.1)
+    with pytest.raises(UserError, match="same windows"):
+        count_hmm(x, z[:, 1:], STATES, TOKENS, 0.1)
+    with pytest.raises(UserError, match="at least 0"):
+        count_hmm(x, z, STATES, TOKENS, -1.0)
+    z[3, 2] = STATES
+    with pytest.raises(UserError, match=r"z: window 3, position 2 is 3; values must be 0 … 2"):
+        count_hmm(x, z, STATES, TOKENS, 0.1)
+    x[1, 0] = -2
+    with pytest.raises(UserError, match="x: window 1, position 0 is -2"):
+        count_hmm(x, z, STATES, TOKENS, 0.1)
