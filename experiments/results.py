@@ -15,9 +15,13 @@ from pathlib import Path
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.report.compare import ComparedArm, Spread, compare_table
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
-from pyjuice_bridge.report.words import DIGITS, arm_name, bytes_text
+from pyjuice_bridge.report.words import arm_name, bytes_text
 
 NONE = "–"
+_PER = {
+    "per pixel": "Per pixel: parameters per training pixel (images × height × width).",
+    "per token": "Per token: parameters per training token.",
+}
 _FACTS = ("machine", "device", "threads", "python", "torch", "date")
 
 
@@ -44,7 +48,8 @@ def _section(title: str, runs: Sequence[Run]) -> str:
     rows = compare_table([run.path for run in runs])
     results = [result for run in runs for result in run.results]
     labels = list(dict.fromkeys(row.label for row in rows))
-    head = ["arm", "parameters", "per pixel", *SPLITS, "seconds", "peak memory", "seeds"]
+    per = "per token" if any("tokens" in r.extra for r in results) else "per pixel"
+    head = ["arm", "parameters", per, *SPLITS, "seconds", "peak memory", "seeds"]
     if len(labels) > 1:
         head.insert(0, "run")
     lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
@@ -52,8 +57,8 @@ def _section(title: str, runs: Sequence[Run]) -> str:
         first = [str(1 + labels.index(row.label))] if len(labels) > 1 else []
         lines.append(_line([*first, *_cells(row, _rows_of(row, runs))]))
     notes = [
-        f"Splits in {rows[0].unit}, mean ± standard deviation over the seeds.",
-        "Per pixel: parameters per training pixel (images × height × width).",
+        f"Splits in {rows[0].measure.unit}, mean ± standard deviation over the seeds.",
+        _PER[per],
     ]
     coding = [c for c in _distinct("colour", results).split(", ") if c not in ("", "rgb")]
     notes += [f"Colour coding: {', '.join(coding)}."] if coding else []
@@ -63,24 +68,29 @@ def _section(title: str, runs: Sequence[Run]) -> str:
 
 def _rows_of(row: ComparedArm, runs: Sequence[Run]) -> list[ArmResult]:
     wanted = set(row.runs)
-    return [r for run in runs if run.path in wanted for r in run.results if r.arm == row.arm]
+    every = (r for run in runs if run.path in wanted for r in run.results)
+    return [r for r in every if (r.arm, r.states) == (row.arm, row.states)]
 
 
 def _cells(row: ComparedArm, results: Sequence[ArmResult]) -> list[str]:
-    share = {_per_pixel(result) for result in results}
+    share = {_per_value(result) for result in results}
     each = share.pop() if len(share) == 1 else None
     return [
-        arm_name(row.arm),
+        arm_name(row.arm, row.states),
         NONE if row.parameters is None else f"{row.parameters:,}",
         NONE if each is None else f"{each:.3g}",
-        *(_spread(row.bits[split], DIGITS) for split in SPLITS),
+        *(_spread(row.values[split], row.measure.digits) for split in SPLITS),
         _spread(row.seconds, 0),
         bytes_text(row.peak_memory_bytes),
         ", ".join(map(str, row.seeds)),
     ]
 
 
-def _per_pixel(result: ArmResult) -> float | None:
+def _per_value(result: ArmResult) -> float | None:
+    """Parameters per training pixel or token."""
+    tokens = result.extra.get("tokens")
+    if result.parameters is not None and isinstance(tokens, Mapping):
+        return result.parameters / int(tokens["train"])
     images, shape = result.extra.get("images"), result.extra.get("shape")
     if result.parameters is None or not isinstance(images, Mapping) or not shape:
         return None

@@ -49,5 +49,5 @@ def numbers(run: Path) -> list[dict[str, Any]]:
 def curve(run: Path) -> list[tuple[Any, ...]]:
     """The learning curves without times."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    keys = ("arm", "stage", "epoch", "passes", "step_size", "train_bpd", "valid_bpd")
+    keys = ("arm", "stage", "epoch", "passes", "step_size", "train", "valid")
     return [tuple(json.loads(line)[k] for k in keys) for line in lines]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table
 
+from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, read_run
-from pyjuice_bridge.report.words import arm_name, bits_text, bytes_text, seconds_text
+from pyjuice_bridge.report.words import arm_name, bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.pipeline.plan import Plan
@@ -29,29 +30,30 @@ def make_console() -> Console:
 def results_table(run_dir: Path) -> Table:
     """The final figures of a run, one arm per line."""
     run = read_run(run_dir)
-    unit = run.results[0].unit if run.results else "bits/dim"
-    table = _table(f"{run.name}: {unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"])
+    table = _table(
+        f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
+    )
     for result in run.results:
-        figures = [bits_text(result.bits[split]) for split in SPLITS]
+        figures = [result.measure.text(result.values[split]) for split in SPLITS]
         size = "–" if result.parameters is None else f"{result.parameters:,}"
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
-        table.add_row(arm_name(result.arm), size, *figures, *spent)
+        table.add_row(arm_name(result.arm, result.states), size, *figures, *spent)
     return table
 
 
 def compare_rows(rows: Sequence[ComparedArm]) -> Table:
     """Mean ± standard deviation of every arm over the seeds."""
-    unit = rows[0].unit if rows else "bits/dim"
-    table = _table(f"{unit}, mean ± sd", ["config", "arm", "seeds", "parameters", *SPLITS, "time"])
+    units = ", ".join(dict.fromkeys(row.measure.unit for row in rows))
+    table = _table(f"{units}, mean ± sd", ["config", "arm", "seeds", "parameters", *SPLITS, "time"])
     labels = list(dict.fromkeys(row.label for row in rows))
     table.caption = "\n".join(f"{i}: {label}" for i, label in enumerate(labels, 1))
     for row in rows:
         size = "–" if row.parameters is None else f"{row.parameters:,}"
-        figures = [_spread(row.bits[split]) for split in SPLITS]
+        figures = [_spread(row.values[split], row.measure) for split in SPLITS]
         spent = seconds_text(row.seconds.mean) if row.seconds else "–"
         table.add_row(
             str(1 + labels.index(row.label)),
-            arm_name(row.arm),
+            arm_name(row.arm, row.states),
             str(len(row.runs)),
             size,
             *figures,
@@ -72,10 +74,10 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def _spread(value: Spread | None) -> str:
+def _spread(value: Spread | None, measure: Measure) -> str:
     if value is None:
         return "–"
-    return bits_text(value.mean) + (f" ± {value.sd:.4f}" if value.sd is not None else "")
+    return measure.text(value.mean) + ("" if value.sd is None else f" ± {measure.text(value.sd)}")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -16,9 +16,10 @@ from pyjuice_bridge.config import Config, make_config, put, read_values
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.engines import choose_engine, get_engine
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.pipeline import record
 from pyjuice_bridge.pipeline.arms import starts
-from pyjuice_bridge.pipeline.context import Context, prepare
+from pyjuice_bridge.pipeline.context import ImageContext, prepare
 from pyjuice_bridge.pipeline.figures import FILE as FIGURES
 from pyjuice_bridge.pipeline.figures import figures
 from pyjuice_bridge.pipeline.files import copy_file, read_json, write_json
@@ -27,7 +28,7 @@ from pyjuice_bridge.pipeline.progress import Reporter
 from pyjuice_bridge.pipeline.store import Store
 from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
-from pyjuice_bridge.report.words import arm_name, bits_text, seconds_text
+from pyjuice_bridge.report.words import arm_name, seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model
@@ -60,8 +61,13 @@ class RunResult:
         return load(self.path)
 
     def __repr__(self) -> str:
-        figures = ", ".join(f"{r['model']} {r['test']['value']:.4f}" for r in self.results)
-        return f"RunResult({self.path}: test bits/dim {figures})"
+        measure = measure_of(self.results[0]["test"]["unit"])
+        sizes = [f"-{row['states']}" if "states" in row else "" for row in self.results]
+        figures = ", ".join(
+            f"{row['model']}{size} {measure.text(row['test']['value'])}"
+            for row, size in zip(self.results, sizes, strict=True)
+        )
+        return f"RunResult({self.path}: test {measure.unit} {figures})"
 
 
 def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
@@ -173,7 +179,8 @@ def _run(
     counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
     reporter.say(f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}")
     engine = get_engine(choice.name, choice.device, precision=config.precision)
-    context = Context(config, engine, store, reporter, prepare(dataset, section.colour))
+    data = prepare(dataset, section.colour)
+    context = ImageContext(config, engine, store, reporter, data)
     record.write_config(context, folder)
     metrics = record.Metrics(folder / "metrics.jsonl")
     begun = starts(context, teacher)
@@ -197,9 +204,9 @@ def _run(
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    bits, spent = bits_text(row["valid_bpd"]), seconds_text(row["total_seconds"])
-    where = f"{arm_name(row['arm'])}, pass {row['passes']} ({row['stage']})"
-    return f"{where}: validation {bits} bits/dim after {spent}"
+    figure = measure_of(row["unit"]).phrase(row["valid"])
+    where = f"{arm_name(row['arm'], row.get('states'))}, pass {row['passes']} ({row['stage']})"
+    return f"{where}: validation {figure} after {seconds_text(row['total_seconds'])}"
 
 
 class _TimeLeft:
@@ -222,7 +229,7 @@ class _TimeLeft:
         return f", about {seconds_text(self._left * self._seconds / self._done)} of training left"
 
 
-def _finish(context: Context, folder: Path, trained: list[Trained]) -> RunResult:
+def _finish(context: ImageContext, folder: Path, trained: list[Trained]) -> RunResult:
     """Score, draw, write the run's files."""
     store = context.store
     command = record.command_line()
@@ -231,8 +238,8 @@ def _finish(context: Context, folder: Path, trained: list[Trained]) -> RunResult
     clusters = next((a.path for a in store.used.values() if a.id.startswith("clusters-")), None)
     assignments = clusters / ASSIGNMENTS if clusters else None
     drawn = figures(context, trained, assignments)
-    record.write_models(folder, trained)
-    record.write_bounds(folder, trained)
+    record.write_models(folder, trained, record.best_arm(trained, scores))
+    record.write_bounds(folder, trained, context.data.measure.unit)
     copy_file(drawn.path / FIGURES, folder / FIGURES)
     if assignments is not None:
         copy_file(assignments, folder / ASSIGNMENTS)

@@ -17,7 +17,7 @@ from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config import PatchCircuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.counting import count_parameters
-from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.files import write_array
 from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
 from pyjuice_bridge.pipeline.store import Artifact
@@ -29,9 +29,9 @@ _TREE_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Stage:
-    """A training of ``lvd`` that came before the pixels alone.
+    """A training of ``lvd`` that came before the data alone.
 
-    ``bound`` and ``marginal`` are bits per dimension on validation after it; ``reused`` tells
+    ``bound`` and ``marginal`` are the measure's figures on validation after it; ``reused`` tells
     whether it was there already.
     """
 
@@ -54,6 +54,7 @@ class Start:
         seconds: of everything before it that this arm alone would need.
         stages: what was trained before; their passes count towards the arm's.
         z: validation latents for the bound, None where the arm has none.
+        states: the size of the arm where a run has several, else None.
     """
 
     arm: str
@@ -63,33 +64,39 @@ class Start:
     stages: tuple[Stage, ...] = ()
     z: NDArray[np.int32] | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
+    states: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The arm, and its size where there are several: ``lvd-256``."""
+        return self.arm if self.states is None else f"{self.arm}-{self.states}"
 
     @property
     def passes(self) -> int:
         return sum(stage.passes for stage in self.stages)
 
 
-def starts(context: Context, teacher: object | None) -> list[Start]:
+def starts(context: ImageContext, teacher: object | None) -> list[Start]:
     """Every arm of the config, in its order."""
-    if isinstance(context.config.circuit, PatchCircuit):
+    if isinstance(context.circuit, PatchCircuit):
         from pyjuice_bridge.pipeline.patch_arms import patch_starts
 
         return patch_starts(context, teacher)
     return _hclt_starts(context, teacher)
 
 
-def _hclt_starts(context: Context, teacher: object | None) -> list[Start]:
+def _hclt_starts(context: ImageContext, teacher: object | None) -> list[Start]:
     tree = image_tree(context)
     made: dict[str, Start] = {}
     for arm in context.config.arms or []:
         if arm == "lvd":
             made[arm] = _counted(context, tree, latent_values(context, teacher))
         else:
-            made[arm] = random_hclt(context, tree, arm, context.config.circuit.latents)
+            made[arm] = random_hclt(context, tree, arm, context.circuit.latents)
     return list(made.values())
 
 
-def image_tree(context: Context) -> Artifact:
+def image_tree(context: ImageContext) -> Artifact:
     """The Chow-Liu tree over all variables of an image."""
     inputs = {"data": context.data.key, "rows": _TREE_ROWS, "seed": context.config.seed}
     x, sizes = context.data.rows["train"], context.data.categories
@@ -97,7 +104,7 @@ def image_tree(context: Context) -> Artifact:
 
 
 def tree_stage(
-    context: Context,
+    context: ImageContext,
     title: str,
     inputs: Mapping[str, Any],
     x: NDArray[Any],
@@ -124,7 +131,7 @@ def parents_of(tree: Artifact) -> IntArray:
     return parents
 
 
-def random_hclt(context: Context, tree: Artifact, arm: str, latents: int) -> Start:
+def random_hclt(context: ImageContext, tree: Artifact, arm: str, latents: int) -> Start:
     """An HCLT with Dirichlet(1) rows."""
     seed = context.config.seed
     key = {"random": "hclt", "tree": tree.id, "latents": latents, "seed": seed}
@@ -136,9 +143,9 @@ def random_hclt(context: Context, tree: Artifact, arm: str, latents: int) -> Sta
     return Start(arm, key, make, tree.seconds, parts={"tree": tree.seconds})
 
 
-def _counted(context: Context, tree: Artifact, latents: LatentValues) -> Start:
+def _counted(context: ImageContext, tree: Artifact, latents: LatentValues) -> Start:
     """LVD by counting: one pass over the images and their latents."""
-    data, section, seed = context.data, context.config.circuit, context.config.seed
+    data, section, seed = context.data, context.circuit, context.config.seed
     z = {s: per_variable(latents.z[s], len(data.categories)) for s in ("train", "valid")}
     inputs = {
         "data": data.key,
@@ -162,7 +169,7 @@ def _counted(context: Context, tree: Artifact, latents: LatentValues) -> Start:
         return {"bound": bound, "marginal": marginal}
 
     counted = context.store.stage("counting", 1, inputs, build)
-    bound, marginal = (data.bits("valid", counted.info[k]) for k in ("bound", "marginal"))
+    bound, marginal = (data.value("valid", counted.info[k]) for k in ("bound", "marginal"))
     seconds = latents.seconds + tree.seconds + counted.seconds
     stage = Stage("counting", 1, seconds, bound, marginal, counted.reused)
     parts = {**latents.parts, "tree": tree.seconds, "counting": counted.seconds}

@@ -15,43 +15,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.config import Config
+from pyjuice_bridge.config import Config, HcltCircuit, PatchCircuit
 from pyjuice_bridge.data import Dataset
 from pyjuice_bridge.data.colour import get_colour
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.measure import BITS, Measure
 from pyjuice_bridge.pipeline.progress import Reporter
 from pyjuice_bridge.pipeline.store import Store, fingerprint
 from pyjuice_bridge.query.images import ImageShape
 
-UNIT = "bits/dim"
 _CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A data set as circuits read it.
+    """Data as circuits read them.
+
+    Attributes:
+        rows: per split int [N, variables], -1 where a value is missing.
+        categories: int32 [variables], the number of values of each variable.
+        measure: in which figures on the data are told.
+        observed: per split the mean number of values of a row that count for the measure.
+        correction: per split the mean of what is taken off a row's log p, in nats, before.
+        key: names the data in the hashes of artifacts.
+    """
+
+    rows: Mapping[str, NDArray[Any]]
+    categories: IntArray
+    measure: Measure
+    observed: Mapping[str, float]
+    correction: Mapping[str, float]
+    key: str
+
+    def value(self, split: str, log_p: float) -> float:
+        """The measure's figure for a split's mean log p of rows, in nats."""
+        return self.measure.of(-(log_p - self.correction[split]) / self.observed[split])
+
+    def facts(self) -> dict[str, Any]:
+        """What ``results.json`` tells about the data."""
+        raise NotImplementedError
+
+    def meta(self) -> dict[str, str | int | float]:
+        """What a model needs to know about its data."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData(Prepared):
+    """Images: rows are the codes of the configured colour transform, int [N, H * W * C].
 
     Attributes:
         dataset: the images.
         shape: between images and rows of codes.
-        rows: per split int [N, H * W * C], the codes of the configured colour transform.
-        categories: int32 [H * W * C], the number of codes of each variable.
-        preimage: per split the mean log number of images behind a row (0 if the map is exact).
-        key: names the data and the transform in the hashes of artifacts.
+        colour: the transform's name.
     """
 
     dataset: Dataset
     shape: ImageShape
-    rows: Mapping[str, NDArray[Any]]
-    categories: IntArray
-    preimage: Mapping[str, float]
-    key: str
+    colour: str
 
-    def bits(self, split: str, log_p: float) -> float:
-        """Bits per dimension of the 8-bit images from a split's mean log p of codes, in nats."""
-        return -(log_p - self.preimage[split]) / (math.log(2) * len(self.categories))
+    def facts(self) -> dict[str, Any]:
+        """The set behind a figure; ``variant`` where its name stands for several sets."""
+        dataset = self.dataset
+        variant = {key: dataset.meta[key] for key in ("variant",) if key in dataset.meta}
+        return {
+            "colour": self.colour,
+            "dataset": dataset.name,
+            **variant,
+            "images": {split: len(getattr(dataset, split)) for split in SPLITS},
+            "shape": list(dataset.shape),
+            "fingerprint": dataset.fingerprint,
+        }
+
+    def meta(self) -> dict[str, str | int | float]:
+        return {
+            "dataset": self.dataset.name,
+            "image_height": self.shape.height,
+            "image_width": self.shape.width,
+            "image_channels": self.shape.channels,
+            "colour": self.colour,
+        }
 
 
 @dataclass(frozen=True)
@@ -71,21 +116,25 @@ class Context:
         return {"name": self.engine.name, "device": self.engine.device, "precision": precision}
 
     def meta(self, circuit: Circuit, arm: str) -> dict[str, str | int | float]:
-        """A circuit's meta with what a model needs to know about its images."""
-        shape = self.data.shape
-        return {
-            **circuit.meta,
-            "arm": arm,
-            "seed": self.config.seed,
-            "dataset": self.data.dataset.name,
-            "image_height": shape.height,
-            "image_width": shape.width,
-            "image_channels": shape.channels,
-            "colour": self.config.data.colour,
-        }
+        """A circuit's meta with what a model needs to know about its data."""
+        return {**circuit.meta, "arm": arm, "seed": self.config.seed, **self.data.meta()}
 
 
-def prepare(dataset: Dataset, colour: str) -> Prepared:
+@dataclass(frozen=True)
+class ImageContext(Context):
+    """The settings and tools of a run on images."""
+
+    data: ImageData
+
+    @property
+    def circuit(self) -> HcltCircuit | PatchCircuit:
+        """The config's section; others do not model images."""
+        section = self.config.circuit
+        assert isinstance(section, HcltCircuit | PatchCircuit)
+        return section
+
+
+def prepare(dataset: Dataset, colour: str) -> ImageData:
     """Encode every split.
 
     Raises:
@@ -103,8 +152,17 @@ def prepare(dataset: Dataset, colour: str) -> Prepared:
     rows, preimage = {}, {}
     for split in SPLITS:
         rows[split], preimage[split] = _encode(shape, getattr(dataset, split))
-    key = fingerprint({"images": dataset.fingerprint, "colour": colour})
-    return Prepared(dataset, shape, rows, categories, preimage, key)
+    return ImageData(
+        rows=rows,
+        categories=categories,
+        measure=BITS,
+        observed=dict.fromkeys(SPLITS, float(len(categories))),
+        correction=preimage,
+        key=fingerprint({"images": dataset.fingerprint, "colour": colour}),
+        dataset=dataset,
+        shape=shape,
+        colour=colour,
+    )
 
 
 def _encode(shape: ImageShape, images: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.config import PatchCircuit, PixelTeacher
-from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.files import write_arrays
 from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.training import Trained
@@ -23,7 +23,7 @@ _POSITIONS, _VALUES, _EXAMPLES = 4, 16, 8
 Arrays = dict[str, NDArray[Any]]
 
 
-def figures(context: Context, arms: Sequence[Trained], assignments: Path | None) -> Artifact:
+def figures(context: ImageContext, arms: Sequence[Trained], assignments: Path | None) -> Artifact:
     """Draw for every arm; the artifact holds ``figures.npz``."""
     inputs = {
         "arms": [arm.artifact.id for arm in arms],
@@ -74,7 +74,7 @@ def make_masks(
 
 
 def _of_arm(
-    context: Context,
+    context: ImageContext,
     arm: Trained,
     images: NDArray[np.uint8],
     masks: Mapping[str, NDArray[np.bool_]],
@@ -87,7 +87,7 @@ def _of_arm(
     return found
 
 
-def _clusters(context: Context, z: NDArray[np.int32]) -> Arrays:
+def _clusters(context: ImageContext, z: NDArray[np.int32]) -> Arrays:
     """Real windows for the first values of a few latents; black where there are too few."""
     images = context.data.dataset.train
     channels = images.shape[3]
@@ -95,7 +95,7 @@ def _clusters(context: Context, z: NDArray[np.int32]) -> Arrays:
     cut = _cutter(context, positions)
     shown = np.unique(np.linspace(0, positions - 1, _POSITIONS + 2).astype(np.int32)[1:-1])
     side = cut(images[:1], int(shown[0])).shape[1]
-    values = min(_VALUES, context.config.circuit.latents)
+    values = min(_VALUES, context.circuit.latents)
     examples = np.zeros((len(shown), values, _EXAMPLES, side, side, channels), np.uint8)
     for i, position in enumerate(shown):
         for value in range(values):
@@ -106,10 +106,10 @@ def _clusters(context: Context, z: NDArray[np.int32]) -> Arrays:
     return {"clusters/examples": examples, "clusters/positions": shown.astype(np.int32)}
 
 
-def _cutter(context: Context, positions: int) -> Any:
+def _cutter(context: ImageContext, positions: int) -> Any:
     """A function (images, position) → the squares around that position."""
     height, width, _ = context.data.shape.sides
-    circuit, teacher = context.config.circuit, context.config.teacher
+    circuit, teacher = context.circuit, context.config.teacher
     patch = circuit.patch if isinstance(circuit, PatchCircuit) else 1
     ring = (teacher.ring or 0) if isinstance(teacher, PixelTeacher) else 3 if patch == 1 else 0
     per_pixel = positions // ((height // patch) * (width // patch))

@@ -14,7 +14,7 @@ from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.cluster.cluster import cluster_embeddings
 from pyjuice_bridge.config import FileTeacher, PatchCircuit
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.teachers import features_of
 from pyjuice_bridge.teachers import load_cluster_ids
@@ -39,7 +39,7 @@ class LatentValues:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-def latent_values(context: Context, teacher: object | None) -> LatentValues:
+def latent_values(context: ImageContext, teacher: object | None) -> LatentValues:
     """Cluster ids of all splits, from the configured teacher or from the user's files."""
     config = context.config
     if isinstance(config.teacher, FileTeacher) and config.teacher.assignments is not None:
@@ -76,10 +76,10 @@ def latent_values(context: Context, teacher: object | None) -> LatentValues:
     return LatentValues(_checked(context, z, "the teacher"), artifact, sum(parts.values()), parts)
 
 
-def _enough(context: Context, shape: tuple[int, int, int]) -> None:
+def _enough(context: ImageContext, shape: tuple[int, int, int]) -> None:
     """Refuse more clusters than vectors [rows, positions, dim] to fill them with."""
     rows, positions, _ = shape
-    config, latents = context.config, context.config.circuit.latents
+    config, latents = context.config, context.circuit.latents
     points = rows if config.cluster.scope == "position" else rows * positions
     if points < latents:
         images = f"the {rows} training images give {points} points to cluster"
@@ -89,10 +89,10 @@ def _enough(context: Context, shape: tuple[int, int, int]) -> None:
         )
 
 
-def _given(context: Context, path: str) -> LatentValues:
+def _given(context: ImageContext, path: str) -> LatentValues:
     """Cluster ids made elsewhere."""
     z = {split: np.array(ids) for split, ids in load_cluster_ids(path).items()}
-    clusters = context.config.circuit.latents
+    clusters = context.circuit.latents
     most = max(int(ids.max(initial=0)) for ids in z.values()) + 1
     if most > clusters:
         raise UserError(
@@ -110,10 +110,10 @@ def _given(context: Context, path: str) -> LatentValues:
 
 
 def _checked(
-    context: Context, z: Mapping[str, NDArray[np.int32]], where: str
+    context: ImageContext, z: Mapping[str, NDArray[np.int32]], where: str
 ) -> Mapping[str, NDArray[np.int32]]:
     """Refuse ids that do not fit the images or the circuit."""
-    data, circuit = context.data, context.config.circuit
+    data, circuit = context.data, context.circuit
     for split in ("train", "valid"):
         if split not in z:
             raise UserError(f"{where} gives no cluster ids for the {split} images")

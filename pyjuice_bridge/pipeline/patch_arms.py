@@ -26,7 +26,7 @@ from pyjuice_bridge.pipeline.arms import (
     random_hclt,
     tree_stage,
 )
-from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
 from pyjuice_bridge.pipeline.sizes import equal_latents, glued_parameters
 from pyjuice_bridge.pipeline.store import Artifact
@@ -45,7 +45,7 @@ def patch_variables(shape: tuple[int, int, int], patch: int) -> IntArray:
     return np.ascontiguousarray(tiles.reshape(rows * columns, -1))
 
 
-def patch_starts(context: Context, teacher: object | None) -> list[Start]:
+def patch_starts(context: ImageContext, teacher: object | None) -> list[Start]:
     """The arms ``lvd``, ``random`` (same graph) and ``hclt`` (equal size)."""
     section = _section(context)
     patch_grid(context.data.dataset.train[:1], section.patch)
@@ -66,13 +66,13 @@ def patch_starts(context: Context, teacher: object | None) -> list[Start]:
     return [made[arm] for arm in arms]
 
 
-def _section(context: Context) -> PatchCircuit:
-    section = context.config.circuit
+def _section(context: ImageContext) -> PatchCircuit:
+    section = context.circuit
     assert isinstance(section, PatchCircuit)
     return section
 
 
-def phase_options(context: Context, phase: Phase) -> FitOptions:
+def phase_options(context: ImageContext, phase: Phase) -> FitOptions:
     """The options of patch or latent training."""
     return FitOptions(
         epochs=phase.epochs,
@@ -86,7 +86,7 @@ def phase_options(context: Context, phase: Phase) -> FitOptions:
 class _Parts:
     """The trees, the bundle and the latent circuit that the glued arms are made of."""
 
-    def __init__(self, context: Context, latents: LatentValues) -> None:
+    def __init__(self, context: ImageContext, latents: LatentValues) -> None:
         self.context, self.latents, self.section = context, latents, _section(context)
         data = context.data
         self.places = patch_variables(data.shape.sides, self.section.patch)
@@ -147,10 +147,10 @@ class _Parts:
                 latent,
             ),
         }
-        bits = self.context.data.bits
+        value = self.context.data.value
         stages = []
         for name, (count, seconds, made) in passes.items():
-            bound, marginal = (bits("valid", value) for value in glued.info[name])
+            bound, marginal = (value("valid", log_p) for log_p in glued.info[name])
             stages.append(Stage(name, count, seconds, bound, marginal, made.reused))
         parts = {
             **self.latents.parts,
@@ -253,7 +253,7 @@ class _Parts:
         return self.context.store.stage("glued", 1, inputs, build)
 
 
-def _training_key(context: Context, phase: Phase) -> dict[str, Any]:
+def _training_key(context: ImageContext, phase: Phase) -> dict[str, Any]:
     return {
         "phase": phase.model_dump(),
         "pseudocount": context.config.train.pseudocount,

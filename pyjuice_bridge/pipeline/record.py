@@ -13,10 +13,10 @@ import numpy as np
 import yaml
 
 from pyjuice_bridge.config import Arm
-from pyjuice_bridge.data.dataset import SPLITS, Dataset
+from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.arms import CIRCUIT
-from pyjuice_bridge.pipeline.context import UNIT, Context
+from pyjuice_bridge.pipeline.context import Context
 from pyjuice_bridge.pipeline.files import copy_file, write_json, write_jsonl, write_text
 from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.training import Trained
@@ -30,7 +30,9 @@ _OUTCOME = (
     "assignments.h5",
     "model.h5",
     *(f"{arm}.h5" for arm in get_args(Arm)),
+    *(f"{arm}-*.h5" for arm in get_args(Arm)),
 )
+"""What a finished run leaves, as patterns."""
 
 
 def open_folder(out: Path) -> None:
@@ -52,8 +54,8 @@ def write_config(context: Context, out: Path) -> None:
     path = out / "config.yaml"
     text = yaml.safe_dump(context.config.model_dump(), sort_keys=False)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        for name in _OUTCOME:
-            (out / name).unlink(missing_ok=True)
+        for name in (file for pattern in _OUTCOME for file in out.glob(pattern)):
+            name.unlink()
     write_text(path, text)
 
 
@@ -71,7 +73,7 @@ class Metrics:
 
 
 def score(context: Context, arm: Trained) -> Artifact:
-    """Mean log p of every split under a finished arm; the test images are looked at only here."""
+    """Mean log p of every split under a finished arm; the test split is looked at only here."""
     inputs = {
         "arm": arm.artifact.id,
         "data": context.data.key,
@@ -82,7 +84,7 @@ def score(context: Context, arm: Trained) -> Artifact:
         circuit = arm.circuit()
         found = {}
         for split in SPLITS:
-            with context.reporter.task(f"score {arm.start.arm} on {split}"):
+            with context.reporter.task(f"score {arm.start.name} on {split}"):
                 log_p = context.engine.log_likelihood(circuit, context.data.rows[split])
             found[split] = float(np.mean(log_p))
         return found
@@ -92,33 +94,22 @@ def score(context: Context, arm: Trained) -> Artifact:
 
 def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -> dict[str, Any]:
     """An entry of ``results.json``."""
-    bits = {s: {"value": context.data.bits(s, scores.info[s]), "unit": UNIT} for s in SPLITS}
+    data, states = context.data, arm.start.states
+    unit = data.measure.unit
     return {
         "model": arm.start.arm,
+        **({} if states is None else {"states": states}),
         "engine": context.engine.name,
         "device": context.engine.device,
         "parameters": arm.artifact.info["parameters"],
-        **bits,
+        **{s: {"value": data.value(s, scores.info[s]), "unit": unit} for s in SPLITS},
         "seconds": arm.seconds,
         "peak_memory_bytes": arm.artifact.info["peak_memory_bytes"],
         "seed": context.config.seed,
         **arm.extra,
-        "colour": context.config.data.colour,
-        **_dataset(context.data.dataset),
+        **data.facts(),
         "command": command,
         **surroundings(),
-    }
-
-
-def _dataset(dataset: Dataset) -> dict[str, Any]:
-    """The set behind a figure; ``variant`` where its name stands for several sets."""
-    variant = {key: dataset.meta[key] for key in ("variant",) if key in dataset.meta}
-    return {
-        "dataset": dataset.name,
-        **variant,
-        "images": {split: len(getattr(dataset, split)) for split in SPLITS},
-        "shape": list(dataset.shape),
-        "fingerprint": dataset.fingerprint,
     }
 
 
@@ -136,24 +127,31 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def write_models(out: Path, arms: Sequence[Trained]) -> None:
-    """``<arm>.h5`` for every arm, and ``model.h5``, which is ``lvd`` where there is one."""
+def best_arm(arms: Sequence[Trained], scores: Sequence[Artifact]) -> Trained:
+    """``lvd`` where there is one, else the first; of several sizes the best on validation."""
+    wanted = "lvd" if any(arm.start.arm == "lvd" for arm in arms) else arms[0].start.arm
+    pairs = [pair for pair in zip(arms, scores, strict=True) if pair[0].start.arm == wanted]
+    return max(pairs, key=lambda pair: float(pair[1].info["valid"]))[0]
+
+
+def write_models(out: Path, arms: Sequence[Trained], best: Trained) -> None:
+    """A file for every arm, and ``model.h5``, which is the best."""
     for arm in arms:
-        copy_file(arm.artifact.path / CIRCUIT, out / f"{arm.start.arm}.h5")
-    best = next((arm for arm in arms if arm.start.arm == "lvd"), arms[0])
+        copy_file(arm.artifact.path / CIRCUIT, out / f"{arm.start.name}.h5")
     copy_file(best.artifact.path / CIRCUIT, out / "model.h5")
 
 
-def write_bounds(out: Path, arms: Sequence[Trained]) -> None:
+def write_bounds(out: Path, arms: Sequence[Trained], unit: str) -> None:
     """``bound.json``: the bound and the marginal after every stage of ``lvd``."""
     rows = []
     for arm in arms:
-        for stage in arm.start.stages:
-            rows.append((stage.name, stage.bound, stage.marginal))
-        if arm.bound is not None:
-            rows.append(("fine-tune", *arm.bound))
-    keys = ("stage", "bound_bpd", "marginal_bpd")
-    write_json(out / "bound.json", [dict(zip(keys, row, strict=True)) for row in rows])
+        found = [(stage.name, stage.bound, stage.marginal) for stage in arm.start.stages]
+        found += [("fine-tune", *arm.bound)] if arm.bound is not None else []
+        size = {} if arm.start.states is None else {"states": arm.start.states}
+        for stage, bound, marginal in found:
+            figures = {"bound": bound, "marginal": marginal, "unit": unit}
+            rows.append({"stage": stage, **size, **figures})
+    write_json(out / "bound.json", rows)
 
 
 def command_line() -> str:

@@ -22,7 +22,7 @@ from pyjuice_bridge.config import (
 )
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.files import read_json, write_json
 from pyjuice_bridge.teachers import (
     ArrayEmbeddings,
@@ -55,7 +55,7 @@ class Features:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def features_of(context: Context, teacher: object | None) -> Features:
+def features_of(context: ImageContext, teacher: object | None) -> Features:
     """The configured teacher's features; ``teacher`` is one handed over from Python."""
     section = context.config.teacher
     if isinstance(section, ObjectTeacher) != (teacher is not None):
@@ -76,16 +76,16 @@ def features_of(context: Context, teacher: object | None) -> Features:
     return _embedded(context, describe(public, _probe(context)), lambda: public, {})
 
 
-def _stride(context: Context) -> int:
-    circuit = context.config.circuit
+def _stride(context: ImageContext) -> int:
+    circuit = context.circuit
     return circuit.patch if isinstance(circuit, PatchCircuit) else 1
 
 
-def _probe(context: Context) -> NDArray[np.uint8]:
+def _probe(context: ImageContext) -> NDArray[np.uint8]:
     return context.data.dataset.train[:_PROBE]
 
 
-def _own(context: Context, teacher: object) -> Features:
+def _own(context: ImageContext, teacher: object) -> Features:
     """A teacher handed over: any object with ``embed``."""
     if not callable(getattr(teacher, "embed", None)):
         raise UserError(
@@ -98,7 +98,7 @@ def _own(context: Context, teacher: object) -> Features:
     return _embedded(context, describe(own, _probe(context)), lambda: own, {})
 
 
-def _lazy(context: Context, teacher: Any) -> Features:
+def _lazy(context: ImageContext, teacher: Any) -> Features:
     """Features that are cheaper to make anew than to keep."""
     dataset = context.data.dataset
     facts = describe(teacher, _probe(context))
@@ -109,7 +109,7 @@ def _lazy(context: Context, teacher: Any) -> Features:
     return Features({"images": dataset.fingerprint, **facts}, embeddings, _plain(facts))
 
 
-def _mae(context: Context, section: MaeTeacher) -> Features:
+def _mae(context: ImageContext, section: MaeTeacher) -> Features:
     """Train the autoencoder as a stage of its own; its features name it by that stage."""
     images = context.data.dataset.train
     settings = {
@@ -149,7 +149,7 @@ def _mae(context: Context, section: MaeTeacher) -> Features:
 
 
 def _embedded(
-    context: Context,
+    context: ImageContext,
     facts: Mapping[str, Any],
     teacher: Callable[[], Teacher],
     seconds: Mapping[str, float],
@@ -189,7 +189,7 @@ def _embedded(
     return Features(key, embeddings, _plain(facts), {**seconds, "embed": artifact.seconds})
 
 
-def _from_files(context: Context, path: str) -> Features:
+def _from_files(context: ImageContext, path: str) -> Features:
     found = load_embeddings(path)
     key = {}
     for split in SPLITS:

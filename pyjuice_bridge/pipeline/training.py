@@ -32,7 +32,7 @@ class Trained:
         artifact: holds ``circuit.h5``, the circuit of the best validation score.
         metrics: lines of ``metrics.jsonl``.
         seconds: of everything that this arm alone needs.
-        bound: bits per dimension on validation (bound, marginal), None without latents.
+        bound: figures on validation (bound, marginal), None without latents.
         extra: what else ``results.json`` tells about the training.
     """
 
@@ -68,24 +68,21 @@ def train_arm(context: Context, start: Start, on_epoch: OnEpoch) -> Trained:
         for line in artifact.info["history"]:
             on_epoch(curve.add(Epoch(**line)), False)
     bound = artifact.info["bound"]
-    bits = (
-        (context.data.bits("valid", bound[0]), context.data.bits("valid", bound[1]))
-        if bound
-        else None
-    )
+    value = context.data.value
+    figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
     extra |= {"passes": curve.passes, "pseudocount": options.pseudocount}
     extra["step_size"] = asdict(options.step_size)
-    return Trained(start, artifact, curve.rows, curve.seconds, bits, extra)
+    return Trained(start, artifact, curve.rows, curve.seconds, figures, extra)
 
 
 class _Curve:
     """The learning curve of an arm: what came before it, then its epochs."""
 
     def __init__(self, context: Context, start: Start, seconds: float) -> None:
-        self._context, self._arm = context, start.arm
+        self._context, self._start = context, start
         self.seconds, self.passes = seconds, start.passes
         self.rows = [
-            _row(start.arm, s.name, passes, valid=s.marginal, total=s.seconds, seconds=None)
+            self._row(s.name, passes, valid=s.marginal, total=s.seconds, seconds=None)
             for s, passes in _counted_passes(start)
             if passes
         ]
@@ -93,19 +90,36 @@ class _Curve:
     def add(self, epoch: Epoch) -> dict[str, Any]:
         self.passes += 1
         self.seconds += epoch.seconds
-        bits = self._context.data.bits
-        valid = None if epoch.valid is None else bits("valid", epoch.valid)
-        row = _row(
-            self._arm,
-            "fine-tune" if self._arm == "lvd" else "train",
+        value = self._context.data.value
+        valid = None if epoch.valid is None else value("valid", epoch.valid)
+        row = self._row(
+            "fine-tune" if self._start.arm == "lvd" else "train",
             self.passes,
             valid=valid,
             total=self.seconds,
             seconds=epoch.seconds,
         )
-        row |= {"step_size": epoch.step_size, "train_bpd": bits("train", epoch.train)}
+        row |= {"step_size": epoch.step_size, "train": value("train", epoch.train)}
         self.rows.append(row)
         return row
+
+    def _row(
+        self, stage: str, passes: int, *, valid: float | None, total: float, seconds: float | None
+    ) -> dict[str, Any]:
+        states = self._start.states
+        return {
+            "arm": self._start.arm,
+            **({} if states is None else {"states": states}),
+            "stage": stage,
+            "epoch": passes,
+            "passes": passes,
+            "step_size": None,
+            "train": None,
+            "valid": valid,
+            "unit": self._context.data.measure.unit,
+            "seconds": seconds,
+            "total_seconds": total,
+        }
 
 
 def _counted_passes(start: Start) -> list[tuple[Any, int]]:
@@ -114,22 +128,6 @@ def _counted_passes(start: Start) -> list[tuple[Any, int]]:
         done += stage.passes
         pairs.append((stage, done))
     return pairs
-
-
-def _row(
-    arm: str, stage: str, passes: int, *, valid: float | None, total: float, seconds: float | None
-) -> dict[str, Any]:
-    return {
-        "arm": arm,
-        "stage": stage,
-        "epoch": passes,
-        "passes": passes,
-        "step_size": None,
-        "train_bpd": None,
-        "valid_bpd": valid,
-        "seconds": seconds,
-        "total_seconds": total,
-    }
 
 
 def _options(context: Context, start: Start) -> FitOptions:
@@ -167,7 +165,7 @@ def _train(
         memory = PeakMemory()
         data, engine = context.data, context.engine
         passes = range(start.passes, start.passes + options.epochs)
-        with context.reporter.task(f"train {arm_name(start.arm)}", passes) as tick:
+        with context.reporter.task(f"train {arm_name(start.arm, start.states)}", passes) as tick:
             found = engine.fit(
                 start.circuit(),
                 data.rows["train"],
@@ -209,7 +207,8 @@ def _tune(context: Context, start: Start, options: FitOptions, tune: Tune) -> Ar
         log = folder / "trials.json"
         tried: list[dict[str, float]] = read_json(log) if log.exists() else []
         for trial in trials[len(tried) :]:
-            title = f"tune {arm_name(start.arm)} {len(tried) + 1}/{len(trials)}"
+            which = f"{len(tried) + 1}/{len(trials)}"
+            title = f"tune {arm_name(start.arm, start.states)} {which}"
             with context.reporter.task(title) as tick:
                 found = context.engine.fit(
                     start.circuit(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
 
 _NOT_SETTINGS = ("seed", "name", "out")
@@ -34,8 +35,10 @@ class ComparedArm:
     device: str
     parameters: int | None
     """None when the runs disagree (a tree learnt from other images may have other sizes)."""
-    unit: str
-    bits: Mapping[str, Spread | None]
+    states: int | None
+    """Size of the arm, in runs over several sizes."""
+    measure: Measure
+    values: Mapping[str, Spread | None]
     """Figure of each split ("train", "valid", "test"); None unless every run has it."""
     seconds: Spread | None
     peak_memory_bytes: int | None
@@ -56,9 +59,9 @@ def compare_table(run_dirs: Iterable[Path]) -> list[ComparedArm]:
         groups.setdefault(json.dumps(_settings(run), sort_keys=True, default=str), []).append(run)
     labels = _labels(list(groups.values()))
     return [
-        _row(label, arm, group)
+        _row(label, *arm, group)
         for label, group in zip(labels, groups.values(), strict=True)
-        for arm in dict.fromkeys(result.arm for run in group for result in run.results)
+        for arm in dict.fromkeys((r.arm, r.states) for run in group for r in run.results)
     ]
 
 
@@ -104,8 +107,9 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
             yield f"{prefix}{key}", value
 
 
-def _row(label: str, arm: str, group: Sequence[Run]) -> ComparedArm:
-    found = [(run.path, result) for run in group for result in run.results if result.arm == arm]
+def _row(label: str, arm: str, states: int | None, group: Sequence[Run]) -> ComparedArm:
+    pairs = [(run.path, result) for run in group for result in run.results]
+    found = [(path, r) for path, r in pairs if (r.arm, r.states) == (arm, states)]
     _refuse_repeats(arm, found)
     results = [result for _, result in found]
     parameters = {result.parameters for result in results}
@@ -113,13 +117,14 @@ def _row(label: str, arm: str, group: Sequence[Run]) -> ComparedArm:
     return ComparedArm(
         label=label,
         arm=arm,
+        states=states,
         runs=tuple(path for path, _ in found),
         seeds=tuple(result.seed for result in results),
         engine=", ".join(dict.fromkeys(result.engine for result in results)),
         device=", ".join(dict.fromkeys(result.device for result in results)),
         parameters=parameters.pop() if len(parameters) == 1 else None,
-        unit=results[0].unit,
-        bits={split: _spread([r.bits[split] for r in results]) for split in SPLITS},
+        measure=results[0].measure,
+        values={split: _spread([r.values[split] for r in results]) for split in SPLITS},
         seconds=_spread([result.seconds for result in results]),
         peak_memory_bytes=max(memory, default=None),
     )

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.run_dir import Epoch, StageBound
-from pyjuice_bridge.report.words import arm_name, bits_text, spoken
+from pyjuice_bridge.report.words import arm_name, spoken
 
 ARM_COLOURS = 6
 """Number of `--arm-i` colours the style sheet defines; further arms start again at the first."""
@@ -33,13 +34,14 @@ _styled = mpl.rc_context(
 
 @_styled
 def learning_curves(
-    epochs: Sequence[Epoch], arms: Sequence[str], *, against: str, ident: str
+    epochs: Sequence[Epoch], arms: Sequence[str], measure: Measure, *, against: str, ident: str
 ) -> tuple[str, bool]:
-    """Draw validation bits of every arm against "seconds" or "passes".
+    """Draw validation figures of every arm against "seconds" or "passes".
 
     Args:
         epochs: what metrics.jsonl holds; epochs without a validation figure are passed over.
         arms: all arms of the run; the place of an arm here gives its colour.
+        measure: of the figures.
         against: "seconds" (since the start of the arm) or "passes" (over the training data).
         ident: prefix of every id in the drawing, unique on the page.
 
@@ -66,15 +68,15 @@ def learning_curves(
     axes.set_ylim(low, high)
     axes.set_xlim(left=0.0)
     axes.set_xlabel("total seconds" if against == "seconds" else "passes over the training data")
-    axes.set_ylabel("validation bits/dim")
+    axes.set_ylabel(f"validation {measure.unit}")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=against == "passes"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
-    _end_labels(axes, ends, arms)
+    _end_labels(axes, ends, arms, measure)
     return _svg(figure, ident), cropped
 
 
 @_styled
-def bound_chart(bounds: Sequence[StageBound], *, ident: str) -> str:
+def bound_chart(bounds: Sequence[StageBound], measure: Measure, *, ident: str) -> str:
     """Draw one row per stage: the bound (ring) and the marginal (dot), joined by their gap."""
     figure = _figure(5.6, 0.75 + 0.42 * len(bounds))
     room = 0.62 / figure.get_figheight()
@@ -91,7 +93,7 @@ def bound_chart(bounds: Sequence[StageBound], *, ident: str) -> str:
     axes.set_yticks(range(len(bounds)), [_short(spoken(b.stage), 18) for b in bounds])
     axes.set_ylim(len(bounds) - 0.5, -0.5)
     axes.margins(x=0.08)
-    axes.set_xlabel("validation bits/dim (ring: bound, dot: marginal)")
+    axes.set_xlabel(f"validation {measure.unit} (ring: bound, dot: marginal)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return _svg(figure, ident)
 
@@ -130,7 +132,7 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float, str]], index: int) -
 
 
 def _frame(values: Sequence[Sequence[float]]) -> tuple[float, float, bool]:
-    """Limits of the bits axis that keep the late, close part of the curves readable."""
+    """Limits of the figures' axis that keep the late, close part of the curves readable."""
     if not values:
         return 0.0, 1.0, False
     low = min(min(v) for v in values)
@@ -141,7 +143,9 @@ def _frame(values: Sequence[Sequence[float]]) -> tuple[float, float, bool]:
     return low - room, high + room, top > high + room
 
 
-def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, int]], arms: Sequence[str]) -> None:
+def _end_labels(
+    axes: Axes, ends: Sequence[tuple[float, float, int]], arms: Sequence[str], measure: Measure
+) -> None:
     """Name every curve beside its last point, pushed apart so that no two labels overlap."""
     low, high = axes.get_ylim()
     ordered = sorted(ends, key=lambda end: end[1])
@@ -155,7 +159,7 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, int]], arms: Sequ
         heights[i] = min(heights[i], ceiling)
     for (x, y, index), height in zip(ordered, heights, strict=True):
         axes.annotate(
-            f"{_short(arm_name(arms[index]), 13)}\n{bits_text(y)}",
+            f"{_short(arm_name(arms[index]), 13)}\n{measure.text(y)}",
             xy=(x, y),
             xytext=(1.045, height),
             textcoords="axes fraction",

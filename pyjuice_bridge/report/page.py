@@ -10,7 +10,7 @@ from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
 from pyjuice_bridge.report.pictures import Gallery
-from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
+from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, StageBound, read_run
 
 _FIRST_FACTS = (
     "command",
@@ -37,13 +37,23 @@ class Fact:
 
 @dataclass(frozen=True)
 class Curves:
-    """The two drawings of the learning curves."""
+    """The two drawings of the learning curves of one size."""
 
+    states: int | None
     seconds: str
     passes: str
     cropped: bool
     last: tuple[tuple[str, str], ...]
     """(arm name, last validation figure), the drawings in words."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The stages of LVD in one size, and their drawing."""
+
+    states: int | None
+    stages: tuple[StageBound, ...]
+    svg: str
 
 
 def write_report(run_dir: Path) -> Path:
@@ -74,7 +84,7 @@ def _render(run: Run) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from pyjuice_bridge.report.curves import ARM_COLOURS, bound_chart
+    from pyjuice_bridge.report.curves import ARM_COLOURS
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -85,26 +95,33 @@ def _render(run: Run) -> str:
     )
     gallery = Gallery(run.figures, run.path / "figures.npz")
     arms = _arms(run, gallery)
-    curves = _curves(run, arms)
     return environment.get_template("report.html").render(
         run=run,
         words=words,
         splits=SPLITS,
         outcome=words.outcome(run.results, run.dataset),
-        unit=run.results[0].unit if run.results else "bits/dim",
         best=_best(run.results),
         colour={arm: i % ARM_COLOURS for i, arm in enumerate(arms)},
         seeds=sorted({r.seed for r in run.results if r.seed is not None}),
-        curves=curves,
-        bound_svg=bound_chart(run.bounds, ident="bound") if run.bounds else "",
+        curves=[found for size in run.sizes if (found := _curves(run, arms, size))],
+        bounds=[stages for size in run.sizes if (stages := _bounds(run, size))],
         safe=Markup,
-        samples=gallery.samples(arms),
-        inpaintings=gallery.inpaintings(arms),
-        clusters=gallery.clusters(),
-        white=gallery.white,
-        hidden="#{:02x}{:02x}{:02x}".format(*HIDDEN_COLOUR),
         facts=_provenance(run.results),
+        kind="images",
+        definition="",
+        **_images(gallery, arms),
     )
+
+
+def _images(gallery: Gallery, arms: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of a run on images alone."""
+    return {
+        "samples": gallery.samples(arms),
+        "inpaintings": gallery.inpaintings(arms),
+        "clusters": gallery.clusters(),
+        "white": gallery.white,
+        "hidden": "#{:02x}{:02x}{:02x}".format(*HIDDEN_COLOUR),
+    }
 
 
 def _arms(run: Run, gallery: Gallery) -> list[str]:
@@ -114,32 +131,49 @@ def _arms(run: Run, gallery: Gallery) -> list[str]:
     return [a for a in usual if a in named] + [a for a in dict.fromkeys(named) if a not in usual]
 
 
-def _curves(run: Run, arms: Sequence[str]) -> Curves | None:
+def _curves(run: Run, arms: Sequence[str], states: int | None) -> Curves | None:
     from pyjuice_bridge.report.curves import learning_curves
 
-    last = {e.arm: e.valid for e in run.epochs if e.valid is not None}
+    epochs = [e for e in run.epochs if e.states == states]
+    last = {e.arm: e.valid for e in epochs if e.valid is not None}
     if not last:
         return None
-    seconds, cropped = learning_curves(run.epochs, arms, against="seconds", ident="seconds")
-    passes, _ = learning_curves(run.epochs, arms, against="passes", ident="passes")
-    described = tuple((words.arm_name(arm), words.bits_text(bits)) for arm, bits in last.items())
-    return Curves(seconds, passes, cropped, described)
+    size = "" if states is None else f"-{states}"
+    drawn = {
+        against: learning_curves(
+            epochs, arms, run.measure, against=against, ident=f"{against}{size}"
+        )
+        for against in ("seconds", "passes")
+    }
+    seconds, cropped = drawn["seconds"]
+    described = tuple((words.arm_name(arm), run.measure.text(v)) for arm, v in last.items())
+    return Curves(states, seconds, drawn["passes"][0], cropped, described)
+
+
+def _bounds(run: Run, states: int | None) -> Bounds | None:
+    from pyjuice_bridge.report.curves import bound_chart
+
+    stages = tuple(b for b in run.bounds if b.states == states)
+    if not stages:
+        return None
+    ident = "bound" if states is None else f"bound-{states}"
+    return Bounds(states, stages, bound_chart(stages, run.measure, ident=ident))
 
 
 def _best(results: Sequence[ArmResult]) -> Mapping[str, float]:
     """Lowest figure of each split, where there is more than one to choose from."""
-    figures = {s: [r.bits[s] for r in results if r.bits[s] is not None] for s in SPLITS}
+    figures = {s: [r.values[s] for r in results if r.values[s] is not None] for s in SPLITS}
     return {s: min(f for f in v if f is not None) for s, v in figures.items() if len(v) > 1}
 
 
 def _provenance(results: Sequence[ArmResult]) -> tuple[Fact, ...]:
-    rows = [(r.arm, dict(r.extra) | {"seed": r.seed}) for r in results]
+    rows = [(words.arm_name(r.arm, r.states), dict(r.extra) | {"seed": r.seed}) for r in results]
     names = dict.fromkeys(name for _, row in rows for name in row)
     ordered = [n for n in _FIRST_FACTS if n in names]
     ordered += [n for n in names if n not in _FIRST_FACTS]
     facts = []
     for name in ordered:
-        values = [(words.arm_name(arm), _plain(row[name])) for arm, row in rows if name in row]
+        values = [(arm, _plain(row[name])) for arm, row in rows if name in row]
         if len({value for _, value in values}) == 1:
             values = [("", values[0][1])]
         facts.append(Fact(words.spoken(name), tuple(values)))

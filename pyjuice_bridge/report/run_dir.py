@@ -14,6 +14,7 @@ import numpy.typing as npt
 import yaml
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.measure import BITS, PERPLEXITY, Measure, measure_of
 
 SPLITS = ("train", "valid", "test")
 _DAMAGE = (
@@ -27,7 +28,16 @@ _DAMAGE = (
     zlib.error,
 )
 T = TypeVar("T")
-_KNOWN = {"model", "engine", "device", "parameters", "seconds", "peak_memory_bytes", "seed"}
+_KNOWN = {
+    "model",
+    "states",
+    "engine",
+    "device",
+    "parameters",
+    "seconds",
+    "peak_memory_bytes",
+    "seed",
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,12 @@ class ArmResult:
     """One line of results.json: the final figures of one arm."""
 
     arm: str
+    states: int | None
+    """Size of the arm, in runs over several sizes."""
     engine: str
     device: str
     parameters: int | None
-    bits: Mapping[str, float | None]
+    values: Mapping[str, float | None]
     """Figure of each split ("train", "valid", "test"), in `unit`; None where not measured."""
     unit: str
     seconds: float | None
@@ -46,6 +58,11 @@ class ArmResult:
     seed: int | None
     extra: Mapping[str, Any]
     """Everything else the line holds: command, machine, versions, date, …"""
+
+    @property
+    def measure(self) -> Measure:
+        """What the figures are."""
+        return measure_of(self.unit)
 
 
 @dataclass(frozen=True)
@@ -58,16 +75,18 @@ class Epoch:
     """Passes over the training data by this arm up to here, this one included."""
     total_seconds: float
     valid: float | None
-    """Validation bits per dimension; None where the stage has none."""
+    """Figure on validation; None where the stage has none."""
+    states: int | None = None
 
 
 @dataclass(frozen=True)
 class StageBound:
-    """One line of bound.json, in bits per dimension on the validation images."""
+    """One line of bound.json: figures on the validation split."""
 
     stage: str
     bound: float
     marginal: float | None
+    states: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,22 @@ class Run:
         """The name the config gives the run, else that of its directory."""
         name = self.config.get("name")
         return name if isinstance(name, str) and name else self.path.resolve().name
+
+    @property
+    def measure(self) -> Measure:
+        """In which the figures are told."""
+        if self.results:
+            return measure_of(self.results[0].unit)
+        data = self.config.get("data")
+        kind = data.get("kind") if isinstance(data, Mapping) else None
+        return PERPLEXITY if kind == "text" else BITS
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """Numbers of states in a run over several sizes, ascending; else a single None."""
+        found = {r.states for r in self.results} | {e.states for e in self.epochs}
+        found |= {b.states for b in self.bounds}
+        return [*sorted(n for n in found if n is not None)] or [None]
 
     @property
     def dataset(self) -> str | None:
@@ -159,11 +194,12 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
     units = [f["unit"] for f in figures.values() if f is not None and "unit" in f]
     return ArmResult(
         arm=str(row["model"]),
+        states=_integer(row.get("states")),
         engine=str(row.get("engine") or "–"),
         device=str(row.get("device") or "–"),
         parameters=_integer(row.get("parameters")),
-        bits={s: None if f is None else _number(f["value"]) for s, f in figures.items()},
-        unit=str(units[0]) if units else "bits/dim",
+        values={s: None if f is None else _number(f["value"]) for s, f in figures.items()},
+        unit=str(units[0]) if units else BITS.unit,
         seconds=_number(row.get("seconds")),
         peak_memory_bytes=_integer(row.get("peak_memory_bytes")),
         seed=_integer(row.get("seed")),
@@ -172,24 +208,25 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
 
 
 def _bound(row: Mapping[str, Any]) -> StageBound:
-    return StageBound(str(row["stage"]), float(row["bound_bpd"]), _number(row.get("marginal_bpd")))
+    marginal, states = _number(row.get("marginal")), _integer(row.get("states"))
+    return StageBound(str(row["stage"]), float(row["bound"]), marginal, states)
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
     lines = _text_bytes(path).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     epochs: list[Epoch] = []
-    passes: dict[str, float] = {}
+    passes: dict[tuple[str, int | None], float] = {}
     for number, line in enumerate(lines):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            arm = str(row["arm"])
-            passes[arm] = float(row.get("passes") or passes.get(arm, 0.0) + 1.0)
-            valid = _number(row.get("valid_bpd"))
-            seconds = float(row["total_seconds"])
-            epochs.append(Epoch(arm, str(row.get("stage", "")), passes[arm], seconds, valid))
+            key = str(row["arm"]), _integer(row.get("states"))
+            passes[key] = float(row.get("passes") or passes.get(key, 0.0) + 1.0)
+            valid, seconds = _number(row.get("valid")), float(row["total_seconds"])
+            stage = str(row.get("stage", ""))
+            epochs.append(Epoch(key[0], stage, passes[key], seconds, valid, key[1]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == last:
                 break

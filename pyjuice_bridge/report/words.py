@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.run_dir import ArmResult
 
 _ARMS = {
-    "lvd": ("LVD", "latent variables distilled from the teacher, then trained on the pixels"),
+    "lvd": ("LVD", "latent variables distilled from the teacher, then trained on the data alone"),
     "random": ("Random start", "the same graph, started from Dirichlet(1) rows"),
     "hclt": (
         "Plain HCLT",
@@ -13,14 +14,13 @@ _ARMS = {
     ),
 }
 _IN_A_SENTENCE = {"lvd": "LVD", "random": "the random start", "hclt": "the plain HCLT"}
-_SPLIT = {"test": "the test images", "valid": "the validation images"}
-DIGITS = 4
-"""Decimals of a bits-per-dimension figure in the tables."""
+_SPLIT = {"test": "test", "valid": "validation"}
 
 
-def arm_name(arm: str) -> str:
-    """Short name of an arm, for labels and headings."""
-    return _ARMS[arm][0] if arm in _ARMS else arm
+def arm_name(arm: str, states: int | None = None) -> str:
+    """Short name of an arm, for labels and headings; with its size where there are several."""
+    name = _ARMS[arm][0] if arm in _ARMS else arm
+    return name if states is None else f"{name}, {states:,} states"
 
 
 def arm_description(arm: str) -> str:
@@ -29,18 +29,39 @@ def arm_description(arm: str) -> str:
 
 
 def outcome(results: Sequence[ArmResult], dataset: str | None) -> str:
-    """One sentence: the best arm, by how much, on what (the test split when all arms have it)."""
-    split = next((s for s in _SPLIT if results and all(r.bits[s] is not None for r in results)), "")
+    """One sentence: the best arm, by how much, on what (the test split when all arms have it).
+
+    Of an arm in several sizes its best counts, and another sentence says what holds at each size.
+    """
+    whole = (s for s in _SPLIT if results and all(r.values[s] is not None for r in results))
+    split = next(whole, "")
     if not split:
         return "This run has no final figures for all of its arms yet."
-    ranked = sorted(((r.bits[split] or 0.0, r) for r in results), key=lambda pair: pair[0])
+    figure = {id(r): r.values[split] or 0.0 for r in results}
+    arms = dict.fromkeys(r.arm for r in results)
+    best_of = [min((r for r in results if r.arm == a), key=lambda r: figure[id(r)]) for a in arms]
+    sentence = _best_first([(figure[id(r)], r) for r in best_of], split, dataset)
+    sizes = sorted({r.states for r in results if r.states is not None})
+    if len(sizes) < 2 or "lvd" not in arms or len(arms) < 2:
+        return sentence
+    ahead = [
+        min((r for r in results if r.states == size), key=lambda r: figure[id(r)]).arm == "lvd"
+        for size in sizes
+    ]
+    return f"{sentence} LVD is ahead at {sum(ahead)} of {len(sizes)} sizes."
+
+
+def _best_first(figures: Sequence[tuple[float, ArmResult]], split: str, dataset: str | None) -> str:
+    ranked = sorted(figures, key=lambda pair: pair[0])
     value, best = ranked[0]
-    where = _SPLIT[split] + (f" of {dataset}" if dataset else "")
-    reached = f"{value:.{DIGITS}f} {best.unit} on {where}"
+    measure = best.measure
+    where = f"the {_SPLIT[split]} {measure.rows}" + (f" of {dataset}" if dataset else "")
+    reached = f"{measure.phrase(value)} on {where}"
     if len(ranked) == 1:
         return f"{_subject(best)} reaches {reached}."
-    others = _join([f"{_difference(value, other)} {_object(r)}" for other, r in ranked[1:]])
-    if best.arm != "lvd" and any(r.arm == "lvd" for r in results):
+    gaps = [f"{_difference(value, other, measure)} {_object(r)}" for other, r in ranked[1:]]
+    others = _join(gaps)
+    if best.arm != "lvd" and any(r.arm == "lvd" for _, r in ranked):
         return f"LVD is not the best arm here: {_object(best)} reaches {reached}, {others}."
     return f"{_subject(best)} is best: {reached}, {others}."
 
@@ -68,11 +89,6 @@ def bytes_text(size: int | None) -> str:
     return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.2f} GiB"
 
 
-def bits_text(value: float | None) -> str:
-    """A bits-per-dimension figure with four decimals."""
-    return "–" if value is None else f"{value:.{DIGITS}f}"
-
-
 def spoken(name: str) -> str:
     """A file's identifier as words: `latent_training` becomes `latent training`."""
     return name.replace("_", " ").strip()
@@ -84,15 +100,16 @@ def _subject(result: ArmResult) -> str:
 
 
 def _object(result: ArmResult) -> str:
-    return _IN_A_SENTENCE.get(result.arm, result.arm)
+    name = _IN_A_SENTENCE.get(result.arm, result.arm)
+    return name if result.states is None else f"{name} with {result.states:,} states"
 
 
-def _difference(best: float, other: float) -> str:
+def _difference(best: float, other: float, measure: Measure) -> str:
     gap = other - best
-    if round(gap, DIGITS) == 0:
-        return f"equal to {DIGITS} decimals with"
+    if round(gap, measure.digits) == 0:
+        return f"equal to {measure.digits} decimals with"
     share = f" ({100 * gap / other:.1f} %)" if other > 0 else ""
-    return f"{gap:.{DIGITS}f}{share} below"
+    return f"{measure.text(gap)}{share} below"
 
 
 def _join(parts: Sequence[str]) -> str:

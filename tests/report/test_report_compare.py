@@ -57,8 +57,8 @@ def test_mean_and_spread_equal_numpy_over_seeds(tmp_path):
         assert row.parameters == 1234
         assert row.peak_memory_bytes == int(1e6 * of_seeds.max())
         for split, shift in (("train", -0.1), ("valid", 0.1), ("test", 0.0)):
-            assert row.bits[split].mean == pytest.approx(of_seeds.mean() + shift, abs=1e-12)
-            assert row.bits[split].sd == pytest.approx(of_seeds.std(ddof=1), abs=1e-12)
+            assert row.values[split].mean == pytest.approx(of_seeds.mean() + shift, abs=1e-12)
+            assert row.values[split].sd == pytest.approx(of_seeds.std(ddof=1), abs=1e-12)
         assert row.seconds.mean == pytest.approx(100 * of_seeds.mean())
 
 
@@ -95,12 +95,12 @@ def test_one_run_has_no_spread_and_a_missing_figure_is_not_averaged(tmp_path):
     one = write_run(tmp_path / "a", config, {"lvd": 1.5}, 0)
     (row,) = compare_table([one, tmp_path / "b" / ".." / "a"])
     assert (row.label, row.runs) == ("digits", (one.resolve(),))
-    assert row.bits["test"].mean == 1.5
-    assert row.bits["test"].sd is None
+    assert row.values["test"].mean == 1.5
+    assert row.values["test"].sd is None
     two = write_run(tmp_path / "b", config, {"lvd": 1.7}, 1, test=None, parameters=99)
     (row,) = compare_table([one, two])
-    assert row.bits["test"] is None
-    assert row.bits["valid"].mean == pytest.approx(1.7)
+    assert row.values["test"] is None
+    assert row.values["valid"].mean == pytest.approx(1.7)
     assert row.parameters is None
 
 
@@ -111,8 +111,8 @@ def test_an_arm_that_only_some_runs_have_is_averaged_over_those(tmp_path):
         write_run(tmp_path / "b", config, {"lvd": 2.0, "hclt": 3.0}, 1),
     ]
     lvd, hclt = compare_table(runs)
-    assert (lvd.bits["test"].mean, lvd.seeds) == (1.5, (0, 1))
-    assert (hclt.bits["test"].mean, hclt.seeds) == (3.0, (1,))
+    assert (lvd.values["test"].mean, lvd.seeds) == (1.5, (0, 1))
+    assert (hclt.values["test"].mean, hclt.seeds) == (3.0, (1,))
 
 
 def test_the_same_seed_twice_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.measure import BITS
 from pyjuice_bridge.report import write_report
 from pyjuice_bridge.report.curves import bound_chart, learning_curves
 from pyjuice_bridge.report.run_dir import Epoch, StageBound, read_run
@@ -98,8 +99,8 @@ def metrics(arms=None):
                 "stage": "latent_training" if epoch == 0 else "fine_tune",
                 "epoch": epoch,
                 "step_size": 0.1,
-                "train_bpd": value,
-                "valid_bpd": value + 0.3 / (epoch + 1),
+                "train": value,
+                "valid": value + 0.3 / (epoch + 1),
                 "seconds": 2.0,
                 "total_seconds": 2.0 * (epoch + 1),
             }
@@ -138,8 +139,8 @@ def run(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(results()))
     (tmp_path / "metrics.jsonl").write_text(metrics())
     bounds = [
-        {"stage": "counting", "bound_bpd": 1.5, "marginal_bpd": 1.4},
-        {"stage": "fine_tune", "bound_bpd": 1.6, "marginal_bpd": None},
+        {"stage": "counting", "bound": 1.5, "marginal": 1.4},
+        {"stage": "fine_tune", "bound": 1.6, "marginal": None},
     ]
     (tmp_path / "bound.json").write_text(json.dumps(bounds))
     np.savez(tmp_path / "figures.npz", **figures())
@@ -227,7 +228,7 @@ def test_hostile_names_stay_text(run):
         json.dumps(results(arms, engine=evil, command={evil: [evil]}, **{evil: evil}))
     )
     (run / "metrics.jsonl").write_text(metrics(arms))
-    bound = [{"stage": evil, "bound_bpd": 1.5, "marginal_bpd": 1.2}]
+    bound = [{"stage": evil, "bound": 1.5, "marginal": 1.2}]
     (run / "bound.json").write_text(json.dumps(bound))
     np.savez(run / "figures.npz", **figures([in_file], mask=in_file))
     html, page = read(run)
@@ -401,7 +402,7 @@ def test_the_curves_run_through_the_data(against):
         for a, arm in enumerate(("lvd", "$x$ & <b>"))
         for i in range(6)
     ] + [Epoch("lvd", "fine", 7.0, 99.0, None)]
-    svg, cropped = learning_curves(epochs, ["lvd", "$x$ & <b>"], against=against, ident="a")
+    svg, cropped = learning_curves(epochs, ["lvd", "$x$ & <b>"], BITS, against=against, ident="a")
     assert not cropped
     lines = [drawn(svg, f"--arm-{a}") for a in range(2)]
     x = np.array([getattr(e, {"seconds": "total_seconds"}.get(against, against)) for e in epochs])
@@ -421,7 +422,7 @@ def test_a_high_start_does_not_flatten_the_curves():
         for arm, end in (("lvd", 1.1), ("random", 1.2))
         for i in range(12)
     ]
-    svg, cropped = learning_curves(epochs, ["lvd", "random"], against="passes", ident="a")
+    svg, cropped = learning_curves(epochs, ["lvd", "random"], BITS, against="passes", ident="a")
     assert cropped
     ends = [drawn(svg, f"--arm-{a}")[-1, 1] for a in range(2)]
     assert ends[0] - ends[1] > 20
@@ -429,7 +430,7 @@ def test_a_high_start_does_not_flatten_the_curves():
 
 def test_the_bound_chart_names_every_stage():
     bounds = [StageBound("latent_training", 1.5, 1.25), StageBound("fine_tune", 1.5, None)]
-    svg = bound_chart(bounds, ident="b")
+    svg = bound_chart(bounds, BITS, ident="b")
     words = "".join(ElementTree.fromstring(svg).itertext())
     assert "latent training" in words
     assert "fine tune" in words

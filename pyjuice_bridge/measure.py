@@ -1,0 +1,55 @@
+"""The units in which log-likelihoods are told: bits per dimension of images, perplexity of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How many nats per value become a figure; of every measure, less is better.
+
+    Attributes:
+        unit: its short name, beside a figure.
+        title: its name in a sentence.
+        rows: what one row of the data is.
+        digits: decimals in tables.
+        leads: whether the unit stands before the figure.
+        of: from -log p in nats, per value that is predicted, to the figure.
+    """
+
+    unit: str
+    title: str
+    rows: str
+    digits: int
+    leads: bool
+    of: Callable[[float], float]
+
+    def text(self, value: float | None) -> str:
+        """A figure with as many decimals as tables show."""
+        return "–" if value is None else f"{value:.{self.digits}f}"
+
+    def phrase(self, value: float | None) -> str:
+        """A figure with its unit: ``1.1892 bits/dim``, ``perplexity 512.30``."""
+        pair = (self.unit, self.text(value)) if self.leads else (self.text(value), self.unit)
+        return " ".join(pair)
+
+
+def _bits(nats: float) -> float:
+    return nats / math.log(2)
+
+
+BITS = Measure("bits/dim", "bits per dimension", "images", 4, False, _bits)
+"""Per pixel and channel of the original 8-bit image."""
+
+PERPLEXITY = Measure("perplexity", "perplexity", "windows", 2, True, math.exp)
+"""exp(-Σ log p / #tokens) over windows of text, none of which sees another."""
+
+_KNOWN = {measure.unit: measure for measure in (BITS, PERPLEXITY)}
+
+
+def measure_of(unit: str) -> Measure:
+    """The measure of a unit that results name; one that is not known is told as it is."""
+    return _KNOWN.get(unit) or Measure(unit, unit, "rows", 4, False, float)
