@@ -9,7 +9,7 @@ import click
 
 @click.group()
 def data() -> None:
-    """List image sets or get one."""
+    """List the sets of images and text, or get one."""
 
 
 @data.command("list")
@@ -17,15 +17,17 @@ def list_sets() -> None:
     """Name the sets that 'data.name' accepts, with what is known about them."""
     from pyjuice_bridge.data import names
     from pyjuice_bridge.data.files import cache_dir
+    from pyjuice_bridge.data.text_corpora import CORPORA
     from pyjuice_bridge.pipeline.plan import SHAPES
 
     for name in names():
         known = SHAPES.get(name)
         size = f"{'×'.join(map(str, known.shape)):>8}  {known.train:>9,} train" if known else ""
-        folder = cache_dir() / name
-        here = "here" if folder.is_dir() and any(folder.iterdir()) else "not here"
-        click.echo(f"{name:<16} {size:<26} {here}")
-    click.echo("A path also works: a folder of pictures, a .npy or an .npz file.")
+        click.echo(f"{name:<16} {size:<26} {_here(cache_dir() / name)}")
+    click.echo("A path also works: a folder of pictures, a .npy or an .npz file.\n")
+    for name, corpus in CORPORA.items():
+        click.echo(f"{name:<16} {corpus.about:<39} {_here(cache_dir() / name)}")
+    click.echo("A path also works: text files, WikiText .tokens, .raw or parquet, or a folder.")
 
 
 @data.command()
@@ -40,3 +42,7 @@ def get(name: str, root: Path | None) -> None:
     from pyjuice_bridge.data import get_dataset
 
     click.echo(f"{name} is in {get_dataset(name, root)}")
+
+
+def _here(folder: Path) -> str:
+    return "here" if folder.is_dir() and any(folder.iterdir()) else "not here"

