@@ -39,7 +39,8 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256(sys.byteorder.encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.cpu().numpy().tobytes())
+        plain = value.cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(plain.numpy().data)
     return digest.hexdigest()
 
 

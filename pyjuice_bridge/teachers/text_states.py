@@ -8,7 +8,7 @@ all, so an interrupted run goes on after the last one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def write_states(
     bounds: Sequence[int],
     dim: int,
     key: Mapping[str, Any],
-    make: Iterable[HalfArray] | Any,
+    make: Callable[[int], HalfArray],
     *,
     start: NDArray[Any] | None = None,
 ) -> Iterator[int]:
@@ -167,5 +167,12 @@ def _read_note(folder: Path) -> dict[str, Any] | None:
     with suppress(OSError, ValueError):
         note = json.loads((folder / NOTE).read_text())
         if isinstance(note, dict) and {"bounds", "dim", "hash", "start"} <= set(note):
-            return note
+            return note if _rises(note["bounds"]) else None
     return None
+
+
+def _rises(bounds: object) -> bool:
+    """Whether these are the bounds of one or more shards."""
+    if not isinstance(bounds, list) or not all(isinstance(each, int) for each in bounds):
+        return False
+    return len(bounds) > 1 and bounds[0] == 0 and all(map(int.__lt__, bounds, bounds[1:]))

