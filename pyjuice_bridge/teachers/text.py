@@ -165,7 +165,7 @@ class TextTeacher:
 
         key = {**self.describe(), "text": _text_hash(tokens, offsets, pieces)}
         start = self._start() if self.causal else None
-        for done in write_states(Path(folder), bounds, self.dim, key, make, start=start):
+        for done in write_states(Path(folder), bounds.tolist(), self.dim, key, make, start=start):
             if on_progress:
                 on_progress(done, len(tokens))
         return TokenStates.open(folder)
@@ -221,7 +221,6 @@ class TextTeacher:
         first = contexts.keep - contexts.keep[0, 0]
         for chosen in batches(read[:, 1] - read[:, 0], self._budget):
             rows = read[chosen]
-            sizes = rows[:, 1] - rows[:, 0]
             states = self._states(*self._batch(ids, rows))
             skip = len(self._before) + keep[chosen, 0] - rows[:, 0]
             for i, row in enumerate(chosen):

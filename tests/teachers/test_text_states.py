@@ -46,7 +46,7 @@ def test_an_interrupted_run_goes_on_after_the_last_shard(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, first)
     assert first.made == [0, 1]
-    with pytest.raises(UserError, match="states-00002.npy: is missing"):
+    with pytest.raises(UserError, match=r"states-00002\.npy: is missing"):
         TokenStates.open(tmp_path)
     second = Maker()
     assert fill(tmp_path, second) == BOUNDS[1:] and second.made == [2]
@@ -60,7 +60,7 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     fill(tmp_path)
     path = tmp_path / "states-00001.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="states-00001.npy: is missing or damaged"):
+    with pytest.raises(UserError, match=r"states-00001\.npy: is missing or damaged"):
         TokenStates.open(tmp_path)
     maker = Maker()
     fill(tmp_path, maker)
@@ -110,5 +110,5 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_pickles_are_not_read(tmp_path):
     fill(tmp_path)
     np.save(tmp_path / "states-00000.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="states-00000.npy: is missing or damaged"):
+    with pytest.raises(UserError, match=r"states-00000\.npy: is missing or damaged"):
         TokenStates.open(tmp_path)
