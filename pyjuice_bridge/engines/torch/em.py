@@ -27,16 +27,27 @@ def m_step(
         if isinstance(plan, SumPlan) and plan.family_of_group is not None:
             _family_step(plan, theta, count, step_size, pseudocount)
             continue
-        axis = 1 if isinstance(plan, InputPlan) else 2
-        siblings = theta.shape[1] - 1 if axis == 1 else theta.shape[2]
-        for part in _chunks(theta):
+        if isinstance(plan, InputPlan):
+            _input_step(theta, count, step_size, pseudocount)
+            continue
+        for part in _chunks(theta, 0):
             t, c = theta[part], count[part]
-            if axis == 1:
-                t, c = t[:, 1:], c[:, 1:]
-            else:
-                c.mul_(t)
-            _blend(t, c, c.sum(axis, keepdim=True), siblings, step_size, pseudocount)
-            count[part].zero_()
+            c.mul_(t)
+            _blend(t, c, c.sum(2, keepdim=True), theta.shape[2], step_size, pseudocount)
+            c.zero_()
+
+
+def _input_step(
+    theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
+) -> None:
+    siblings = theta.shape[1] - 1
+    for part in _chunks(theta, 0):
+        t, c = theta[part, 1:], count[part, 1:]
+        total = c.sum(1, keepdim=True)
+        for rows in _chunks(t, 1):
+            _blend(t[:, rows], c[:, rows], total, siblings, step_size, pseudocount)
+            c[:, rows].zero_()
+        count[part, 0].zero_()
 
 
 def anemone_step(
@@ -105,10 +116,10 @@ def _blend(
         theta.add_(rate.mul_(pseudocount / siblings))
 
 
-def _chunks(tensor: torch.Tensor) -> list[slice]:
-    """Slices of the first axis of about a megabyte each (all of it on a GPU)."""
+def _chunks(tensor: torch.Tensor, axis: int) -> list[slice]:
+    """Slices along an axis of about a megabyte each (all of it on a GPU)."""
     if tensor.device.type != "cpu":
         return [slice(None)]
-    each = tensor[0].numel() * tensor.element_size()
+    each = tensor.numel() // tensor.shape[axis] * tensor.element_size()
     step = max(1, _CHUNK_BYTES // each)
-    return [slice(i, i + step) for i in range(0, len(tensor), step)]
+    return [slice(i, i + step) for i in range(0, tensor.shape[axis], step)]
