@@ -79,11 +79,16 @@ def mutual_information(
     sizes = category_array(categories, x.shape[1])
     if bins < 1 or pseudocount < 0:
         raise UserError("bins must be at least 1 and pseudocount at least 0.")
-    if rows is not None and rows < len(x):
-        chosen = np.random.default_rng(seed).choice(len(x), rows, replace=False)
-        x = x[np.sort(chosen)]
-    codes, used, missing = _binned(x, sizes, bins)
+    codes, used, missing = _binned(sample_rows(x, rows, seed), sizes, bins)
     return _pairwise(codes, used, missing, pseudocount)
+
+
+def sample_rows(x: NDArray[Any], rows: int | None, seed: int) -> NDArray[Any]:
+    """At most ``rows`` of the rows of ``x`` in their order, drawn by ``seed`` (None: all)."""
+    if rows is None or rows >= len(x):
+        return x
+    chosen = np.random.default_rng(seed).choice(len(x), rows, replace=False)
+    return x[np.sort(chosen)]
 
 
 def maximum_spanning_tree(weights: NDArray[np.float64]) -> IntArray:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from pyjuice_bridge.cli.julia import findings as julia
+
 _OPTIONAL = {
     "transformers": (("transformers",), "teacher vit_mae", "pip install -e '.[vit]'"),
     "efficientnet-lite-pytorch": (
@@ -58,7 +60,7 @@ def _findings() -> Iterator[tuple[str, str]]:
         else:
             yield name, f"not installed; {use}: {command}"
     yield from _data_sets()
-    yield "julia", _julia()
+    yield from julia()
 
 
 def _torch() -> Iterator[tuple[str, str]]:
@@ -99,10 +101,3 @@ def _data_sets() -> Iterator[tuple[str, str]]:
     folder = cache_dir()
     here = [n for n in names() if (folder / n).is_dir() and any((folder / n).iterdir())]
     yield "data sets", f"{', '.join(here) or 'none'} in {folder}; 'data get NAME' gets others"
-
-
-def _julia() -> str:
-    """Looks for the program only: importing juliacall could start a download."""
-    path = shutil.which("julia")
-    found = f"found at {path}" if path else "not found"
-    return f"{found}; this version runs circuits with PyTorch alone"

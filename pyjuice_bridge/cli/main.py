@@ -13,6 +13,7 @@ import click
 from pyjuice_bridge.cli.data import data
 from pyjuice_bridge.cli.doctor import doctor
 from pyjuice_bridge.cli.inspect import clean, compare, show
+from pyjuice_bridge.cli.julia import julia
 from pyjuice_bridge.cli.models import evaluate, inpaint, sample
 from pyjuice_bridge.cli.run import init, run
 from pyjuice_bridge.errors import UserError
@@ -61,5 +62,5 @@ def main() -> None:
     """
 
 
-for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, data, clean):
+for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, data, julia, clean):
     main.add_command(command)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.engines.julia_environment import JuliaState, julia_state
 from pyjuice_bridge.errors import UserError
 
 EngineName = Literal["auto", "torch", "julia"]
@@ -14,8 +15,6 @@ Precision = Literal["float32", "float64"]
 
 ENGINES = ("auto", "torch", "julia")
 DEVICES = ("auto", "cpu", "cuda")
-
-_NO_JULIA = "this version ships the torch engine only"
 
 
 @dataclass(frozen=True)
@@ -28,31 +27,55 @@ class EngineChoice:
 
 
 def choose_engine(name: str = "auto", device: str = "auto") -> EngineChoice:
-    """Resolve ``auto``; raises ``UserError`` for what is unknown or not usable here."""
+    """Resolve ``auto``: Julia where it is ready to use on as good a device, torch otherwise.
+
+    Looking for Julia downloads nothing.
+
+    Raises:
+        UserError: a name is unknown, or what was asked for cannot be used here.
+    """
     if name not in ENGINES:
         raise UserError(f"engine: {name!r} is not one of {', '.join(ENGINES)}.")
     if device not in DEVICES:
         raise UserError(f"device: {device!r} is not one of {', '.join(DEVICES)}.")
+    if name == "torch":
+        return EngineChoice("torch", *_line("torch", "asked for", _torch_device(device)))
+    state = julia_state()
     if name == "julia":
-        raise UserError(f"engine: 'julia' cannot be used, {_NO_JULIA}; set engine to 'torch'.")
-    chosen, where = _torch_device(device)
-    why = "asked for" if name == "torch" else _NO_JULIA
-    return EngineChoice("torch", chosen, f"engine torch ({why}) on {chosen} ({where})")
+        if not state.usable:
+            raise UserError(f"engine: Julia {state.reason}; or set engine to 'torch'.")
+        return EngineChoice("julia", *_line("julia", "asked for", _julia_device(state, device)))
+    reason = f"Julia {state.reason}"
+    if state.usable:
+        where = _julia_device(state, device, strict=False)
+        if where[0] == "cuda" or device == "cpu" or _torch_device(device)[0] == "cpu":
+            return EngineChoice("julia", *_line("julia", "it is ready to use", where))
+        reason = f"Julia has {where[1]}"
+    return EngineChoice("torch", *_line("torch", reason, _torch_device(device)))
 
 
 def get_engine(
     name: str = "auto", device: str = "auto", *, precision: Precision = "float32"
 ) -> Engine:
-    """The engine called ``name`` on ``device``; loads PyTorch only now.
+    """The engine called ``name`` on ``device``; PyTorch is loaded only if it is the one.
 
-    ``auto`` takes Julia where it is ready to use and torch otherwise; ``choose_engine`` gives the
-    same decision with its reason.  ``precision`` is that of the engine's arithmetic; results are
-    float64 in any case.
+    ``choose_engine`` makes the same decision and gives its reason.  ``precision`` is that of the
+    engine's arithmetic; results are float64 in any case.
     """
     choice = choose_engine(name, device)
+    if choice.name == "julia":
+        from pyjuice_bridge.engines.julia import JuliaEngine
+
+        return JuliaEngine(device=choice.device, precision=precision)
     from pyjuice_bridge.engines.torch import TorchEngine
 
     return TorchEngine(device=choice.device, precision=precision)
+
+
+def _line(engine: str, why: str, where: tuple[str, str]) -> tuple[str, str]:
+    """The device, and the decision in one line."""
+    device, reason = where
+    return device, f"engine {engine} ({why}) on {device} ({reason})"
 
 
 def _torch_device(device: str) -> tuple[str, str]:
@@ -65,3 +88,15 @@ def _torch_device(device: str) -> tuple[str, str]:
     if device == "cuda":
         raise UserError("device: 'cuda' was asked for but PyTorch sees no CUDA device; set 'cpu'.")
     return "cpu", "no CUDA device"
+
+
+def _julia_device(state: JuliaState, device: str, *, strict: bool = True) -> tuple[str, str]:
+    """The device Julia would use; unless ``strict``, the CPU also where it cannot have the GPU."""
+    if device == "cpu":
+        return "cpu", "asked for"
+    if state.gpu and "CUDA" in state.packages:
+        return "cuda", "asked for" if device == "cuda" else f"{state.gpu} is there"
+    lacking = "no CUDA device" if not state.gpu else "no CUDA package for the GPU"
+    if device == "cuda" and strict:
+        raise UserError(f"device: 'cuda' was asked for but Julia has {lacking}; set 'cpu'.")
+    return "cpu", lacking

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pyjuice_bridge.circuit.types import Circuit, FloatArray
+from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
 
 Latents = Mapping[str, NDArray[Any]]
 """Latent name → int [N, positions] (-1 = unobserved) or float [N, positions, width] soft evidence
@@ -97,6 +97,13 @@ class Engine(Protocol):
     name: str
     device: str
 
+    @property
+    def pid(self) -> int:
+        """The process that does the work, this one or another."""
+
+    def facts(self) -> dict[str, str | int]:
+        """Threads, and versions of what it is made with, for the record of a run."""
+
     def log_likelihood(
         self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
     ) -> NDArray[np.float64]:
@@ -151,3 +158,54 @@ class Engine(Protocol):
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
         """p(latent = j | x) for the latents ``name``: float32 [N, positions, width]."""
+
+
+class Builders(Protocol):
+    """Where a run's circuits come from: the functions of these names in ``circuit``, ``distill``.
+
+    Every implementation makes the same trees, structures and counts of the same data; ``name`` says
+    which one it is.
+    """
+
+    name: str
+
+    def chow_liu_tree(
+        self,
+        x: NDArray[Any],
+        categories: ArrayLike,
+        *,
+        bins: int = 16,
+        pseudocount: float = 1.0,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> IntArray:
+        """``circuit.chow_liu.chow_liu_tree``."""
+
+    def hclt(
+        self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        """``circuit.hclt.hclt``."""
+
+    def patch_bundle(
+        self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        """``circuit.patches.patch_bundle``."""
+
+    def glue(self, latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
+        """``circuit.patches.glue``."""
+
+    def count_parameters(
+        self, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
+    ) -> Circuit:
+        """``distill.counting.count_parameters``."""
+
+    def latent_circuit(
+        self,
+        z: NDArray[Any],
+        clusters: int,
+        *,
+        pseudocount: float,
+        epsilon: float,
+        parents: ArrayLike | None = None,
+    ) -> Circuit:
+        """``distill.counting.latent_circuit``."""

@@ -11,12 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit import hdf5
-from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
-from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config import PatchCircuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
-from pyjuice_bridge.distill.counting import count_parameters
 from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.files import write_array
 from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
@@ -55,6 +52,8 @@ class Start:
         stages: what was trained before; their passes count towards the arm's.
         z: validation latents for the bound, None where the arm has none.
         states: the size of the arm where a run has several, else None.
+        work: of one of its passes, against that of other arms.
+        made_by: the engine of every part that was not done by Python alone.
     """
 
     arm: str
@@ -65,6 +64,8 @@ class Start:
     z: NDArray[np.int32] | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
     states: int | None = None
+    work: float = 1.0
+    made_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -117,12 +118,19 @@ def tree_stage(
     """
     inputs = {**inputs, **options}
 
-    def build(folder: Path) -> None:
+    def build(folder: Path) -> Mapping[str, Any]:
+        builders, seed = context.builders, context.config.seed
         with context.reporter.task(title):
-            parents = chow_liu_tree(x, sizes, rows=_TREE_ROWS, seed=context.config.seed, **options)
+            parents = builders.chow_liu_tree(x, sizes, rows=_TREE_ROWS, seed=seed, **options)
         write_array(folder / "parents.npy", parents)
+        return {"made_by": builders.name}
 
     return context.store.stage("tree", 1, {"of": title, **inputs}, build)
+
+
+def made_by(artifact: Artifact) -> str:
+    """The engine that a stage was done with, also where it was there already."""
+    return str(artifact.info.get("made_by", "python"))
 
 
 def parents_of(tree: Artifact) -> IntArray:
@@ -134,13 +142,22 @@ def parents_of(tree: Artifact) -> IntArray:
 def random_hclt(context: ImageContext, tree: Artifact, arm: str, latents: int) -> Start:
     """An HCLT with Dirichlet(1) rows."""
     seed = context.config.seed
+    builders = context.builders
     key = {"random": "hclt", "tree": tree.id, "latents": latents, "seed": seed}
+    key["builders"] = builders.name
     sizes = context.data.categories
 
     def make() -> Circuit:
-        return hclt(parents_of(tree), latents, sizes, seed=seed)
+        return builders.hclt(parents_of(tree), latents, sizes, seed=seed)
 
-    return Start(arm, key, make, tree.seconds, parts={"tree": tree.seconds})
+    return Start(
+        arm,
+        key,
+        make,
+        tree.seconds,
+        parts={"tree": tree.seconds},
+        made_by={"tree": made_by(tree), "circuit": builders.name},
+    )
 
 
 def _counted(context: ImageContext, tree: Artifact, latents: LatentValues) -> Start:
@@ -158,15 +175,16 @@ def _counted(context: ImageContext, tree: Artifact, latents: LatentValues) -> St
 
     def build(folder: Path) -> Mapping[str, Any]:
         with context.reporter.task("counting"):
-            blank = hclt(parents_of(tree), section.latents, data.categories, seed=seed)
-            counted = count_parameters(
+            builders = context.builders
+            blank = builders.hclt(parents_of(tree), section.latents, data.categories, seed=seed)
+            counted = builders.count_parameters(
                 blank, data.rows["train"], z["train"], pseudocount=section.pseudocount
             )
             hdf5.save(counted, folder / CIRCUIT)
             bound, marginal = bound_and_marginal(
                 context.engine, counted, data.rows["valid"], z["valid"]
             )
-        return {"bound": bound, "marginal": marginal}
+        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
 
     counted = context.store.stage("counting", 1, inputs, build)
     bound, marginal = (data.value("valid", counted.info[k]) for k in ("bound", "marginal"))
@@ -181,6 +199,7 @@ def _counted(context: ImageContext, tree: Artifact, latents: LatentValues) -> St
         (stage,),
         z["valid"],
         parts,
+        made_by={"tree": made_by(tree), "counting": made_by(counted)},
     )
 
 

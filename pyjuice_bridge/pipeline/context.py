@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -19,9 +20,10 @@ from pyjuice_bridge.config import Config, HcltCircuit, PatchCircuit
 from pyjuice_bridge.data import Dataset
 from pyjuice_bridge.data.colour import get_colour
 from pyjuice_bridge.data.dataset import SPLITS
-from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.engines.base import Builders, Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import BITS, Measure
+from pyjuice_bridge.pipeline.builders import builders_of
 from pyjuice_bridge.pipeline.progress import Reporter
 from pyjuice_bridge.pipeline.store import Store, fingerprint
 from pyjuice_bridge.query.images import ImageShape
@@ -115,6 +117,11 @@ class Context:
         precision = self.config.precision
         return {"name": self.engine.name, "device": self.engine.device, "precision": precision}
 
+    @property
+    def builders(self) -> Builders:
+        """What constructs the circuits that the engine runs."""
+        return builders_of(self.engine)
+
     def meta(self, circuit: Circuit, arm: str) -> dict[str, str | int | float]:
         """A circuit's meta with what a model needs to know about its data."""
         return {**circuit.meta, "arm": arm, "seed": self.config.seed, **self.data.meta()}
@@ -178,20 +185,25 @@ def _encode(shape: ImageShape, images: NDArray[np.uint8]) -> tuple[NDArray[Any],
 
 
 class PeakMemory:
-    """The most memory the process has held since this was made, in bytes.
+    """The most memory this process and the engine's have held since this was made, in bytes.
 
-    Linux can forget the former peak; elsewhere it is the peak of the whole process.
+    Linux can forget the former peak; elsewhere it is the peak of this whole process.
     """
 
-    def __init__(self) -> None:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+    def __init__(self, engine: Engine) -> None:
+        self._processes = {os.getpid(), engine.pid}
+        for process in self._processes:
+            with suppress(OSError):
+                Path(f"/proc/{process}/clear_refs").write_text("5")
 
     def read(self) -> int:
         """Bytes of resident memory at the highest point."""
         with suppress(OSError, StopIteration, ValueError, IndexError):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            peak = next(line for line in lines if line.startswith("VmHWM"))
-            return int(peak.split()[1]) * 1024
+            return sum(map(_peak, self._processes))
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _peak(process: int) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from pyjuice_bridge.circuit import hdf5
-from pyjuice_bridge.circuit.hclt import hclt
-from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config import PatchCircuit, Phase
 from pyjuice_bridge.distill.bound import bound_and_marginal
-from pyjuice_bridge.distill.counting import latent_circuit
 from pyjuice_bridge.distill.patches import train_bundle, train_latent
 from pyjuice_bridge.engines.base import FitOptions, FitResult, Schedule
 from pyjuice_bridge.pipeline.arms import (
@@ -22,6 +19,7 @@ from pyjuice_bridge.pipeline.arms import (
     Stage,
     Start,
     image_tree,
+    made_by,
     parents_of,
     random_hclt,
     tree_stage,
@@ -105,16 +103,21 @@ class _Parts:
     def trees_seconds(self) -> float:
         return self.patch_tree.seconds + self.latent_tree.seconds
 
+    @property
+    def trees_made_by(self) -> str:
+        return ", ".join(dict.fromkeys(map(made_by, (self.patch_tree, self.latent_tree))))
+
     def blank_bundle(self) -> Circuit:
         parents, seed = parents_of(self.patch_tree), self.context.config.seed
         section = self.section
-        return patch_bundle(
+        return self.context.builders.patch_bundle(
             parents, section.latents, section.patch_latents, self.categories, seed=seed
         )
 
     def blank_latent(self) -> Circuit:
         clusters, seed = self.section.latents, self.context.config.seed
-        return hclt(parents_of(self.latent_tree), clusters, clusters, seed=seed)
+        parents = parents_of(self.latent_tree)
+        return self.context.builders.hclt(parents, clusters, clusters, seed=seed)
 
     def random(self) -> Start:
         """The same graph with Dirichlet(1) rows."""
@@ -124,12 +127,21 @@ class _Parts:
             "trees": [self.patch_tree.id, self.latent_tree.id],
             "latents": [section.latents, section.patch_latents],
             "seed": self.context.config.seed,
+            "builders": self.context.builders.name,
         }
 
         def make() -> Circuit:
+            glue = self.context.builders.glue
             return glue(self.blank_latent(), self.blank_bundle(), self.places)
 
-        return Start("random", key, make, self.trees_seconds, parts={"trees": self.trees_seconds})
+        return Start(
+            "random",
+            key,
+            make,
+            self.trees_seconds,
+            parts={"trees": self.trees_seconds},
+            made_by={"trees": self.trees_made_by, "circuit": self.context.builders.name},
+        )
 
     def distilled(self) -> Start:
         """Patch circuits and the latent circuit, each trained on its part of the bound."""
@@ -166,6 +178,11 @@ class _Parts:
             tuple(stages),
             self.latents.z["valid"],
             parts,
+            made_by={
+                "trees": self.trees_made_by,
+                "patch training": made_by(bundle),
+                "latent training": made_by(latent),
+            },
         )
 
     def _bundle(self) -> Artifact:
@@ -192,13 +209,13 @@ class _Parts:
                     checkpoint=folder / "checkpoint.h5",
                     on_batch=tick,
                 )
-            return _keep(found, folder)
+            return _keep(found, folder, self.context.engine.name)
 
         return self.context.store.stage("patches", 1, inputs, build)
 
     def counted_latent(self) -> Circuit:
         """p(H_c | H_p) from counts of cluster ids, p(Z | H) near the identity."""
-        return latent_circuit(
+        return self.context.builders.latent_circuit(
             self.latents.z["train"],
             self.section.latents,
             pseudocount=self.section.pseudocount,
@@ -230,7 +247,7 @@ class _Parts:
                     checkpoint=folder / "checkpoint.h5",
                     on_batch=tick,
                 )
-            return _keep(found, folder)
+            return _keep(found, folder, self.context.engine.name)
 
         return self.context.store.stage("latent", 1, inputs, build)
 
@@ -244,7 +261,7 @@ class _Parts:
             steps = {"start": (counted, blank), "patches": (counted, patches)}
             info = {}
             for name, (above, below) in {**steps, "latent": (trained, patches)}.items():
-                glued = glue(above, below, self.places)
+                glued = self.context.builders.glue(above, below, self.places)
                 with self.context.reporter.task(f"bound ({name})"):
                     info[name] = bound_and_marginal(self.context.engine, glued, valid, z)
             hdf5.save(glued, folder / CIRCUIT)
@@ -262,8 +279,8 @@ def _training_key(context: ImageContext, phase: Phase) -> dict[str, Any]:
     }
 
 
-def _keep(found: FitResult, folder: Path) -> dict[str, Any]:
+def _keep(found: FitResult, folder: Path, engine: str) -> dict[str, Any]:
     """Save a trained part; its seconds are those of its epochs, in however many attempts."""
     hdf5.save(found.circuit, folder / CIRCUIT)
     (folder / "checkpoint.h5").unlink(missing_ok=True)
-    return {"seconds": sum(epoch.seconds for epoch in found.history)}
+    return {"seconds": sum(epoch.seconds for epoch in found.history), "made_by": engine}

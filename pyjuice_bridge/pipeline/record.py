@@ -110,6 +110,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         **data.facts(),
         "command": command,
         **surroundings(),
+        **context.engine.facts(),
     }
 
 
@@ -120,7 +121,6 @@ def surroundings() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

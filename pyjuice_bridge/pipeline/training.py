@@ -53,6 +53,11 @@ def train_arm(context: Context, start: Start, on_epoch: OnEpoch) -> Trained:
     options = _options(context, start)
     before = start.seconds
     extra: dict[str, Any] = {"stage_seconds": {k: round(v, 3) for k, v in start.parts.items()}}
+    extra["stage_engines"] = {
+        **dict.fromkeys(start.parts, "python"),
+        **start.made_by,
+        "train": context.engine.name,
+    }
     if context.config.tune is not None:
         tuned = _tune(context, start, options, context.config.tune)
         before += tuned.seconds
@@ -162,7 +167,7 @@ def _train(
     context: Context, start: Start, options: FitOptions, report: Callable[[Epoch], None]
 ) -> Artifact:
     def build(folder: Path) -> Mapping[str, Any]:
-        memory = PeakMemory()
+        memory = PeakMemory(context.engine)
         data, engine = context.data, context.engine
         passes = range(start.passes, start.passes + options.epochs)
         with context.reporter.task(f"train {arm_name(start.arm, start.states)}", passes) as tick:

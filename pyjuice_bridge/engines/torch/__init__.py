@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,13 @@ class TorchEngine:
         self.device = device
         self._device = torch.device(device)
         self._dtype = _DTYPES[precision]
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    def facts(self) -> dict[str, str | int]:
+        return {"threads": torch.get_num_threads()}
 
     def _load(self, circuit: Circuit) -> tuple[Any, Any]:
         program = compile_circuit(circuit, self._device, self._dtype)

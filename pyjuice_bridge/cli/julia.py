@@ -1,0 +1,46 @@
+"""``julia``: set up the Julia engine, and say what of it is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import click
+
+
+@click.group()
+def julia() -> None:
+    """The Julia engine."""
+
+
+@julia.command()
+def setup() -> None:
+    """Install Julia and its packages.
+
+    Where they are missing; downloads about 2 GB, with the libraries for a GPU if there is one.
+    """
+    from pyjuice_bridge.engines import julia_environment
+
+    julia_environment.setup()
+    click.echo("Julia is ready: 'engine: auto' takes it from now on.")
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """The lines of ``doctor`` about Julia."""
+    from pyjuice_bridge.engines.julia_environment import PACKAGES, julia_state, threads
+
+    state = julia_state()
+    found = f"{state.version} ({state.executable})" if state.version else ""
+    problem = "" if state.usable else f"Julia {state.reason}; circuits run with PyTorch"
+    yield "julia", "; ".join(filter(None, (found, problem)))
+    if state.packages:
+        names = [f"{name} {state.packages.get(name, 'missing')}" for name in PACKAGES]
+        yield "julia packages", ", ".join(names)
+        yield "julia threads", f"{threads()} of {os.cpu_count()}"
+        yield "julia gpu", _gpu(state.gpu, "CUDA" in state.packages)
+
+
+def _gpu(name: str | None, package: bool) -> str:
+    if name is None:
+        return "no CUDA device"
+    return name if package else f"{name}, but the package CUDA is missing"

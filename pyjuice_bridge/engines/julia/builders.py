@@ -1,0 +1,87 @@
+"""Circuits constructed and counted by Julia: the functions of ``circuit`` and ``distill``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyjuice_bridge.circuit.chow_liu import sample_rows
+from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.engines.julia import Arrays, ask
+from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request
+
+
+class JuliaBuilders:
+    """What ``engines.base.Builders`` describes, done by JuiceBridge.jl.
+
+    Structures, trees and counts are those of the Python functions; random rows are drawn from other
+    random numbers.
+    """
+
+    name = "julia"
+
+    def chow_liu_tree(
+        self,
+        x: NDArray[Any],
+        categories: ArrayLike,
+        *,
+        bins: int = 16,
+        pseudocount: float = 1.0,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> IntArray:
+        arrays = {"x": sample_rows(x, rows, seed), "categories": _ids(categories)}
+        facts = {"bins": bins, "pseudocount": pseudocount}
+        return _build("chow_liu_tree", facts, arrays).arrays["parents"]
+
+    def hclt(
+        self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        arrays = {"parents": _ids(parents), "categories": _ids(categories)}
+        return _circuit("hclt", {"latents": latents, "seed": seed}, arrays)
+
+    def patch_bundle(
+        self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        arrays = {"parents": _ids(parents), "categories": _ids(categories)}
+        facts = {"clusters": clusters, "latents": latents, "seed": seed}
+        return _circuit("patch_bundle", facts, arrays)
+
+    def glue(self, latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
+        arrays = {"patch_variables": _ids(patch_variables)}
+        return _circuit("glue", {}, arrays, latent=latent, bundle=bundle)
+
+    def count_parameters(
+        self, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
+    ) -> Circuit:
+        facts = {"pseudocount": pseudocount}
+        return _circuit("count_parameters", facts, {"x": x, "z": z}, circuit=circuit)
+
+    def latent_circuit(
+        self,
+        z: NDArray[Any],
+        clusters: int,
+        *,
+        pseudocount: float,
+        epsilon: float,
+        parents: ArrayLike | None = None,
+    ) -> Circuit:
+        facts = {"clusters": clusters, "pseudocount": pseudocount, "epsilon": epsilon}
+        arrays = {"z": z, "parents": None if parents is None else _ids(parents)}
+        return _circuit("latent_circuit", facts, arrays)
+
+
+def _build(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Answer:
+    return ask(Request(do, facts, arrays, circuits))
+
+
+def _circuit(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Circuit:
+    made = _build(do, facts, arrays, **circuits).circuit
+    assert made is not None
+    return made
+
+
+def _ids(values: ArrayLike) -> IntArray:
+    return np.asarray(values, np.int32)

@@ -1,0 +1,75 @@
+"""The process that runs Julia: ``python -m pyjuice_bridge.engines.julia_worker``.
+
+A line of JSON on standard input names a folder that holds a request; ``JuiceBridge.respond`` reads
+it and leaves its answer there.  Lines of JSON on standard output tell what happens meanwhile and,
+last, how it ended: ``{"answer": [outcome, sentence, trace]}``.  Whatever Python, Julia or a library
+prints goes to standard error.  PyTorch is never loaded here: the two do not share a process well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import sys
+import traceback
+from typing import IO, Any
+
+
+class CancelledError(Exception):
+    """The parent wants no more of this request."""
+
+
+def _own_pipes() -> tuple[IO[str], IO[str]]:
+    """Standard input and output, under numbers that neither Julia nor a library knows."""
+    requests, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return os.fdopen(requests, "r", encoding="utf-8"), os.fdopen(answers, "w", encoding="utf-8")
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    requests, answers = _own_pipes()
+
+    def send(**message: Any) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    def on_epoch(*epoch: Any) -> None:
+        send(epoch=epoch)
+
+    def on_batch(done: int, total: int) -> None:
+        if select.select([requests], [], [], 0)[0]:
+            raise CancelledError
+        send(batch=(done, total))
+
+    try:
+        import juliacall
+
+        julia = juliacall.newmodule("PyJuiceBridge")
+        julia.seval("import JuiceBridge")
+        respond = julia.JuiceBridge.respond
+        send(ready={"julia": str(julia.VERSION), "threads": julia.Threads.nthreads()})
+    except BaseException as error:
+        traceback.print_exc()
+        send(failed=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        return
+    folder = ""
+    try:
+        for line in requests:
+            folder = json.loads(line).get("folder", "")
+            if folder:
+                outcome, sentence, trace = respond(folder, on_epoch, on_batch)
+                send(answer=(str(outcome), str(sentence), str(trace)))
+                folder = ""
+    except BrokenPipeError:
+        # The parent is gone and cannot clean up.
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+if __name__ == "__main__":
+    main()
