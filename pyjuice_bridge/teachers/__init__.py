@@ -1,4 +1,4 @@
-"""Teachers: networks, or raw pixels, that give every position of an image a vector."""
+"""Teachers: networks, or raw pixels, that give every position of an image or text a vector."""
 
 from pyjuice_bridge.teachers.base import (
     ArrayEmbeddings,
@@ -12,13 +12,19 @@ from pyjuice_bridge.teachers.cache import cached_embeddings, open_embeddings
 from pyjuice_bridge.teachers.file import load_cluster_ids, load_embeddings
 from pyjuice_bridge.teachers.pixels import PixelTeacher, PixelWindows
 from pyjuice_bridge.teachers.registry import make_teacher
+from pyjuice_bridge.teachers.text_features import PrefixFeatures, SuffixFeatures, TokenFeatures
+from pyjuice_bridge.teachers.text_states import TokenStates
 
 __all__ = [
     "ArrayEmbeddings",
     "Embeddings",
     "PixelTeacher",
     "PixelWindows",
+    "PrefixFeatures",
+    "SuffixFeatures",
     "Teacher",
+    "TokenFeatures",
+    "TokenStates",
     "cached_embeddings",
     "default_patch",
     "describe",

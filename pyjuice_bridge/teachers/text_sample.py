@@ -1,22 +1,43 @@
-"""Text sampled from a causal language model, with the states it was generated from."""
+"""Text sampled from a causal language model, with the states it was generated from.
+
+This is what hidden Markov models are distilled from in GeLaTo (Zhang et al., ICML 2023) and
+Ctrl-G (Zhang et al., NeurIPS 2024): a model's own sequences, and its own hidden states.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.teachers.base import Progress
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.teachers.base import Progress, key_hash
+from pyjuice_bridge.teachers.text import TextTeacher
+from pyjuice_bridge.teachers.text_model import Precision, computing, load_model, resolve_precision
 from pyjuice_bridge.teachers.text_states import TokenStates
+
+_BLOCK = 4096
+"""Sequences per file, about."""
 
 
 @dataclass(frozen=True, eq=False)
 class SampledText:
-    """Sequences as a stream: tokens int32 [n], documents int64 [sequences + 1], states."""
+    """Sequences as a stream, as other texts are.
+
+    Attributes:
+        tokens: int32 [n], all sequences one after the other.
+        documents: int64 [sequences + 1], the first token of every sequence, then n.
+        states: of every token; ``PrefixFeatures(states, documents[:-1], length,
+            np.diff(documents), documents=documents)`` are those it was generated from.
+    """
 
     tokens: NDArray[np.int32]
     documents: NDArray[np.int64]
@@ -29,13 +50,178 @@ def sample_sequences(
     length: int,
     folder: Path | str,
     *,
-    seed: int,
+    seed: int = 0,
     prompt: Sequence[int] | None = None,
+    end: int | None = None,
+    temperature: float = 1.0,
     layer: int = -1,
     batch: int = 64,
-    temperature: float = 1.0,
+    precision: Precision = "auto",
     device: str = "cpu",
     on_progress: Progress | None = None,
 ) -> SampledText:
-    """Sample ``n`` sequences of at most ``length`` tokens (shorter where EOS comes earlier)."""
-    raise NotImplementedError
+    """Sample ``n`` sequences of at most ``length`` tokens, and store the states behind them.
+
+    Sequences are sampled batch by batch, each with a seed of its own, and then read once more
+    all at a time, which gives the states they were sampled from (up to rounding).  Both are kept
+    in ``folder``: an interrupted run goes on after the last whole file, with the same result.
+
+    Args:
+        model: a causal model of transformers, the local folder of one, or its name on the hub
+            (never fetched while HF_HUB_OFFLINE is set).
+        n: sequences.
+        length: tokens of a sequence, at most.
+        folder: made when missing; files of other settings in it are replaced.
+        seed: of the samples.
+        prompt: ids that every sequence goes on from and that are not part of it; by default the
+            token of the beginning of a text.
+        end: the id that ends a sequence (it is its last token); by default the model's own.
+        temperature: that the model's logits are divided by.
+        layer: of the states that are kept, as in `TextTeacher`.
+        batch: sequences that are sampled together.
+        precision: as in `TextTeacher`.
+        device: "cpu" or "cuda".
+        on_progress: called with sequences done (sampled, then read) and twice their number.
+
+    Raises:
+        UserError: no such causal model, a setting that does not fit it, or a folder that cannot
+            be written.
+    """
+    if n < 1 or length < 1 or batch < 1 or not temperature > 0:
+        raise UserError(
+            f"sampling wants n, length, batch and temperature above 0, "
+            f"found {n}, {length}, {batch} and {temperature}"
+        )
+    kind = resolve_precision(precision, device)
+    head = load_model(model, causal=True, device=device, precision=kind)
+    teacher = TextTeacher(
+        head,
+        layer=layer,
+        context=length + (len(prompt) if prompt else 1),
+        prompt=prompt,
+        precision=precision,
+        device=device,
+    )
+    if not teacher.causal:
+        raise UserError("only causal models can be sampled from; this one looks ahead")
+    before = teacher.describe()["special"][0]
+    if not before:
+        raise UserError("the model has no token to begin a text with; give a prompt")
+    if teacher.context < length + len(before):
+        raise UserError(
+            f"the model reads {teacher.context} tokens at once, "
+            f"too few for a prompt of {len(before)} and sequences of {length}"
+        )
+    if end is None:
+        end = _own_end(head)
+    key = {
+        **{name: value for name, value in teacher.describe().items() if name != "layer"},
+        **{"n": n, "length": length, "seed": seed, "end": end},
+        **{"temperature": temperature, "batch": batch},
+    }
+
+    def make(number: int, rows: int) -> NDArray[np.int32]:
+        generator = torch.Generator(device).manual_seed(_seed(seed, number))
+        with torch.inference_mode(), computing(device, kind):
+            return _sample(head, before, rows, length, end, temperature, generator)
+
+    blocks = []
+    for block in _blocks(Path(folder), key, n, length, batch, make):
+        blocks.append(block)
+        if on_progress:
+            on_progress(sum(map(len, blocks)), 2 * n)
+    sequences = np.concatenate(blocks)
+    inside = sequences >= 0
+    tokens, documents = sequences[inside], np.append(0, np.cumsum(inside.sum(1)))
+
+    def read(done: int, total: int) -> None:
+        if on_progress:
+            on_progress(n + n * done // total, 2 * n)
+
+    states = teacher.store(tokens, Path(folder), documents=documents, on_progress=read)
+    return SampledText(tokens, documents, states)
+
+
+def _own_end(model: Any) -> int | None:
+    """The id that the model itself ends a text with."""
+    found = model.config.eos_token_id
+    return found if isinstance(found, int) else None
+
+
+def _seed(seed: int, number: int) -> int:
+    """A seed for every batch."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _sample(
+    model: Any,
+    prompt: Sequence[int],
+    rows: int,
+    length: int,
+    end: int | None,
+    temperature: float,
+    generator: torch.Generator,
+) -> NDArray[np.int32]:
+    """Sequences int32 [rows, length], -1 after their end."""
+    ids = torch.tensor([list(prompt)] * rows, device=generator.device)
+    out = torch.full((rows, length), -1, dtype=torch.int32, device=generator.device)
+    open_ = torch.ones(rows, dtype=torch.bool, device=generator.device)
+    cache = None
+    for t in range(length):
+        found = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = found.past_key_values
+        chances = (found.logits[:, -1].float() / temperature).softmax(-1)
+        ids = torch.multinomial(chances, 1, generator=generator)
+        out[open_, t] = ids[open_, 0].int()
+        if end is not None:
+            open_ &= ids[:, 0] != end
+            if not bool(open_.any()):
+                break
+    result: NDArray[np.int32] = out.cpu().numpy()
+    return result
+
+
+def _blocks(
+    folder: Path,
+    key: Mapping[str, Any],
+    n: int,
+    length: int,
+    batch: int,
+    make: Callable[[int, int], NDArray[np.int32]],
+) -> Iterator[NDArray[np.int32]]:
+    """Blocks of whole batches int32 [rows, length], read from ``folder`` or made and written."""
+    note, digest = folder / "sequences.json", key_hash(key)
+    rows = batch * max(1, _BLOCK // batch)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _digest(note) != digest:
+            for old in [note, *folder.glob("sequences-*.npy")]:
+                old.unlink(missing_ok=True)
+            with atomic_file(note) as file:
+                file.write(json.dumps({"hash": digest, "key": dict(key)}).encode())
+        for number, start in enumerate(range(0, n, rows)):
+            path, stop = folder / f"sequences-{number:05}.npy", min(start + rows, n)
+            block = _block(path, (stop - start, length))
+            if block is None:
+                firsts = range(start, stop, batch)
+                block = np.concatenate([make(i // batch, min(batch, stop - i)) for i in firsts])
+                with atomic_file(path) as file:
+                    np.save(file, block, allow_pickle=False)
+            yield block
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _digest(note: Path) -> str | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(note.read_text())["hash"])
+    return None
+
+
+def _block(path: Path, shape: tuple[int, int]) -> NDArray[np.int32] | None:
+    """The block in a file if it is whole."""
+    with suppress(OSError, ValueError, EOFError):
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.int32:
+            return found
+    return None

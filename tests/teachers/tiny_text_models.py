@@ -37,6 +37,7 @@ def save_bert(path, *, limit=16, dim=16):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertForMaskedLM(config).save_pretrained(path)
+    path.mkdir(exist_ok=True)
     (path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(path / "vocab.txt"), model_max_length=limit)
     tokenizer.save_pretrained(path)
