@@ -10,10 +10,35 @@ A circuit is data ([`Circuit`](@ref), [`InputLayer`](@ref), [`ProductLayer`](@re
 """
 module JuiceBridge
 
+using HDF5: HDF5, API
+using Random: AbstractRNG, RandomDevice, Xoshiro, randexp!, randstring
+
 export BridgeError, MISSING
 export Layer, InputLayer, ProductLayer, SumLayer, Circuit
 export num_blocks, num_parameters, num_categories, layer_of, layer_params, with_params
+export check, load_circuit, save_circuit, Assignments, load_assignments, save_assignments
+export mutual_information, chow_liu_tree, maximum_spanning_tree, tree_levels
+export hclt, hmm, random_hmm, patch_bundle, glue, RegionGraph, load_region_graph, rat_spn
+export count_parameters, latent_circuit
 
 include("types.jl")
+include("ties.jl")
+include("scopes.jl")
+include("check.jl")
+include("json.jl")
+include("hdf5.jl")
+include("hdf5_attributes.jl")
+include("files.jl")
+include("rows.jl")
+include("mutual_information.jl")
+include("trees.jl")
+include("hclt.jl")
+include("hmm.jl")
+include("patches.jl")
+include("region_graph.jl")
+include("rat_spn.jl")
+include("counting.jl")
+include("show.jl")
+include("serve.jl")
 
 end

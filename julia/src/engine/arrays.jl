@@ -1,0 +1,220 @@
+# What the engine needs of an array type: threads, exact powers of two, buffers that are reused,
+# batched products. Everything has a method for any array and a threaded one for `Array`.
+
+"Device name → a function of the ordinal after the colon that returns an array type."
+const DEVICES = Dict{String,Function}("cpu" => _ -> Array)
+
+"""
+    array_type(device)
+
+The array type to compute with: `device` is a name (`"cpu"`, `"cuda"`, `"cuda:1"`) or the array type
+itself (`Array`, `CuArray`, `JLArray`).
+"""
+function array_type(device::AbstractString)
+    kind, ordinal = split(string(device, ":"), ':')
+    haskey(DEVICES, kind) && return DEVICES[kind](ordinal)
+    hint = kind == "cuda" ? "load CUDA.jl first (`using CUDA`)" : "there is \"cpu\" and \"cuda\""
+    throw(BridgeError("The device \"$device\" is not available: $hint."))
+end
+array_type(device::Type{<:AbstractArray}) = device
+
+"The array on the device; the same array where it is there already."
+on_device(::Type{Array}, array::AbstractArray) = convert(Array, array)
+on_device(A::Type, array::AbstractArray) = A(array)
+
+"Bytes the engine may fill on the device of `array`; `nothing` where memory is like a CPU's."
+free_bytes(array::AbstractArray) = nothing
+
+# Threads -------------------------------------------------------------------------------------
+
+"Operations below which another thread costs more than it saves."
+const GRAIN = 1 << 15
+
+"""
+    with_engine(f)
+
+Run `f()` as the engine wants the machine: subnormal numbers flushed to zero (they are slow and mean
+nothing here) and BLAS on one thread. Many small products run side by side
+on Julia's threads, and a large one is cut by columns: threads of BLAS would not flush, and cannot be
+told to. The former
+settings come back at the end.
+"""
+function with_engine(f::F) where {F}
+    threads, flushed = BLAS.get_num_threads(), get_zero_subnormals()
+    BLAS.set_num_threads(1)
+    set_zero_subnormals(true)
+    try
+        return f()
+    finally
+        BLAS.set_num_threads(threads)
+        set_zero_subnormals(flushed)
+    end
+end
+
+"""
+    threaded(body, count, work)
+
+Call `body(range, part)` on ranges that cut `1:count` into parts, one per thread as far as `work`
+(operations in all) is worth it. `body` returns a `Bool`; returns whether any was true.
+"""
+function threaded(body::F, count::Int, work::Int) where {F}
+    parts = min(count, Threads.nthreads(), cld(work, GRAIN))
+    parts <= 1 && return count > 0 && body(1:count, 1)::Bool
+    return spread(body, count, parts)
+end
+
+function spread(body::F, count::Int, parts::Int) where {F}
+    cut(part) = (1+count*(part-1)÷parts):(count*part÷parts)
+    tasks = map(2:parts) do part
+        Threads.@spawn begin
+            set_zero_subnormals(true)
+            body(cut(part), part)::Bool
+        end
+    end
+    found = body(cut(1), 1)::Bool
+    for task in tasks
+        found |= fetch(task)::Bool
+    end
+    set_zero_subnormals(true)  # `fetch` may have moved this task to another thread
+    return found
+end
+
+"""
+    each_slab(body, batch, blocks, work)
+
+Call `body(block, columns, part)` for all `batch` columns of all blocks, cut over threads: a thread
+takes whole blocks as far as there are enough of them. Returns whether any call was true.
+"""
+function each_slab(body::F, batch::Int, blocks::Int, work::Int) where {F}
+    return threaded(batch * blocks, work) do range, part
+        found = false
+        at = first(range)
+        while at <= last(range)
+            block = (at - 1) ÷ batch + 1
+            before = (block - 1) * batch
+            columns = (at-before):min(batch, last(range) - before)
+            found |= body(block, columns, part)::Bool
+            at = before + last(columns) + 1
+        end
+        return found
+    end
+end
+
+# Powers of two -------------------------------------------------------------------------------
+
+"The integer e with 0.5 ≤ x / 2^e < 1, for a positive normal number."
+@inline power_of(x::Float32) =
+    Int32((reinterpret(UInt32, x) >> 23) & 0x000000ff) - Int32(126)
+@inline power_of(x::Float64) =
+    Int32((reinterpret(UInt64, x) >> 52) & 0x00000000000007ff) - Int32(1022)
+
+"2^e exactly, for an integer e below the type's largest exponent; 0 below its smallest."
+@inline function power_of_two(::Type{Float32}, e::Real)
+    bits = (unsafe_trunc(Int32, max(e, -126)) + Int32(127)) << 23
+    return ifelse(e < -126, 0.0f0, reinterpret(Float32, bits))
+end
+@inline function power_of_two(::Type{Float64}, e::Real)
+    bits = (unsafe_trunc(Int64, max(e, -1022)) + 1023) << 52
+    return ifelse(e < -1022, 0.0, reinterpret(Float64, bits))
+end
+
+bits_type(::Type{Float32}) = Int32
+bits_type(::Type{Float64}) = Int64
+
+"""
+    extremes(values, start, count)
+
+The smallest and largest of `values[start + 1]` … `values[start + count]`, none of them negative.
+They are compared as integers, which has the same order and compiles to vector instructions.
+"""
+@inline function extremes(values::Array{T}, start::Int, count::Int) where {T}
+    I = bits_type(T)
+    low, top = typemax(I), zero(I)
+    @inbounds @simd for i = (start+1):(start+count)
+        bits = reinterpret(I, values[i])
+        low = min(low, bits)
+        top = max(top, bits)
+    end
+    return reinterpret(T, low), reinterpret(T, top)
+end
+
+"Whether any entry, none of them negative, lies below `limit`."
+any_below(values::Array, limit) = first(extremes(values, 0, length(values))) < limit
+any_below(values::AbstractArray, limit) = minimum(values; init = one(limit)) < limit
+
+# Buffers -------------------------------------------------------------------------------------
+
+"An array that keeps its memory when it changes its size."
+mutable struct Buffer{V<:AbstractVector,A<:AbstractArray}
+    flat::V
+    array::A
+end
+
+"""
+    Buffer(like, T, N)
+
+An empty N-dimensional buffer of `T` where the array `like` is.
+"""
+function Buffer(like::AbstractArray, ::Type{T}, N::Int) where {T}
+    flat = similar(like, T, 1)
+    return Buffer(flat, shaped(flat, ntuple(_ -> 0, N)))
+end
+
+shaped(flat::Vector, dims::Dims) = unsafe_wrap(Array, pointer(flat), dims)
+shaped(flat::AbstractVector, dims::Dims) = reshape(view(flat, 1:prod(dims)), dims)
+
+"The buffer's array with the given size, contents arbitrary."
+@inline function sized!(buffer::Buffer, dims::Int...)
+    size(buffer.array) == dims || resize_buffer!(buffer, dims)
+    return buffer.array
+end
+
+@noinline function resize_buffer!(buffer::Buffer, dims::Dims)
+    if length(buffer.flat) < prod(dims)
+        buffer.flat = similar(buffer.flat, prod(dims))
+    end
+    buffer.array = shaped(buffer.flat, dims)
+    return nothing
+end
+
+# Products and scattered sums -----------------------------------------------------------------
+
+@inline gemm!(tA, A, tB, B, β, C) =
+    BLAS.gemm!(tA, tB, one(eltype(C)), A, B, convert(eltype(C), β), C)
+
+"""
+    batched_mul!(C, tA, A, tB, B, β)
+
+`C[:, :, i] = op(A[:, :, i]) * op(B[:, :, i]) + β * C[:, :, i]` for every i, where `tA` and `tB` are
+`'N'` or `'T'`. The CUDA extension has a method for its arrays; on the CPU the engine cuts its
+products over threads itself (`sums.jl`).
+"""
+function batched_mul!(
+    C::AbstractArray{T,3},
+    tA,
+    A::AbstractArray{T,3},
+    tB,
+    B::AbstractArray{T,3},
+    β,
+) where {T}
+    op(t, M) = t == 'N' ? M : transpose(M)
+    for i in axes(C, 3)
+        left, right = op(tA, view(A, :, :, i)), op(tB, view(B, :, :, i))
+        mul!(view(C, :, :, i), left, right, true, β)
+    end
+    return C
+end
+
+"""
+    scatter_add!(sums, columns, values)
+
+`sums[:, columns[i]] += values[:, i]` for every i; columns may repeat. Arrays without a method
+of their own (the CUDA extension has one) go through the host.
+"""
+function scatter_add!(sums::AbstractMatrix, columns::AbstractVector, values::AbstractMatrix)
+    host, from = Array(sums), Array(values)
+    for (i, column) in enumerate(Array(columns))
+        view(host, :, column) .+= view(from, :, i)
+    end
+    return copyto!(sums, host)
+end

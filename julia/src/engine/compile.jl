@@ -1,0 +1,289 @@
+# From a circuit's arrays to the index vectors of a program.
+
+"The layer and place of every block, how many blocks and edges read it, and whether it is a root."
+struct BlockMap
+    layers::Vector{Int32}
+    places::Vector{Int32}
+    readers::Vector{Int32}
+    is_root::BitVector
+end
+
+function BlockMap(circuit::Circuit)
+    total = num_blocks(circuit)
+    layers, places = zeros(Int32, total), zeros(Int32, total)
+    readers, is_root = zeros(Int32, total), falses(total)
+    for (i, layer) in enumerate(circuit.layers)
+        blocks = own_blocks(circuit, i)
+        layers[blocks] .= i
+        places[blocks] .= 1:length(blocks)
+        layer isa InputLayer && continue
+        for child in layer.children
+            readers[child] += 1
+        end
+    end
+    is_root[circuit.roots] .= true
+    return BlockMap(layers, places, readers, is_root)
+end
+
+"What compiling a layer needs to know of the circuit; `ints` puts integers on the device."
+struct Context{F}
+    circuit::Circuit
+    blocks::BlockMap
+    direct::Vector{Bool}
+    lenders::Vector{Int}
+    ints::F
+end
+
+"""
+    compile(circuit, A)
+
+Work out the indices of `circuit` for arrays of type `A`; parameters may change afterwards.
+"""
+function compile(circuit::Circuit, A::Type)
+    blocks = BlockMap(circuit)
+    ints(values) = on_device(A, convert(Vector{Int32}, values))
+    V = typeof(ints(Int32[]))
+    numbers = eachindex(circuit.layers)
+    direct = [is_direct(circuit, i, blocks) for i in numbers]
+    lenders = [lender_of(circuit, i, blocks) for i in numbers]
+    context = Context(circuit, blocks, direct, lenders, ints)
+    plans = LayerPlan{V}[plan_layer(circuit.layers[i], i, context) for i in numbers]
+    families = [families_of(layer, ints) for layer in circuit.layers]
+    sites = [latent_sites(circuit, i, blocks, ints) for i in numbers]
+    num_roots = length(circuit.roots)
+    roots = links(1:num_roots, circuit.roots, blocks, ints; unique = :children)
+    return Program{V}(plans, families, sites, roots, num_roots, circuit.num_vars)
+end
+
+own_blocks(circuit, i) = circuit.starts[i]:(circuit.starts[i+1]-1)
+
+"The layers after `i` that read a block of layer `i`."
+function reading_layers(circuit, i)
+    own = own_blocks(circuit, i)
+    return filter((i+1):length(circuit.layers)) do j
+        layer = circuit.layers[j]
+        return !(layer isa InputLayer) && any(in(own), layer.children)
+    end
+end
+
+"Every block of layer `i` is read exactly once, and none is a root."
+function read_once(circuit, i, blocks)
+    own = own_blocks(circuit, i)
+    return !any(view(blocks.is_root, own)) && all(==(1), view(blocks.readers, own))
+end
+
+"One edge per block and the children consecutive products of one layer."
+function is_direct(circuit::Circuit, i, blocks::BlockMap)
+    layer = circuit.layers[i]
+    layer isa SumLayer || return false
+    children = layer.children
+    length(children) == num_blocks(layer) || return false
+    all(==(1), diff(children)) || return false
+    source = blocks.layers[first(children)]
+    return source == blocks.layers[last(children)] && circuit.layers[source] isa ProductLayer
+end
+
+"""
+    links(readers, children, blocks, ints; unique, lows, slots)
+
+Links of the pairs, split by the children's layer and by `lows` and `slots`, so that within a link no
+entry of `unique` (`:readers`, `:children` or `:none`) occurs twice. `blocks` is the map of the
+circuit's blocks, or `nothing` where children are places already.
+"""
+function links(
+    readers,
+    children,
+    blocks,
+    ints;
+    unique,
+    lows = zeros(Int32, length(children)),
+    slots = ones(Int32, length(children)),
+)
+    parts = Dict{NTuple{4,Int},Tuple{Vector{Int32},Vector{Int32}}}()
+    seen = Dict{NTuple{4,Int},Int}()
+    for (reader, child, low, slot) in zip(readers, children, lows, slots)
+        layer = isnothing(blocks) ? 0 : Int(blocks.layers[child])
+        place = isnothing(blocks) ? Int(child) : Int(blocks.places[child])
+        entry = unique === :readers ? Int(reader) : unique === :children ? place : -1
+        rank = 0
+        if entry >= 0
+            rank = get(seen, (layer, low, slot, entry), 0)
+            seen[(layer, low, slot, entry)] = rank + 1
+        end
+        part = get!(() -> (Int32[], Int32[]), parts, (layer, low, slot, rank))
+        push!(part[1], reader)
+        push!(part[2], place)
+    end
+    V = typeof(ints(Int32[]))
+    found = Link{V}[]
+    for key in sort!(collect(keys(parts)); by = k -> (k[3], k[1], k[2], k[4]))
+        layer, low, slot, _ = key
+        push!(found, Link{V}(layer, low, slot, ints(parts[key][1]), ints(parts[key][2])))
+    end
+    return found
+end
+
+"The reader and the number (first, second, …) of every child."
+function enumerate_children(offsets)
+    readers, slots = zeros(Int32, offsets[end] - 1), zeros(Int32, offsets[end] - 1)
+    for b = 1:(length(offsets)-1), k = offsets[b]:(offsets[b+1]-1)
+        readers[k], slots[k] = b, k - offsets[b] + 1
+    end
+    return readers, slots
+end
+
+"Every block of the product layer is read once, by an edge of a direct sum layer."
+function is_in_place(i, context::Context)
+    read_once(context.circuit, i, context.blocks) || return false
+    return all(j -> context.direct[j], reading_layers(context.circuit, i))
+end
+
+"The one Hadamard layer that has every block of sum layer `i` as a factor exactly once, or 0."
+function lender_of(circuit, i, blocks)
+    circuit.layers[i] isa SumLayer && read_once(circuit, i, blocks) || return 0
+    readers = reading_layers(circuit, i)
+    length(readers) == 1 || return 0
+    layer = circuit.layers[only(readers)]
+    return layer isa ProductLayer && layer.kind === :hadamard ? only(readers) : 0
+end
+
+function plan_layer(layer::InputLayer, i, context::Context)
+    (; circuit, blocks, ints) = context
+    categories, width, groups = size(layer.params)
+    if groups * (categories + 1) > typemax(Int32)
+        throw(BridgeError("Input layer $i has more than 2^31 columns of parameters."))
+    end
+    factors_only = all(reading_layers(circuit, i)) do j
+        reader = circuit.layers[j]
+        return reader isa ProductLayer && reader.kind === :hadamard
+    end
+    return InputPlan(
+        i,
+        width,
+        num_blocks(layer),
+        ints(layer.variables),
+        ints((layer.groups .- Int32(1)) .* Int32(categories + 1)),
+        allunique(layer.groups),
+        !factors_only || any(view(blocks.is_root, own_blocks(circuit, i))),
+    )
+end
+
+function plan_layer(layer::ProductLayer, i, context::Context)
+    (; circuit, blocks, lenders, ints) = context
+    children = layer.children
+    sources = blocks.layers[children]
+    readers, slots = enumerate_children(layer.offsets)
+    lows = zeros(Int32, length(children))
+    if layer.kind === :concat
+        for k in eachindex(lows)
+            lows[k] = slots[k] == 1 ? 0 : lows[k-1] + circuit.widths[sources[k-1]]
+        end
+    end
+    layer.kind === :kronecker || fill!(slots, 1)
+    given = [lenders[source] != i for source in sources]
+    handed = (readers[given], children[given])
+    placed = (lows = lows[given], slots = slots[given])
+    return ProductPlan(
+        i,
+        layer.kind,
+        circuit.widths[i],
+        num_blocks(layer),
+        layer.offsets,
+        sources,
+        blocks.places[children],
+        lows,
+        sort!(unique(Int.(sources))),
+        links(readers, children, blocks, ints; unique = :readers, lows, slots),
+        links(handed..., blocks, ints; unique = :children, placed...),
+        is_in_place(i, context),
+    )
+end
+
+function plan_layer(layer::SumLayer, i, context::Context)
+    (; circuit, blocks, ints) = context
+    width_in, width, num_groups = size(layer.weights)
+    children, edges = layer.children, length(layer.children)
+    readers, _ = enumerate_children(layer.offsets)
+    per_group, rest = divrem(edges, num_groups)
+    group_sizes = zeros(Int, num_groups)
+    foreach(g -> group_sizes[g] += 1, layer.groups)
+    within(readers) = links(readers, 1:edges, nothing, ints; unique = :readers)
+    return SumPlan(
+        i,
+        layer.tied_to == 0 ? i : layer.tied_to,
+        width,
+        width_in,
+        num_blocks(layer),
+        edges,
+        layer.offsets,
+        blocks.layers[children],
+        blocks.places[children],
+        layer.groups,
+        ints(layer.groups),
+        ints(readers),
+        sort!(unique(Int.(blocks.layers[children]))),
+        context.direct[i],
+        Int(blocks.places[first(children)]) - 1,
+        edges == num_blocks(layer),
+        rest == 0 && layer.groups == repeat(1:num_groups; inner = per_group),
+        links(1:edges, children, blocks, ints; unique = :none),
+        links(1:edges, children, blocks, ints; unique = :children),
+        within(readers),
+        within(layer.groups),
+        Int32.(cumsum([1; group_sizes])),
+        Int32.(sortperm(layer.groups)),
+        context.lenders[i],
+        ints(lent_blocks(i, context)),
+        maximum(diff(layer.offsets)) * width_in,
+    )
+end
+
+"The product whose flow each block of sum layer `i` has; empty where there is no lender."
+function lent_blocks(i, context::Context)
+    (; circuit, blocks, lenders) = context
+    lenders[i] == 0 && return Int32[]
+    product = circuit.layers[lenders[i]]
+    readers, _ = enumerate_children(product.offsets)
+    lent = zeros(Int32, length(own_blocks(circuit, i)))
+    for (reader, child) in zip(readers, product.children)
+        blocks.layers[child] == i && (lent[blocks.places[child]] = reader)
+    end
+    return lent
+end
+
+"A layer without weights of its own has no families."
+function families_of(::Layer, ints)
+    none = ints(Int32[])
+    return Families(Int32[], none, 0, Link{typeof(none)}[], Int[])
+end
+
+function families_of(layer::SumLayer, ints)
+    num_groups = size(layer.weights, 3)
+    lead = collect(Int32, 1:num_groups)
+    for b = 1:num_blocks(layer), e in child_range(layer, b)
+        lead[layer.groups[e]] = layer.groups[layer.offsets[b]]
+    end
+    names = sort!(unique(lead))
+    family = Int32[searchsortedfirst(names, l) for l in lead]
+    sizes = zeros(Int, length(names))
+    foreach(f -> sizes[f] += 1, family)
+    siblings = sizes[family] .* size(layer.weights, 1)
+    alone = length(names) == num_groups
+    members = links(family, 1:num_groups, nothing, ints; unique = :readers)
+    there = ints(family)
+    return Families(alone ? Int32[] : family, there, length(names), members, siblings)
+end
+
+function latent_sites(circuit, i, blocks, ints)
+    V = typeof(ints(Int32[]))
+    sites = LatentSite{V}[]
+    for name in sort!(collect(keys(circuit.latents)))
+        listed = circuit.latents[name]
+        here = findall(b -> blocks.layers[b] == i, listed)
+        isempty(here) && continue
+        for link in links(here, listed[here], blocks, ints; unique = :children)
+            push!(sites, LatentSite{V}(name, link.readers, link.children))
+        end
+    end
+    return sites
+end

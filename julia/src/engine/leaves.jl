@@ -1,0 +1,76 @@
+# Input layers on the way up: a tile, where someone needs one.
+
+up!(pass::Pass, plan::InputPlan) = has_tile(pass, plan, plan.layer) && fill_tile!(pass, plan)
+
+"The column of the table that (column `n`, block `b`) reads."
+@inline leaf_column(plan::InputPlan, codes, n, b) =
+    @inbounds plan.bases[b] + codes[n, plan.variables[b]]
+
+function fill_tile!(pass::HostPass, plan::InputPlan)
+    i = plan.layer
+    tile, _ = start_tile!(pass, plan)
+    each_slab(pass.batch, plan.blocks, length(tile)) do b, columns, _
+        times_leaf!(tile, b, pass, i, b, columns, true)
+        pass.masked[i] && times_mask!(tile, pass.masks[i].array, b, columns)
+        return false
+    end
+    return nothing
+end
+
+function fill_tile!(pass::Pass, plan::InputPlan)
+    tile, _ = start_tile!(pass, plan)
+    tile .= leaf_values(pass, plan, Base.OneTo(plan.blocks))
+    pass.masked[plan.layer] && (tile .*= pass.masks[plan.layer].array)
+    return nothing
+end
+
+"The tile and the scales (zeros) of a layer, nothing lost yet."
+function start_tile!(pass::Pass, plan)
+    tile = sized!(pass.tiles[plan.layer], plan.width, pass.batch, plan.blocks)
+    scale = sized!(pass.scales[plan.layer], pass.batch, plan.blocks)
+    fill!(scale, 0)
+    pass.lossy[plan.layer] = false
+    return tile, scale
+end
+
+"Input columns `[columns, places]` of the flattened table for some blocks."
+function leaf_columns(pass::Pass, plan::InputPlan, places)
+    variables, bases = plan.variables[places], plan.bases[places]
+    return pass.codes.array[:, variables] .+ transpose(bases)
+end
+
+"The values (width, columns, places) of some input blocks."
+function leaf_values(pass::Pass{T}, plan::InputPlan, places) where {T}
+    table = reshape(pass.params[plan.layer], plan.width, :)
+    return T.(table[:, leaf_columns(pass, plan, places)])
+end
+
+"Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it, if `first`)."
+@inline function times_leaf!(tile, b, pass::HostPass, source, leaf, columns, first)
+    table = pass.params[source]
+    plan = pass.program.plans[source]::InputPlan{Vector{Int32}}
+    codes, width, batch = pass.codes.array, size(tile, 1), size(tile, 2)
+    for n in columns
+        at = width * (n - 1 + batch * (b - 1))
+        from = width * (leaf_column(plan, codes, n, leaf) - 1)
+        if first
+            @inbounds @simd ivdep for w = 1:width
+                tile[at+w] = table[from+w]
+            end
+        else
+            @inbounds @simd ivdep for w = 1:width
+                tile[at+w] *= table[from+w]
+            end
+        end
+    end
+    return nothing
+end
+
+@inline function times_mask!(tile, mask, b, columns)
+    width, batch = size(tile, 1), size(tile, 2)
+    at = width * (first(columns) - 1 + batch * (b - 1))
+    @inbounds @simd ivdep for k = (at+1):(at+width*length(columns))
+        tile[k] *= mask[k]
+    end
+    return nothing
+end

@@ -1,0 +1,144 @@
+# Sum layers on the way up: a matrix product per edge.
+
+function up!(pass::HostPass, plan::SumPlan)
+    out = sized!(pass.tiles[plan.layer], plan.width, pass.batch, plan.blocks)
+    scale = sized!(pass.scales[plan.layer], pass.batch, plan.blocks)
+    plan.direct ? copy_scale!(scale, pass, plan) : gather_edges!(scale, pass, plan)
+    mix!(out, pass, plan)
+    masked, inherits = pass.masked[plan.layer], any(i -> pass.lossy[i], plan.below)
+    masked && mask_tile!(out, pass.masks[plan.layer].array)
+    pass.lossy[plan.layer] = false
+    if inherits || masked || any_faint!(pass, plan.owner)
+        error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
+        inherits ? inherit_errors!(error, scale, pass, plan) : fill!(error, 0)
+        pass.lossy[plan.layer] = add_losses!(error, out, pass, plan)
+    end
+    return nothing
+end
+
+"""
+    edge_tile(pass, plan)
+
+A sum layer's children and how many blocks of the tile come before them: the products themselves
+where the layer is direct, else the gathered edges.
+"""
+function edge_tile(pass::Pass, plan::SumPlan)
+    plan.direct && return pass.tiles[plan.sources[1]].array, plan.before
+    return pass.edges[plan.layer].array, 0
+end
+
+"""
+    mix!(out, pass, plan)
+
+`out[:, :, b] = Σ_e weights[:, :, group of e]' * child of e`. The columns of all blocks are cut over
+Julia's threads; BLAS itself uses one.
+"""
+function mix!(out::Array, pass::HostPass, plan::SumPlan)
+    values, before = edge_tile(pass, plan)
+    weights = pass.weights[plan.owner]
+    work = 2 * plan.width * plan.width_in * plan.edges * pass.batch
+    each_slab(pass.batch, plan.blocks, work) do b, columns, _
+        into = view(out, :, columns, b)
+        for e = plan.offsets[b]:(plan.offsets[b+1]-1)
+            θ = view(weights, :, :, Int(plan.groups[e]))
+            β = e > plan.offsets[b]
+            gemm!('T', θ, 'N', view(values, :, columns, before + e), β, into)
+        end
+        return false
+    end
+    return out
+end
+
+function mask_tile!(tile::Array, mask::Array)
+    @inbounds @simd ivdep for k in eachindex(tile, mask)
+        tile[k] *= mask[k]
+    end
+    return tile
+end
+
+function copy_scale!(scale::Matrix, pass::HostPass, plan::SumPlan)
+    source = pass.scales[plan.sources[1]].array
+    return copyto!(scale, 1, source, 1 + pass.batch * plan.before, length(scale))
+end
+
+"""
+    gather_edges!(scale, pass, plan)
+
+Copy the children into the tile of edges, all edges of a block on one scale, where the largest value is
+from 0.5 to 1; that scale goes into `scale`.
+"""
+function gather_edges!(scale::Matrix, pass::HostPass{T}, plan::SumPlan) where {T}
+    edges = sized!(pass.edges[plan.layer], plan.width_in, pass.batch, plan.edges)
+    each_slab(pass.batch, plan.blocks, 4 * length(edges)) do b, columns, _
+        range = plan.offsets[b]:(plan.offsets[b+1]-1)
+        for n in columns
+            common = -Inf
+            for e in range
+                common = max(common, exponent_of_child(pass, plan, e, n))
+            end
+            scale[n, b] = common
+            common = isfinite(common) ? common : 0.0
+            for e in range
+                copy_edge!(edges, pass, plan, e, n, common)
+            end
+        end
+        return false
+    end
+    return edges
+end
+
+"Scale of an edge's child, its own maximum included."
+function exponent_of_child(pass, plan, e, n)
+    tile, place = pass.tiles[plan.sources[e]].array, Int(plan.places[e])
+    width, batch = size(tile, 1), size(tile, 2)
+    _, top = extremes(tile, width * (n - 1 + batch * (place - 1)), width)
+    top > 0 || return -Inf
+    return pass.scales[plan.sources[e]].array[n, place] + power_of(top)
+end
+
+function copy_edge!(edges::Array{T}, pass, plan, e, n, common) where {T}
+    tile, place = pass.tiles[plan.sources[e]].array, Int(plan.places[e])
+    shift = pass.scales[plan.sources[e]].array[n, place] - common
+    factor = power_of_two(T, shift)
+    @inbounds @simd ivdep for w in axes(edges, 1)
+        edges[w, n, e] = factor * tile[w, n, place]
+    end
+    return nothing
+end
+
+"The error bounds of a block's edges, added up."
+function inherit_errors!(error::Matrix, scale, pass::HostPass, plan::SumPlan)
+    fill!(error, 0)
+    for b = 1:plan.blocks, e = plan.offsets[b]:(plan.offsets[b+1]-1)
+        i, place = Int(plan.sources[e]), Int(plan.places[e])
+        pass.lossy[i] || continue
+        lost, from = pass.errors[i].array, pass.scales[i].array
+        for n = 1:pass.batch
+            lost[n, place] > 0 || continue
+            common = isfinite(scale[n, b]) ? scale[n, b] : 0.0
+            shift = plan.direct ? 0.0 : from[n, place] - common
+            error[n, b] += or_unknown(lost[n, place] * exp2(shift))
+        end
+    end
+    return error
+end
+
+"Add what the product itself may have lost; returns whether anything was."
+function add_losses!(error::Matrix, out::Array{T}, pass::HostPass, plan::SumPlan) where {T}
+    limit, loss = faintest(T), Float64(floatmin(T)) * plan.terms
+    masked = pass.masked[plan.layer]
+    mask = pass.masks[plan.layer].array
+    return each_slab(pass.batch, plan.blocks, length(out)) do b, columns, _
+        lost = false
+        for n in columns
+            if masked
+                low = smallest_allowed(view(out, :, n, b), view(mask, :, n, b))
+            else
+                low, _ = extremes(out, size(out, 1) * (n - 1 + pass.batch * (b - 1)), size(out, 1))
+            end
+            low < limit && (error[n, b] += loss)
+            lost |= error[n, b] > 0
+        end
+        return lost
+    end
+end

@@ -1,0 +1,266 @@
+# The values of a batch's blocks, and what both passes share.
+#
+# Scaled arithmetic: a tile holds linear values, and each (column, block) has a power of two by which
+# they are to be multiplied. The sum path is then a matrix product without an exponential or a
+# logarithm per element, and scaling is exact. A column is one row of data in the batch.
+
+"""
+    Pass{T}(program, params)
+
+Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`, then `upward!` and
+`downward!`. Buffers keep their memory from batch to batch.
+
+- `params`: by layer, tables (width, 1 + categories, groups) of inputs and weights
+  (width in, width out, groups) of sums; empty for products and tied layers;
+- `weights`: the latter in precision `T` (the same arrays where that is theirs);
+- `codes`: `[columns, variables]`, the value plus two, or one where it is missing;
+- `tiles`, `edges`, `masks`, `flows`: (width, columns, blocks) by layer, as far as it has them;
+- `scales`: `[columns, blocks]`, the exponent of each tile's power of two, -Inf for a tile of zeros;
+- `errors`: `[columns, blocks]`, a bound on what underflow took from any value of the tile, where
+  `lossy` says that it took anything;
+- `scores`: `[columns, roots]`, log-likelihoods;
+- `masked`: layers with latent evidence; `kept`: layers whose flows are to be read afterwards;
+- `faint`: whether a layer has weights that a product might lose, `nothing` where not known yet;
+- `double`: the same in double precision, for columns that `T` cannot hold.
+"""
+mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
+    const program::Program{V}
+    const params::Vector{P3}
+    weights::Vector{A3}
+    batch::Int
+    const codes::BI
+    const tiles::Vector{B3}
+    const edges::Vector{B3}
+    const masks::Vector{B3}
+    const flows::Vector{B3}
+    const scratch::B3
+    const incoming::B3
+    const scales::Vector{B2}
+    const errors::Vector{B2}
+    const scores::B2
+    const lossy::Vector{Bool}
+    const masked::Vector{Bool}
+    const kept::Vector{Bool}
+    const faint::Vector{Union{Nothing,Bool}}
+    double::Union{Nothing,Pass{Float64}}
+end
+
+"Passes whose arrays are `Array`s: these have loops where others have broadcasts."
+const HostPass{T} = Pass{T,Vector{Int32}}
+
+function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
+    layers, like = length(program.plans), params[1]
+    weights = in_precision(T, program, params)
+    tile, grid, codes = Buffer(like, T, 3), Buffer(like, Float64, 2), Buffer(like, Int32, 2)
+    tiles() = [Buffer(like, T, 3) for _ = 1:layers]
+    grids() = [Buffer(like, Float64, 2) for _ = 1:layers]
+    flags() = fill(false, layers)
+    return Pass{T,V,P3,eltype(weights),typeof(tile),typeof(grid),typeof(codes)}(
+        program,
+        params,
+        weights,
+        0,
+        codes,
+        tiles(),
+        tiles(),
+        tiles(),
+        tiles(),
+        tile,
+        Buffer(like, T, 3),
+        grids(),
+        grids(),
+        grid,
+        flags(),
+        flags(),
+        flags(),
+        Union{Nothing,Bool}[nothing for _ = 1:layers],
+        nothing,
+    )
+end
+
+"Weights in another precision; tables are converted where they are read."
+function in_precision(::Type{T}, program::Program, params) where {T}
+    eltype(first(params)) === T && return params
+    return map(program.plans, params) do plan, array
+        plan isa SumPlan ? T.(array) : similar(array, T, (0, 0, 0))
+    end
+end
+
+"To be called after every change of the parameters."
+function params_changed!(pass::Pass)
+    fill!(pass.faint, nothing)
+    isnothing(pass.double) || empty!(pass.double.weights)
+    return pass
+end
+
+"The pass in double precision, with today's weights."
+function double_pass!(pass::Pass)
+    isnothing(pass.double) && (pass.double = Pass{Float64}(pass.program, pass.params))
+    double = pass.double::Pass{Float64}
+    if isempty(double.weights)
+        double.weights = in_precision(Float64, pass.program, pass.params)
+        fill!(double.faint, nothing)
+    end
+    return double
+end
+
+"Whether layer `owner` has weights so small that a value of a sum may be lost."
+function any_faint!(pass::Pass{T}, owner) where {T}
+    known = pass.faint[owner]
+    isnothing(known) || return known
+    return pass.faint[owner] = any_below(pass.weights[owner], faintest(T))
+end
+
+"Below this a value may have lost terms; above, what a sum dropped is negligible."
+faintest(::Type{T}) where {T} = sqrt(floatmin(T)) * sqrt(sqrt(floatmin(T)))
+
+"Whether the tile of layer `i` is kept, rather than read from the table where it is used."
+has_tile(pass::Pass, i) = has_tile(pass, pass.program.plans[i], i)
+has_tile(pass::Pass, plan::InputPlan, i) = plan.tiled || pass.masked[i]
+has_tile(::Pass, plan, i) = true
+
+# Rows ----------------------------------------------------------------------------------------
+
+"""
+    load!(pass, x, columns)
+
+Take the given columns of `x` (integers, `[num_vars, N]`) as the batch, without latent evidence.
+"""
+function load!(pass::HostPass, x::AbstractMatrix{<:Integer}, columns)
+    codes = start_batch!(pass, length(columns))
+    @inbounds for (n, column) in enumerate(columns)
+        for v in axes(x, 1)
+            codes[n, v] = (x[v, column] % Int32) + Int32(2)
+        end
+    end
+    return pass
+end
+
+function load!(pass::Pass, x::AbstractMatrix{<:Integer}, columns)
+    codes = start_batch!(pass, length(columns))
+    permutedims!(codes, (x[:, columns] .% Int32) .+ Int32(2), (2, 1))
+    return pass
+end
+
+"Take `count` columns in which every value is missing as the batch."
+function load_missing!(pass::Pass, count::Int)
+    fill!(start_batch!(pass, count), 1)
+    return pass
+end
+
+function start_batch!(pass::Pass, count::Int)
+    pass.batch = count
+    fill!(pass.masked, false)
+    return sized!(pass.codes, count, pass.program.num_vars)
+end
+
+# Latent evidence -----------------------------------------------------------------------------
+
+"""
+Latent name → values on the device: states `[positions, N]` (-1 = not observed) or weights
+`[width, positions, N]`.
+"""
+const Evidence = Dict{String,AbstractArray}
+
+"Put the evidence of the given columns on the batch."
+function observe!(pass::Pass, evidence::Evidence, columns)
+    isempty(evidence) && return pass
+    for (i, sites) in enumerate(pass.program.sites), site in sites
+        haskey(evidence, site.name) || continue
+        plan = pass.program.plans[i]
+        mask = sized!(pass.masks[i], plan.width, pass.batch, plan.blocks)
+        pass.masked[i] || fill!(mask, 1)
+        pass.masked[i] = true
+        put_evidence!(mask, evidence[site.name], site, columns)
+    end
+    return pass
+end
+
+function put_evidence!(mask::Array, states::Matrix, site, columns)
+    for (position, place) in zip(site.positions, site.places)
+        for (n, column) in enumerate(columns)
+            state = states[position, column]
+            state < 0 && continue
+            for w in axes(mask, 1)
+                w == state + 1 || (mask[w, n, place] = 0)
+            end
+        end
+    end
+    return mask
+end
+
+function put_evidence!(mask::Array, weights::Array{<:Any,3}, site, columns)
+    for (position, place) in zip(site.positions, site.places)
+        for (n, column) in enumerate(columns), w in axes(mask, 1)
+            mask[w, n, place] *= weights[w, position, column]
+        end
+    end
+    return mask
+end
+
+function put_evidence!(mask::AbstractArray, states::AbstractMatrix, site, columns)
+    width, batch = size(mask)
+    found = permutedims(states[site.positions, columns])
+    found = reshape(found, 1, batch, length(site.positions))
+    view(mask, :, :, site.places) .*= (found .< 0) .| (found .== (0:(width-1)))
+    return mask
+end
+
+function put_evidence!(mask::AbstractArray, weights::AbstractArray{<:Any,3}, site, columns)
+    found = permutedims(weights[:, site.positions, columns], (1, 3, 2))
+    view(mask, :, :, site.places) .*= found
+    return mask
+end
+
+# Results of the upward pass ------------------------------------------------------------------
+
+"""
+    scores!(pass)
+
+log p of the batch's columns under every root: float64 `[columns, roots]` on the device.
+"""
+function scores!(pass::HostPass)
+    scores = sized!(pass.scores, pass.batch, pass.program.num_roots)
+    for link in pass.program.roots
+        tile, scale = pass.tiles[link.layer].array, pass.scales[link.layer].array
+        for (root, place) in zip(link.readers, link.children), n = 1:pass.batch
+            scores[n, root] = log_value(tile[1, n, place], scale[n, place])
+        end
+    end
+    return scores
+end
+
+function scores!(pass::Pass)
+    scores = sized!(pass.scores, pass.batch, pass.program.num_roots)
+    for link in pass.program.roots
+        tile, scale = pass.tiles[link.layer].array, pass.scales[link.layer].array
+        view(scores, :, link.readers) .=
+            log_value.(tile[1, :, link.children], scale[:, link.children])
+    end
+    return scores
+end
+
+@inline log_value(value, scale) = log(Float64(value)) + scale * log(2.0)
+
+"A column is doubtful when underflow may have changed its probability by more than this share."
+const DOUBT = 1e-5
+
+"""
+    doubtful(pass)
+
+The columns that underflow may have changed, ascending. Double precision reaches some 700 nats below
+a tile's maximum and is trusted.
+"""
+function doubtful(pass::Pass)
+    any(link -> pass.lossy[link.layer], pass.program.roots) || return Int[]
+    found = falses(pass.batch)
+    for link in pass.program.roots
+        pass.lossy[link.layer] || continue
+        tile, error = Array(pass.tiles[link.layer].array), Array(pass.errors[link.layer].array)
+        for place in Array(link.children), n = 1:pass.batch
+            found[n] |= !(error[n, place] <= DOUBT * tile[1, n, place])
+        end
+    end
+    return findall(found)
+end
+doubtful(::Pass{Float64}) = Int[]

@@ -1,0 +1,142 @@
+# RAT-SPNs: circuits with dense sums and products over a region graph.
+
+"""
+    rat_spn(graph, sums, inputs, categories; seed)
+
+A RAT-SPN over a [`RegionGraph`](@ref) with Dirichlet(1) parameters (Peharz et al., *Random
+Sum-Product Networks*, UAI 2019).
+
+- `sums`: width of the sum block of every region but the root;
+- `inputs`: width of the leaf regions, products of one input block per variable;
+- `categories`: values of every variable, one number or `[num_vars]`;
+- `seed`: of the random columns, a number or a generator.
+
+A partition is the Kronecker product of its two regions; a region with partitions is one sum block
+over all of them together, of width one at the root. Regions are placed by their height above the
+leaves, one product and one sum layer per height and width.
+"""
+function rat_spn(graph::RegionGraph, sums::Integer, inputs::Integer, categories; seed)
+    sums >= 1 && inputs >= 1 || throw(BridgeError("sums and inputs must be at least 1."))
+    builder = RatSpn(graph, sums, inputs, generator(seed))
+    add_leaves!(builder, category_vector(categories, graph.num_vars))
+    for regions in by_height(graph)
+        add_regions!(builder, regions)
+    end
+    if isempty(graph.splits[graph.root])
+        add_sums!(builder, [graph.root], [[builder.block[graph.root]]], 1, inputs)
+    end
+    meta = Dict{String,Any}(
+        "structure" => "rat-spn",
+        "sums" => Int(sums),
+        "inputs" => Int(inputs),
+    )
+    return Circuit(graph.num_vars, builder.layers, [builder.block[graph.root]]; meta)
+end
+
+"The layers so far, and the block that stands for each region."
+mutable struct RatSpn{R<:AbstractRNG}
+    const graph::RegionGraph
+    const sums::Int
+    const inputs::Int
+    const rng::R
+    const layers::Vector{Layer}
+    const block::Vector{Int}
+    blocks::Int
+end
+
+RatSpn(graph, sums, inputs, rng) =
+    RatSpn(graph, Int(sums), Int(inputs), rng, Layer[], zeros(Int, length(graph.scopes)), 0)
+
+"Add a layer and return the ids of its blocks."
+function append_layer!(builder, layer)
+    push!(builder.layers, layer)
+    ids = (builder.blocks+1):(builder.blocks+num_blocks(layer))
+    builder.blocks = last(ids)
+    return ids
+end
+
+"Input layers, one per number of categories, and the products of the leaf regions."
+function add_leaves!(builder, categories)
+    graph = builder.graph
+    regions = findall(isempty, graph.splits)
+    factors = Dict(region => Int[] for region in regions)
+    for size in sort!(unique(categories))
+        chosen = [(r, v) for r in regions for v in graph.scopes[r] if categories[v] == size]
+        params = dirichlet_columns(builder.rng, size, builder.inputs, length(chosen))
+        layer = InputLayer(last.(chosen), 1:length(chosen), params)
+        for ((region, _), block) in zip(chosen, append_layer!(builder, layer))
+            push!(factors[region], block)
+        end
+    end
+    children, offsets = ragged([factors[region] for region in regions])
+    ids = append_layer!(builder, ProductLayer(:hadamard, offsets, children))
+    return builder.block[regions] = ids
+end
+
+"The products of the partitions of `regions`, and the sums over them."
+function add_regions!(builder, regions)
+    graph = builder.graph
+    for (width, alike) in by_width(builder, regions)
+        pairs = [pair for region in alike for pair in graph.splits[region]]
+        children, offsets = ragged([builder.block[collect(pair)] for pair in pairs])
+        ids = append_layer!(builder, ProductLayer(:kronecker, offsets, children))
+        ends = cumsum(length(graph.splits[region]) for region in alike)
+        edges = Dict(
+            region => ids[(stop-length(graph.splits[region])+1):stop] for
+            (region, stop) in zip(alike, ends)
+        )
+        inner = filter(!=(graph.root), alike)
+        root = filter(==(graph.root), alike)
+        for (group, out) in ((inner, builder.sums), (root, 1))
+            isempty(group) && continue
+            add_sums!(builder, group, [edges[region] for region in group], out, width)
+        end
+    end
+end
+
+"Regions by the width of their partitions, in order of appearance."
+function by_width(builder, regions)
+    graph = builder.graph
+    width(region) = isempty(graph.splits[region]) ? builder.inputs : builder.sums
+    found = Pair{Int,Vector{Int}}[]
+    for region in regions
+        widths = unique(width(left) * width(right) for (left, right) in graph.splits[region])
+        length(widths) == 1 || throw(
+            BridgeError(
+                "Region $(region - 1) has partitions of different widths; use inputs equal to " *
+                "sums.",
+            ),
+        )
+        place = findfirst(entry -> first(entry) == widths[1], found)
+        place === nothing && push!(found, widths[1] => Int[])
+        push!(last(found[something(place, length(found))]), region)
+    end
+    return found
+end
+
+"One sum layer: a block of `width` nodes per region, over blocks of width `size`."
+function add_sums!(builder, regions, edges, width, size)
+    weights = map(edges) do ids
+        draws = dirichlet_columns(builder.rng, length(ids) * size, width)
+        return permutedims(reshape(draws, size, length(ids), width), (1, 3, 2))
+    end
+    children, offsets = ragged(edges)
+    layer = SumLayer(offsets, children, 1:length(children), cat(weights...; dims = 3))
+    return builder.block[regions] = append_layer!(builder, layer)
+end
+
+"Regions with partitions, grouped by the longest way down to a leaf, lowest first."
+function by_height(graph::RegionGraph)
+    height = zeros(Int, length(graph.scopes))
+    for region in sortperm(length.(graph.scopes))
+        for pair in graph.splits[region], child in pair
+            height[region] = max(height[region], height[child] + 1)
+        end
+    end
+    return [findall(==(h), height) for h = 1:maximum(height)]
+end
+
+"The lists one after another, and where each begins."
+function ragged(lists)
+    return reduce(vcat, lists), cumsum([1; length.(lists)])
+end

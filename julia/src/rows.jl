@@ -1,0 +1,34 @@
+# Random starting parameters: columns drawn uniformly from the simplex.
+
+"""
+    dirichlet_columns(rng, dims...)
+
+`Array{Float32}` of size `dims` whose first dimension holds independent Dirichlet(1) draws:
+exponential variates, normalised in double precision.
+"""
+function dirichlet_columns(rng::AbstractRNG, dims::Integer...)
+    out = Array{Float32}(undef, dims...)
+    draws = Vector{Float64}(undef, dims[1])
+    for column in eachcol(reshape(out, dims[1], :))
+        randexp!(rng, draws)
+        column .= draws ./ sum(draws)
+    end
+    return out
+end
+
+"The generator a builder draws from: `rng` itself, or a new one seeded by a number."
+generator(seed::Integer) = Xoshiro(seed)
+generator(rng::AbstractRNG) = rng
+
+"`categories` (one number, or one per variable) as a vector of `count` positive numbers."
+function category_vector(categories, count)
+    fits = categories isa Integer || length(categories) == count
+    if !(fits && all(c -> c isa Integer && c >= 1, categories))
+        throw(
+            BridgeError(
+                "categories must be a positive integer, or a vector of $count of them.",
+            ),
+        )
+    end
+    return categories isa Integer ? fill(Int(categories), count) : Vector{Int}(categories)
+end

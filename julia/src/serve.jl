@@ -1,0 +1,271 @@
+# Requests of another process, answered in files.
+#
+# A request is a folder. Its `request.h5` has the attribute `do`, settings as further attributes and
+# arrays as datasets; each circuit lies beside it as `<name>.h5`. What can be asked for are the methods
+# of `answer`. They leave arrays and numbers in `answer.h5` and a circuit in `made.h5`. Ids count
+# from zero in these files, as in all files.
+
+"A request that was read: settings, arrays (groups of them as a `Dict`), and the folder."
+struct Request
+    folder::String
+    facts::Dict{String,Any}
+    arrays::Dict{String,Any}
+end
+
+"Who follows a training: functions of an epoch's figures, and of (batches done, batches in all)."
+struct Listener{E,B}
+    on_epoch::E
+    on_batch::B
+end
+
+"""
+    respond(folder, on_epoch, on_batch)
+
+Answer the request in `folder` and return how that ended: `(outcome, sentence, trace)`. The outcome
+is `"done"`; or `"refused"`, where the sentence says what is wrong with the request; or `"failed"`,
+where something unexpected happened and `trace` tells where.
+
+While it trains it calls `on_epoch(epoch, step_size, train, valid, seconds)` and
+`on_batch(done, total)`.
+"""
+function respond(folder, on_epoch, on_batch)
+    try
+        request = read_request(string(folder))
+        get(request.facts, "device", "cpu") == "cuda" && load_cuda()
+        # CUDA may have come with methods that are newer than this call.
+        Base.invokelatest(serve, request, Listener(on_epoch, on_batch))
+        return ("done", "", "")
+    catch error
+        cause = root_cause(error)
+        cause isa BridgeError && return ("refused", cause.message, "")
+        trace = sprint(showerror, error, catch_backtrace())
+        is_out_of_memory(cause) && return ("refused", OUT_OF_MEMORY, trace)
+        return ("failed", one_line("Julia stopped with $(nameof(typeof(cause)))", cause), trace)
+    end
+end
+
+const OUT_OF_MEMORY = "Julia ran out of memory; take smaller batches or a smaller circuit."
+
+is_out_of_memory(error) =
+    error isa OutOfMemoryError || nameof(typeof(error)) === :OutOfGPUMemoryError
+
+"What went wrong in the first of the tasks that failed."
+root_cause(error) = error
+root_cause(error::TaskFailedException) = root_cause(error.task.exception)
+root_cause(error::CompositeException) = root_cause(first(error.exceptions))
+
+function one_line(what, error)
+    message = join(split(sprint(showerror, error)), ' ')
+    return first("$what: $message", 300)
+end
+
+"Load CUDA.jl, if this environment has it and the machine can use it."
+function load_cuda()
+    id = Base.PkgId(Base.UUID("052768ef-5323-5732-b1bb-66c8b64840ba"), "CUDA")
+    Base.locate_package(id) === nothing &&
+        throw(BridgeError("The package CUDA is not in Julia's environment."))
+    cuda = Base.require(id)
+    Base.invokelatest(cuda.functional) || throw(
+        BridgeError(
+            "Julia cannot use the GPU here; set the device to \"cpu\", or run " *
+            "'python -m pyjuice_bridge julia setup' on this machine.",
+        ),
+    )
+    return nothing
+end
+
+function read_request(folder)
+    return HDF5.h5open(joinpath(folder, "request.h5"), "r") do file
+        attributes = keys(HDF5.attributes(file))
+        facts = Dict{String,Any}(name => scalar_attribute(file, name) for name in attributes)
+        return Request(folder, facts, read(file))
+    end
+end
+
+function serve(request, listener)
+    results = answer(Val(Symbol(request.facts["do"])), request, listener)
+    if haskey(results, :made)
+        save_circuit(results.made, joinpath(request.folder, "made.h5"))
+        return nothing
+    end
+    return atomic_h5(joinpath(request.folder, "answer.h5"), Base.summarysize(results)) do file
+        foreach(name -> write_result(file, string(name), results[name]), keys(results))
+    end
+end
+
+write_result(file, name, array::AbstractArray) = write_array(file, name, array)
+write_result(file, name, number::Real) = write_attribute(file, name, number)
+
+function write_result(file, name, arrays::AbstractDict)
+    group = HDF5.create_group(file, name)
+    foreach(((key, array),) -> write_array(group, key, array), pairs(arrays))
+end
+
+circuit_of(request, name = "circuit") =
+    load_circuit(joinpath(request.folder, "$name.h5"))
+
+array_of(request, name) = get(request.arrays, name, nothing)
+
+setting(request, name) = request.facts[name]
+
+"A block, variable or layer, which counts from one here."
+id_of(request, name) = Int(request.facts[name]) + 1
+
+latents_of(request) = Dict{String,Any}(get(request.arrays, "latents", ()))
+
+device_of(request) = request.facts["device"]
+
+parents_of(request) = request.arrays["parents"] .+ Int32(1)
+
+# Building ------------------------------------------------------------------------------------
+
+function answer(::Val{:chow_liu_tree}, request, _)
+    parents = chow_liu_tree(
+        request.arrays["x"],
+        request.arrays["categories"];
+        bins = setting(request, "bins"),
+        pseudocount = setting(request, "pseudocount"),
+    )
+    return (; parents = Vector{Int32}(parents .- 1))
+end
+
+function answer(::Val{:hclt}, request, _)
+    categories, seed = request.arrays["categories"], setting(request, "seed")
+    return (; made = hclt(parents_of(request), setting(request, "latents"), categories; seed))
+end
+
+function answer(::Val{:patch_bundle}, request, _)
+    made = patch_bundle(
+        parents_of(request),
+        setting(request, "clusters"),
+        setting(request, "latents"),
+        request.arrays["categories"];
+        seed = setting(request, "seed"),
+    )
+    return (; made)
+end
+
+function answer(::Val{:glue}, request, _)
+    latent, bundle = circuit_of(request, "latent"), circuit_of(request, "bundle")
+    return (; made = glue(latent, bundle, request.arrays["patch_variables"] .+ Int32(1)))
+end
+
+function answer(::Val{:count_parameters}, request, _)
+    pseudocount = setting(request, "pseudocount")
+    x, z = request.arrays["x"], request.arrays["z"]
+    return (; made = count_parameters(circuit_of(request), x, z; pseudocount))
+end
+
+function answer(::Val{:latent_circuit}, request, _)
+    made = latent_circuit(
+        request.arrays["z"],
+        setting(request, "clusters");
+        pseudocount = setting(request, "pseudocount"),
+        epsilon = setting(request, "epsilon"),
+        parents = haskey(request.arrays, "parents") ? parents_of(request) : nothing,
+    )
+    return (; made)
+end
+
+# Running -------------------------------------------------------------------------------------
+
+function answer(::Val{:log_likelihood}, request, _)
+    values = log_likelihood(
+        circuit_of(request),
+        request.arrays["x"];
+        latents = latents_of(request),
+        device = device_of(request),
+    )
+    return (; log_likelihood = values)
+end
+
+function answer(::Val{:expected_counts}, request, _)
+    counts = expected_counts(
+        circuit_of(request),
+        request.arrays["x"];
+        weights = request.arrays["weights"],
+        latents = latents_of(request),
+        device = device_of(request),
+    )
+    layers = enumerate(counts.layers)
+    named = Dict(string(i - 1) => counted for (i, counted) in layers if counted !== nothing)
+    return (; counts = named, counts.log_likelihood)
+end
+
+function answer(::Val{:fit}, request, listener)
+    fitted = fit(
+        circuit_of(request),
+        request.arrays["x"],
+        fit_options(request);
+        weights = request.arrays["weights"],
+        latents = latents_of(request),
+        valid = array_of(request, "valid"),
+        order = haskey(request.arrays, "order") ? request.arrays["order"] .+ Int32(1) : nothing,
+        checkpoint = get(request.facts, "checkpoint", nothing),
+        key = get(request.facts, "key", ""),
+        on_epoch = epoch -> listener.on_epoch(
+            epoch.epoch,
+            epoch.step_size,
+            epoch.train,
+            epoch.valid,
+            epoch.seconds,
+        ),
+        on_batch = listener.on_batch,
+        device = device_of(request),
+    )
+    return (; made = fitted.circuit)
+end
+
+function fit_options(request)
+    facts = request.facts
+    return FitOptions(;
+        optimizer = Symbol(facts["optimizer"]),
+        epochs = facts["epochs"],
+        batch_size = facts["batch_size"],
+        step_size = Schedule(
+            facts["step_size_start"],
+            facts["step_size_end"],
+            Symbol(facts["schedule"]),
+            facts["step_size_switch"],
+        ),
+        pseudocount = facts["pseudocount"],
+        momentum = facts["momentum"],
+        patience = get(facts, "patience", nothing),
+        frozen = request.arrays["frozen"] .+ 1,
+        seed = facts["seed"],
+    )
+end
+
+function answer(::Val{:sample}, request, _)
+    samples = sample(
+        circuit_of(request),
+        setting(request, "n");
+        evidence = array_of(request, "evidence"),
+        latents = latents_of(request),
+        seed = setting(request, "seed"),
+        root = id_of(request, "root"),
+        device = device_of(request),
+    )
+    return (; samples)
+end
+
+function answer(::Val{:mpe}, request, _)
+    x, value = mpe(
+        circuit_of(request),
+        request.arrays["evidence"];
+        root = id_of(request, "root"),
+        device = device_of(request),
+    )
+    return (; x, value)
+end
+
+function answer(::Val{:posteriors}, request, _)
+    values = posteriors(
+        circuit_of(request),
+        request.arrays["x"],
+        setting(request, "name");
+        root = id_of(request, "root"),
+        device = device_of(request),
+    )
+    return (; posteriors = values)
+end

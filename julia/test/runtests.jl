@@ -1,0 +1,17 @@
+using Test
+using JuiceBridge
+
+include("circuits.jl")
+include("oracle.jl")
+
+@testset "JuiceBridge" begin
+    include("test_json.jl")
+    include("test_check.jl")
+    include("test_files.jl")
+    include("test_trees.jl")
+    include("test_builders.jl")
+    include("test_region_graph.jl")
+    include("test_counting.jl")
+    include("test_show.jl")
+    include("test_quality.jl")
+end

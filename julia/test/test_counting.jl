@@ -1,0 +1,116 @@
+"log p(x, z) of an HCLT or HMM, from its parameters and the tree."
+function joint_log_likelihood(circuit, x, z)
+    hidden, owner = JuiceBridge.hidden_variables(circuit)
+    value = 0.0
+    for (i, layer) in enumerate(circuit.layers)
+        layer isa ProductLayer && continue
+        for (b, block) in enumerate(layer_blocks(circuit, i))
+            given = owner[block] == 0 ? 1 : z[hidden[owner[block]]] + 1
+            entry = layer isa InputLayer ? x[layer.variables[b]] : z[hidden[layer.children[b]]]
+            entry == MISSING && continue
+            value += log(layer_params(layer)[entry+1, given, layer.groups[b]])
+        end
+    end
+    return value
+end
+
+@testset "counts by hand" begin
+    circuit = hclt([0, 1], 2, [3, 2]; seed = 1)
+    x = Int32[0 2 2 -1; 1 1 0 0]
+    z = Int32[0 1 1 1; 1 1 0 1]
+    found = count_parameters(circuit, x, z; pseudocount = 0.6)
+    leaf1, leaf2 = (layer for layer in found.layers if layer isa InputLayer)
+    @test leaf1.variables == [2] && leaf2.variables == [1]
+    @test leaf2.params[:, 1, 1] ≈ [1.2, 0.2, 0.2] / 1.6
+    @test leaf2.params[:, 2, 1] ≈ [0.2, 0.2, 2.2] / 2.6
+    @test leaf1.params[:, 1, 1] ≈ [1.3, 0.3] / 1.6
+    @test leaf1.params[:, 2, 1] ≈ [1.3, 2.3] / 3.6
+    below, top = (layer.weights for layer in found.layers if layer isa SumLayer)
+    @test below[:, 1, 1] ≈ [0.3, 1.3] / 1.6
+    @test below[:, 2, 1] ≈ [1.3, 2.3] / 3.6
+    @test top[:, 1, 1] ≈ [1.3, 3.3] / 4.6
+    check(found)
+end
+
+@testset "counts maximise the joint likelihood" begin
+    for circuit in (hclt(random_tree(5, 1), 3, 4; seed = 1), random_hmm(3, 4, 6; seed = 1))
+        n = circuit.num_vars
+        x = random_rows(num_categories(circuit), 80, 1)
+        z = random_rows(fill(3, n), 80, 2; missing_share = 0)
+        best = count_parameters(circuit, x, z; pseudocount = 0)
+        check(best)
+        score(c) = sum(joint_log_likelihood(c, x[:, r], z[:, r]) for r = 1:80)
+        for seed = 1:5, share in (0.01f0, 0.3f0)
+            rng = Xoshiro(seed)
+            params = map(best.layers) do layer
+                JuiceBridge.owns_params(layer) || return nothing
+                old = layer_params(layer)
+                return (1 - share) .* old .+ share .* columns(rng, size(old)...)
+            end
+            @test score(with_params(best, params)) < score(best)
+        end
+    end
+end
+
+@testset "columns without data" begin
+    circuit = hclt([0, 1], 2, 3; seed = 1)
+    x, z = zeros(Int, 2, 4), zeros(Int, 2, 4)
+    kept = count_parameters(circuit, x, z; pseudocount = 0)
+    @test kept.layers[1].params[:, 2, :] == circuit.layers[1].params[:, 2, :]
+    @test kept.layers[1].params[:, 1, :] == [1 1; 0 0; 0 0]
+    even = count_parameters(circuit, x, z; pseudocount = 1)
+    @test even.layers[1].params[:, 2, :] ≈ fill(1 / 3, 3, 2)
+    none = count_parameters(circuit, zeros(Int, 2, 0), zeros(Int, 2, 0); pseudocount = 0)
+    @test all(layer_params(a) == layer_params(b) for (a, b) in zip(none.layers, circuit.layers))
+end
+
+@testset "what does not fit is refused" begin
+    circuit = hclt([0, 1], 2, 3; seed = 1)
+    x, z = zeros(Int, 2, 4), zeros(Int, 2, 4)
+    count(c = circuit; x = x, z = z, pseudocount = 0) = count_parameters(c, x, z; pseudocount)
+    @test_throws "at least 0" count(; pseudocount = -1)
+    @test_throws "x must be" count(; x = zeros(Int, 3, 4))
+    @test_throws "z must be" count(; z = zeros(Int, 1, 4))
+    @test_throws "same rows" count(; z = zeros(Int, 2, 3))
+    for (name, data) in ((:x, [0 3; 0 0]), (:x, [0 -2; 0 0]), (:z, [0 2; 0 0]), (:z, [0 -1; 0 0]))
+        error = try
+            count(; x = zeros(Int, 2, 2), z = zeros(Int, 2, 2), name => data)
+        catch error
+            error isa CompositeException ? error.exceptions[1].task.exception : error
+        end
+        @test error isa BridgeError && startswith(error.message, "$name must hold")
+    end
+    @test_throws "not a hidden tree" count(mixture(2, 3, 1))
+    @test_throws "no latents" count(Circuit(2, circuit.layers, circuit.roots))
+end
+
+@testset "counting allocates nothing per row" begin
+    circuit = hclt(random_tree(6, 1), 3, 4; seed = 1)
+    x = random_rows(fill(4, 6), 4000, 1)
+    z = random_rows(fill(3, 6), 4000, 2; missing_share = 0)
+    work = JuiceBridge.CountWork(4, 3, 4000)
+    JuiceBridge.add_counts!(work, z, 1, x, 2, "x")
+    @test @allocated(JuiceBridge.add_counts!(work, z, 1, x, 2, "x")) < 200
+end
+
+@testset "latent circuits" begin
+    z = random_rows(fill(3, 4), 60, 1; missing_share = 0)
+    circuit = latent_circuit(z, 3; pseudocount = 0.5, epsilon = 0.3)
+    check(circuit)
+    @test circuit.meta["structure"] == "latent circuit"
+    leaf = circuit.layers[1].params
+    @test leaf[:, :, 2] ≈ [0.8 0.1 0.1; 0.1 0.8 0.1; 0.1 0.1 0.8] && size(leaf, 3) == 4
+    parents = chow_liu_tree(z, 3; bins = 3)
+    counts = count_parameters(hclt(parents, 3, 3; seed = 9), z, z; pseudocount = 0.5)
+    @test all(
+        a.weights == b.weights for (a, b) in zip(circuit.layers, counts.layers) if a isa SumLayer
+    )
+    given = latent_circuit(z, 3; pseudocount = 0.5, epsilon = 0, parents = [0, 1, 2, 3])
+    sharp = count_parameters(hclt([0, 1, 2, 3], 3, 3; seed = 9), z, z; pseudocount = 0.5)
+    row = z[:, 1]
+    @test log(root_values(given, row)[1]) ≈
+          sum(log, (layer.weights[row[k+1]+1, row[k]+1, 1] for (k, layer) in ((3, sharp.layers[3]), (2, sharp.layers[5]), (1, sharp.layers[7])))) +
+          log(sharp.layers[9].weights[row[1]+1, 1, 1])
+    @test_throws "epsilon" latent_circuit(z, 3; pseudocount = 1, epsilon = 2)
+    @test_throws "non-empty" latent_circuit(zeros(Int, 0, 2), 3; pseudocount = 1, epsilon = 0)
+end

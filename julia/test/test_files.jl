@@ -1,0 +1,2 @@
+using Test
+@testset "files" begin end
