@@ -40,7 +40,7 @@ function respond(folder, on_epoch, on_batch)
         cause isa BridgeError && return ("refused", cause.message, "")
         trace = sprint(showerror, error, catch_backtrace())
         is_out_of_memory(cause) && return ("refused", OUT_OF_MEMORY, trace)
-        return ("failed", one_line("Julia stopped with $(nameof(typeof(cause)))", cause), trace)
+        return ("failed", "Julia stopped with " * one_line(cause), trace)
     end
 end
 
@@ -54,10 +54,7 @@ root_cause(error) = error
 root_cause(error::TaskFailedException) = root_cause(error.task.exception)
 root_cause(error::CompositeException) = root_cause(first(error.exceptions))
 
-function one_line(what, error)
-    message = join(split(sprint(showerror, error)), ' ')
-    return first("$what: $message", 300)
-end
+one_line(error) = first(join(split(sprint(showerror, error)), ' '), 300)
 
 "Load CUDA.jl, if this environment has it and the machine can use it."
 function load_cuda()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.chow_liu import sample_rows
+from pyjuice_bridge.circuit.hclt import category_array, check_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.engines.julia import Arrays, ask
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request
@@ -32,20 +33,23 @@ class JuliaBuilders:
         rows: int | None = None,
         seed: int = 0,
     ) -> IntArray:
-        arrays = {"x": sample_rows(x, rows, seed), "categories": _ids(categories)}
+        sizes = category_array(categories, x.shape[1])
+        arrays = {"x": sample_rows(x, rows, seed), "categories": sizes}
         facts = {"bins": bins, "pseudocount": pseudocount}
         return _build("chow_liu_tree", facts, arrays).arrays["parents"]
 
     def hclt(
         self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
     ) -> Circuit:
-        arrays = {"parents": _ids(parents), "categories": _ids(categories)}
+        tree = check_parents(parents)
+        arrays = {"parents": tree, "categories": category_array(categories, len(tree))}
         return _circuit("hclt", {"latents": latents, "seed": seed}, arrays)
 
     def patch_bundle(
         self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
     ) -> Circuit:
-        arrays = {"parents": _ids(parents), "categories": _ids(categories)}
+        tree = check_parents(parents)
+        arrays = {"parents": tree, "categories": category_array(categories, len(tree))}
         facts = {"clusters": clusters, "latents": latents, "seed": seed}
         return _circuit("patch_bundle", facts, arrays)
 
@@ -69,7 +73,7 @@ class JuliaBuilders:
         parents: ArrayLike | None = None,
     ) -> Circuit:
         facts = {"clusters": clusters, "pseudocount": pseudocount, "epsilon": epsilon}
-        arrays = {"z": z, "parents": None if parents is None else _ids(parents)}
+        arrays = {"z": z, "parents": None if parents is None else check_parents(parents)}
         return _circuit("latent_circuit", facts, arrays)
 
 
