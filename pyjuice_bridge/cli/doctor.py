@@ -95,9 +95,10 @@ def _version(distribution: str) -> str:
 
 
 def _data_sets() -> Iterator[tuple[str, str]]:
-    from pyjuice_bridge.data import names
+    from pyjuice_bridge.data import names, text_names
     from pyjuice_bridge.data.files import cache_dir
 
     folder = cache_dir()
-    here = [n for n in names() if (folder / n).is_dir() and any((folder / n).iterdir())]
+    known = (*names(), *text_names())
+    here = [n for n in known if (folder / n).is_dir() and any((folder / n).iterdir())]
     yield "data sets", f"{', '.join(here) or 'none'} in {folder}; 'data get NAME' gets others"

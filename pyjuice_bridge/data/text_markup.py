@@ -28,13 +28,15 @@ _ADDRESS = re.compile(r"\[(?:https?:|ftp:)?//[^\s\]]+\s*([^\[\]]*)\]")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _HEADING = re.compile(r"(={1,6})\s*(.*?)\s*\1\s*$")
 _SWITCH = re.compile(r"__[A-Z]+__")
-_LIST = re.compile(r"[*#:;]+\s*")
+_LIST = re.compile(r"^[*#:;]+\s*")
 _AFTER_PROSE = frozenset(
     {
         *("references", "external links", "see also", "further reading", "notes", "footnotes"),
         *("bibliography", "sources", "citations", "notes and references"),
     }
 )
+_EMPTY_BRACKETS = re.compile(r"\(\s*[,;:]?\s*\)")
+_BEFORE_MARK = re.compile(r"\s+(?=[,.;:)])")
 _NO_ARTICLE = re.compile(r"\{\{\s*(disambig|hndis|geodis)", re.IGNORECASE)
 
 
@@ -67,8 +69,8 @@ def plain_text(markup: str) -> str:
     that follow the prose (references, external links, …) are dropped.
     """
     text = _NOT_PROSE.sub("", _EMPTY_REFERENCE.sub("", _COMMENT.sub("", markup)))
-    text = _BRACES.sub("", _innermost(_TABLE, "", _innermost(_TEMPLATE, "", text)))
-    text = _ADDRESS.sub(r"\1", _innermost(_LINK, _label, text))
+    text = _BRACES.sub(" ", _innermost(_TABLE, " ", _innermost(_TEMPLATE, " ", text)))
+    text = _innermost(_LINK, _label, _ADDRESS.sub(r"\1", text))
     text = html.unescape(_SWITCH.sub("", _TAG.sub("", re.sub("'{2,}", "", text))))
     return "\n".join(_lines(text))
 
@@ -106,6 +108,7 @@ def _lines(text: str) -> Iterator[str]:
                 skipped = level if line.lower() in _AFTER_PROSE else 0
         if skipped or line.lstrip().startswith(("|", "!")):
             continue
-        line = " ".join(_LIST.sub("", line.strip(), count=1).split()) if not heading else line
+        line = line if heading else _LIST.sub("", line.strip(), count=1)
+        line = _BEFORE_MARK.sub("", " ".join(_EMPTY_BRACKETS.sub("", line).split()))
         if re.search(r"\w", line):
             yield line

@@ -110,7 +110,10 @@ def file_part(files: Sequence[Path], how: str, read: Callable[[], Iterable[str]]
     def content() -> str:
         digest = hashlib.sha256(f"{_READERS} {how}".encode())
         for file in files:
-            digest.update(file_digest(file).encode())
+            try:
+                digest.update(file_digest(file).encode())
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror}).") from error
         return digest.hexdigest()
 
     return Part(read, content)

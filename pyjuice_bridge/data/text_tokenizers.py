@@ -31,7 +31,7 @@ _SPECIAL = (
     *("sep_token_id", "pad_token_id", "mask_token_id"),
 )
 _PIECE_CHARACTERS = 1 << 20
-_SAFE_CUT = re.compile(r"(?<=[a-z]) (?=[a-z])")
+_BORDER = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
 
 
 class Tokenizer(Protocol):
@@ -86,6 +86,7 @@ class WordPieces:
         self._fast.no_truncation()
         self._fast.no_padding()
         self._fast.encode_special_tokens = True
+        self._skipped = self._skipped_at_cut()
         special = {name: getattr(self._tokenizer, name) for name in _SPECIAL}
         self.facts: Mapping[str, Any] = {
             "kind": "word pieces",
@@ -95,10 +96,31 @@ class WordPieces:
         }
 
     def encode(self, documents: Sequence[str]) -> list[Tokens]:
-        pieces = [list(_cut(text.strip())) for text in documents]
-        coded = self._fast.encode_batch(list(chain(*pieces)), add_special_tokens=False)
-        ids = iter([np.array(code.ids, np.int32) for code in coded])
+        pieces = [list(self._cut(text.strip())) for text in documents]
+        ids = iter(self._encode(list(chain(*pieces))))
         return [np.concatenate([next(ids) for _ in parts]) for parts in pieces]
+
+    def _encode(self, texts: list[str]) -> list[Tokens]:
+        coded = self._fast.encode_batch(texts, add_special_tokens=False)
+        return [np.array(code.ids, np.int32) for code in coded]
+
+    def _skipped_at_cut(self) -> int | None:
+        """Whether the space at a cut goes with what follows (0), is dropped (1), or neither."""
+        whole, first, spaced, plain = (
+            ids.tolist() for ids in self._encode(["one two", "one", " two", "two"])
+        )
+        return 0 if first + spaced == whole else 1 if first + plain == whole else None
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """Parts of about 2**20 characters that together have the whole text's ids."""
+        start = 0
+        while self._skipped is not None and len(text) - start > _PIECE_CHARACTERS:
+            border = _BORDER.search(text, start + _PIECE_CHARACTERS - 1)
+            if border is None:
+                break
+            yield text[start : border.start()]
+            start = border.start() + self._skipped
+        yield text[start:]
 
     def vocabulary(self) -> list[str]:
         strings = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
@@ -129,7 +151,7 @@ class Words:
         for text in documents:
             words = [
                 word
-                for line in text.removesuffix("\n").split("\n")
+                for line in (text.removesuffix("\n").split("\n") if text.strip() else ())
                 for word in (*line.split(), LINE_END)
             ]
             ids = map(self._ids.__getitem__, words)
@@ -138,18 +160,6 @@ class Words:
 
     def vocabulary(self) -> list[str]:
         return list(self._ids)
-
-
-def _cut(text: str) -> Iterator[str]:
-    """Parts of about 2**20 characters; a space between two letters is a border for every model."""
-    start = 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        border = _SAFE_CUT.search(text, start + _PIECE_CHARACTERS - 1)
-        if border is None:
-            break
-        yield text[start : border.start()]
-        start = border.start()
-    yield text[start:]
 
 
 def _load(source: str) -> Any:
@@ -169,8 +179,10 @@ def _load(source: str) -> Any:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "folder" if local else "local folder or reachable model of the hub"
         raise UserError(f"{source}: is no {where} with a tokenizer ({first})") from None
-    if not tokenizer.is_fast:
+    if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"{source}: has only a slow tokenizer; save it with a tokenizer.json (is_fast)."
         )
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(f"{source}: holds a model but no vocabulary; save its tokenizer there.")
     return tokenizer
