@@ -1,0 +1,153 @@
+"""Filtering and smoothing in a hidden Markov model, batched over texts, on tensors.
+
+Every quantity is a probability over the hidden states, rescaled row by row at every position, so
+that texts of any length stay in range; logarithms of the scales are added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pyjuice_bridge.circuit.hmm import Hmm
+from pyjuice_bridge.circuit.types import MISSING
+from pyjuice_bridge.errors import UserError
+
+_ENTRIES = 1 << 26
+"""Most numbers in one block of rows by tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class HmmTensors:
+    """The parameters of an HMM on one device.
+
+    Attributes:
+        initial: [H].
+        transition: [H, H], row = state before.
+        emission: [V, H], column h is the distribution of the token in state h.
+    """
+
+    initial: torch.Tensor
+    transition: torch.Tensor
+    emission: torch.Tensor
+
+    @classmethod
+    def of(cls, hmm: Hmm, device: torch.device | str, dtype: torch.dtype) -> HmmTensors:
+        """The model's parameters as tensors."""
+        initial, transition, emission = (
+            torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype)
+            for array in (hmm.initial, hmm.transition, hmm.emission)
+        )
+        return cls(initial, transition, emission.t().contiguous())
+
+    @property
+    def device(self) -> torch.device:
+        return self.initial.device
+
+    def evidence(self, tokens: torch.Tensor) -> torch.Tensor:
+        """p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
+        observed = self.emission[tokens.clamp(min=0)]
+        return torch.where((tokens == MISSING)[:, None], torch.ones_like(observed), observed)
+
+
+def scaled(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``values`` [..., H] divided by the maximum of each row; the maxima's logarithms, float64.
+
+    A row of zeros stays; its logarithm is -inf.
+    """
+    top = values.amax(-1)
+    return values / torch.where(top > 0, top, 1.0)[..., None], top.double().log()
+
+
+def advance(
+    hmm: HmmTensors, state: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From the distribution of the state at a position to that of the next one.
+
+    Args:
+        hmm: the model.
+        state: [N, H], p(z_t | x_0 … x_{t-1}).
+        tokens: int64 [N], x_t, -1 where missing.
+
+    Returns:
+        p(z_{t+1} | x_0 … x_t), and log p(x_t | x_0 … x_{t-1}) [N], -inf where it is impossible.
+    """
+    evidence, scale = scaled(hmm.evidence(tokens))
+    seen = state * evidence
+    total = seen.sum(1)
+    seen = seen / torch.where(total > 0, total, 1.0)[:, None]
+    return seen @ hmm.transition, total.double().log() + scale
+
+
+def predict(
+    hmm: HmmTensors, x: torch.Tensor, skip: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distribution of the state after a text.
+
+    Args:
+        hmm: the model.
+        x: int64 [N, T], -1 where missing.
+        skip: int64 [N], how many leading tokens do not belong to the text of each row.
+
+    Returns:
+        p(z_T | x) [N, H] and log p(x) [N].
+    """
+    state = hmm.initial.expand(len(x), -1)
+    log_p = hmm.initial.new_zeros(len(x), dtype=torch.float64)
+    for t in range(x.shape[1]):
+        after, gain = advance(hmm, state, x[:, t])
+        if skip is not None:
+            begun = t >= skip
+            after = torch.where(begun[:, None], after, state)
+            gain = torch.where(begun, gain, 0.0)
+        state, log_p = after, log_p + gain
+    return state, log_p
+
+
+def possible(log_p: torch.Tensor, name: str) -> None:
+    """Refuse rows of probability zero."""
+    if bool(log_p.isneginf().any()):
+        row = int(log_p.isneginf().nonzero()[0])
+        raise UserError(f"{name}: row {row} has probability zero under the model.")
+
+
+def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """p(x_t = v | all other observed tokens) at one position of every row: [N, V].
+
+    Args:
+        hmm: the model.
+        x: int64 [N, T], -1 where missing; what stands at the position itself is ignored.
+        positions: int64 [N] in 0 … T; T is the token after the text.
+
+    Raises:
+        UserError: the other tokens have probability zero.
+    """
+    known = torch.cat([x, x.new_full((len(x), 1), MISSING)], 1)
+    known = known.scatter(1, positions[:, None], MISSING)
+    length = known.shape[1]
+    state = hmm.initial.expand(len(x), -1)
+    before = torch.zeros_like(state)
+    for t in range(length):
+        before = torch.where((positions == t)[:, None], state, before)
+        state, _ = advance(hmm, state, known[:, t])
+    after = torch.ones_like(before)
+    future = after
+    for t in reversed(range(length - 1)):
+        # p(x_{t+1} … | z_t), up to a factor per row.
+        future, _ = scaled((future * scaled(hmm.evidence(known[:, t + 1]))[0]) @ hmm.transition.t())
+        after = torch.where((positions == t)[:, None], future, after)
+    both, _ = scaled(before * after)
+    possible(both.amax(1).log(), "x")
+    return _tokens(hmm, both)
+
+
+def _tokens(hmm: HmmTensors, state: torch.Tensor) -> torch.Tensor:
+    """The normalised distribution of the token, given state weights [N, H]."""
+    step = max(1, _ENTRIES // len(hmm.emission))
+    parts = []
+    for some in state.split(step):
+        weights = some @ hmm.emission.t()
+        parts.append(weights / weights.sum(1, keepdim=True))
+    return torch.cat(parts) if parts else state.new_empty(0, len(hmm.emission))

@@ -1,0 +1,151 @@
+"""Steering a causal language model so that given phrases appear in what it writes.
+
+p(next | text, constraint) ∝ p_LM(next | text) · p_HMM(constraint fulfilled | text, next), the
+constraint being judged by a hidden Markov model distilled from the language model (GeLaTo: Zhang et
+al., ICML 2023; Ctrl-G: arXiv 2406.13892).  Tokens after which the constraint cannot be fulfilled
+any more get probability zero, so it holds in every text of the full number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from pyjuice_bridge.circuit.types import MISSING
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.query.text_hmm import HmmTensors, advance, possible, predict
+from pyjuice_bridge.query.text_phrases import Constraint, Lookahead
+
+
+class _Texts(NamedTuple):
+    """Texts so far: [N, T] ids, [N] tokens skipped, [N, H] hidden and [N] automaton states."""
+
+    ids: torch.Tensor
+    skip: torch.Tensor
+    hidden: torch.Tensor
+    state: torch.Tensor
+
+
+class PhraseProcessor:
+    """A logits processor for ``transformers``: pass ``[processor]`` to ``generate``.
+
+    Use ``max_new_tokens`` equal to ``constraint.tokens``, and ``constraint.eos`` where the model
+    ends texts.  Sampling and beam search keep what is known of the texts from one call to the next.
+
+    Args:
+        hmm: over the same token ids; ids of the language model beyond its vocabulary are never
+            chosen, and are missing for the HMM where they stand in a prompt.
+        constraint: about the generated tokens.
+        prompt_length: how many tokens of the input, padding included, are not generated.
+        skip: how many leading tokens of a prompt the HMM does not see (padding on the left, a token
+            of the beginning, an instruction): one number, or one for every prompt.
+
+    Raises:
+        UserError: the constraint cannot be fulfilled.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        hmm: HmmTensors,
+        constraint: Constraint,
+        *,
+        prompt_length: int,
+        skip: int | Sequence[int] = 0,
+    ) -> None:
+        self.lookahead = Lookahead(hmm, constraint)
+        if bool(self.lookahead.log_probability(hmm.initial[None]).isneginf()):
+            raise UserError(
+                f"phrases: they cannot occur within {constraint.tokens} tokens of these lengths."
+            )
+        self.hmm, self.constraint, self.prompt_length = hmm, constraint, prompt_length
+        skips = [skip] if isinstance(skip, int) else list(skip)
+        if not skips or not all(0 <= n <= prompt_length for n in skips):
+            raise UserError(f"skip: must be 0 … {prompt_length}, the prompt's length, got {skip}.")
+        self._skip = torch.tensor(skips, device=hmm.device)
+        self._known: _Texts | None = None
+
+    @torch.no_grad()
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The log-probabilities of the next token, steered.
+
+        Args:
+            input_ids: int64 [N, T], the prompts and what has been generated.
+            scores: float [N, V], the language model's logits or log-probabilities.
+
+        Returns:
+            Normalised log-probabilities of the type and on the device of ``scores``; ``scores``
+            themselves once ``constraint.tokens`` tokens have been generated.
+
+        Raises:
+            UserError: no token that the language model allows leads to fulfilment.
+        """
+        step = input_ids.shape[1] - self.prompt_length
+        vocabulary = len(self.hmm.emission)
+        if scores.shape[1] < vocabulary:
+            raise UserError(
+                f"The language model has {scores.shape[1]} tokens, fewer than the HMM's "
+                f"{vocabulary}; they must share one vocabulary."
+            )
+        if step < 0:
+            raise UserError(
+                f"prompt_length is {self.prompt_length}, but the texts have only "
+                f"{input_ids.shape[1]} tokens."
+            )
+        if step >= self.constraint.tokens:
+            return scores
+        texts = self._known = self._read(input_ids.to(self.hmm.device), step)
+        fulfilled = self.lookahead.log_fulfilled(texts.hidden, texts.state, step)
+        steered = torch.full_like(scores, -torch.inf)
+        steered[:, :vocabulary] = torch.log_softmax(scores, 1)[:, :vocabulary]
+        steered[:, :vocabulary] += fulfilled.to(scores.device, scores.dtype)
+        if self.constraint.eos is not None:
+            over = (texts.state == self.lookahead.over).to(scores.device)
+            steered[over, self.constraint.eos] = 0.0
+        lost = steered.isneginf().all(1)
+        if bool(lost.any()):
+            raise UserError(
+                f"Text {int(lost.nonzero()[0])}: after {step} new tokens the phrases cannot appear "
+                "any more with the tokens that the language model allows."
+            )
+        return torch.log_softmax(steered, 1)
+
+    def _read(self, ids: torch.Tensor, step: int) -> _Texts:
+        """What is known of the texts: one step on from the last call where they continue it."""
+        if len(ids) % len(self._skip):
+            raise UserError(f"skip: {len(self._skip)} numbers do not fit {len(ids)} texts.")
+        skip = self._skip.repeat_interleave(len(ids) // len(self._skip))
+        old = self._known
+        if step and old is not None and old.ids.shape[1] == ids.shape[1] - 1:
+            same = (ids[:, None, :-1] == old.ids).all(2) & (skip[:, None] == old.skip)
+            if bool(same.any(1).all()):
+                source = same.int().argmax(1)
+                return self._extend(ids, skip, old.hidden[source], old.state[source], 1)
+        prompt = self._visible(ids[:, : self.prompt_length])
+        hidden, log_p = predict(self.hmm, prompt, skip)
+        possible(log_p, "prompts")
+        start = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+        return self._extend(ids, skip, hidden, start, step)
+
+    def _extend(
+        self,
+        ids: torch.Tensor,
+        skip: torch.Tensor,
+        hidden: torch.Tensor,
+        state: torch.Tensor,
+        count: int,
+    ) -> _Texts:
+        """The texts after their last ``count`` tokens."""
+        for tokens in ids[:, ids.shape[1] - count :].unbind(1):
+            over = state == self.lookahead.over
+            seen = self._visible(tokens).masked_fill(over, MISSING)
+            state = self.lookahead.follow(state, tokens)
+            hidden, gain = advance(self.hmm, hidden, seen)
+            possible(gain, "generated tokens")
+        return _Texts(ids, skip, hidden, state)
+
+    def _visible(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids.masked_fill(ids >= len(self.hmm.emission), MISSING)
