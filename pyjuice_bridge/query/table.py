@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_graph import random_region_graph
@@ -23,6 +24,8 @@ from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.query.text_phrases import Constraint
 
 _INTRODUCTION = """\
 # Queries
@@ -37,11 +40,13 @@ every structure.
 - **one root**: choose one of the roots with `select(root)` first.
 - **no images**: the circuit does not model images.
 - **no latents**: the structure names no latents, so the answer is empty.
+- **no HMM**: a `TextModel` needs a hidden Markov model.
 """
 
 _NOTES = """\
 `mpe` maximises the variables and the latents together. The most probable values of the variables
-alone, latents summed out, are NP-hard to find: `map_approximate` searches for them.
+alone, latents summed out, are NP-hard to find: `map_approximate` searches for them. On a hidden
+Markov model `mpe` is the Viterbi algorithm. `TextModel.of(model)` answers for texts of any length.
 """
 
 _HEIGHT, _WIDTH = 2, 2
@@ -50,7 +55,7 @@ _HEIGHT, _WIDTH = 2, 2
 def structures() -> dict[str, Circuit]:
     """A small circuit of 2×2 grey images with four values per pixel, by structure.
 
-    A bundle holds patches, so it has no image shape.
+    A hidden Markov model reads texts and a bundle patches, so they have no image shape.
     """
     size, values = _HEIGHT * _WIDTH, 4
     bundle = patch_bundle([-1, 0], 3, 2, values, seed=0)
@@ -63,6 +68,7 @@ def structures() -> dict[str, Circuit]:
     }
     shape = {"image_height": _HEIGHT, "image_width": _WIDTH, "image_channels": 1}
     found = {k: replace(c, meta={**c.meta, **shape}) for k, c in images.items()}
+    found["HMM"] = random_hmm(3, values, seed=0).circuit(size)
     return {**found, "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0)}
 
 
@@ -95,6 +101,11 @@ QUERIES: dict[str, Ask] = {
     "mpe": lambda m, x: _exact(m.mpe(_hidden(x))),
     "map_approximate": lambda m, x: m.map_approximate(_hidden(x), samples=2).label.split(":")[0],
     "posteriors": lambda m, x: "exact" if m.posteriors(x) else "no latents",
+    "TextModel.infill": lambda m, x: _exact(TextModel.of(m).infill(x)),
+    "TextModel.token_distribution": lambda m, x: _exact(TextModel.of(m).token_distribution(x, 1)),
+    "TextModel.phrase_probability": lambda m, x: _exact(
+        TextModel.of(m).phrase_probability(x, Constraint.any_of([[0, 1]], 3))
+    ),
 }
 
 
@@ -115,7 +126,11 @@ def answers(engine: Engine) -> dict[str, dict[str, str]]:
 
 
 def _refused(message: str) -> str:
-    known = {"does not model images": "no images", "select(root)": "one root"}
+    known = {
+        "does not model images": "no images",
+        "select(root)": "one root",
+        "not a homogeneous HMM": "no HMM",
+    }
     return next((short for phrase, short in known.items() if phrase in message), message)
 
 
