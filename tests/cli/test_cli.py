@@ -234,7 +234,6 @@ def test_clean_keeps_what_runs_refer_to(folder: Path) -> None:
 MISTAKES = [
     (("run", "none.yaml"), "none.yaml: no such file"),
     (("run", "{config}", "--set", "train.epoch=3"), "did you mean 'epochs'?"),
-    (("run", "{config}", "--engine", "julia"), "julia"),
     (("run", "{config}", "--set", "data.name=mnst"), "did you mean mnist"),
     (("show", "none.h5"), "none.h5"),
     (("show", "."), "not a run's folder"),

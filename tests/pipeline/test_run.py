@@ -262,7 +262,6 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"teacher": {"kind": "object"}}, {}, "belongs to run"),
     ({}, {"teacher": object()}, "has no method embed"),
     ({}, {"teacher": Means()}, "'circuit.kind: hclt' needs 36"),
-    ({"engine": "julia"}, {}, "julia"),
     ({"data": {"name": "no_such_set"}}, {"images": None}, "no_such_set"),
 ]
 
