@@ -123,7 +123,9 @@ def assign_all(
     """The nearest of ``centroids`` [P or 1, K, D] for all rows and positions, int32 [N, P]."""
     rows, positions, dim = embeddings.shape
     z = np.empty((rows, positions), np.int32)
-    width = max(1, min(positions, BLOCK // max(1, rows * dim)))
+    width = positions
+    if not getattr(embeddings, "by_rows", False):
+        width = max(1, min(positions, BLOCK // max(1, rows * dim)))
     height = max(1, min(rows, BLOCK // (width * dim)))
     for start in range(0, positions, width):
         part = slice(start, min(start + width, positions))
@@ -131,9 +133,13 @@ def assign_all(
         for first in range(0, rows, height):
             block = slice(first, min(first + height, rows))
             x = embeddings.read(part, block).transpose(1, 0, 2)
-            z[block, part] = assign(x, centres, device=device).T
-        if on_progress:
-            on_progress(part.stop, positions)
+            if len(centres) == 1:
+                ids = assign(x.reshape(-1, dim), centres[0], device=device).reshape(x.shape[:2])
+            else:
+                ids = assign(x, centres, device=device)
+            z[block, part] = ids.T
+            if on_progress:
+                on_progress(start + (part.stop - start) * block.stop // rows, positions)
     return z
 
 

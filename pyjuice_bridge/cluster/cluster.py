@@ -116,16 +116,27 @@ def _fit_pooled(
     settings: Mapping[str, object],
     progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Centroids [1, K, D] and inertia [1], from as many vectors of every position."""
-    rows, positions, _ = train.shape
+    """Centroids [1, K, D] and inertia [1], from as many vectors of every position.
+
+    Of rows that end early (``lengths``), positions beyond the end are left out.
+    """
+    rows, positions, dim = train.shape
     rng = np.random.default_rng(seed)
-    parts = []
+    lengths: NDArray[np.int32] | None = getattr(train, "lengths", None)
+    samples, counts = [], [0]
     for position in range(positions):
-        sample = _sample(rng, rows, -(-points // positions))
-        parts.append(train.read(slice(position, position + 1), sample)[:, 0])
+        there = np.arange(rows) if lengths is None else np.flatnonzero(lengths > position)
+        sample = _sample(rng, len(there), -(-points // positions))
+        samples.append(sample if len(there) == rows else there[sample])
+        counts.append(len(there[sample]))
+    bounds = np.cumsum(counts)
+    x = np.empty((bounds[-1], dim), np.float32)
+    for position, sample in enumerate(samples):
+        part = train.read(slice(position, position + 1), sample)[:, 0]
+        x[bounds[position] : bounds[position + 1]] = part
         if progress:
             progress(position + 1, positions)
-    result = kmeans(np.concatenate(parts)[None], k, seed=seed, **settings)  # type: ignore[arg-type]
+    result = kmeans(x[None], k, seed=seed, **settings)  # type: ignore[arg-type]
     return result.centroids, result.inertia
 
 

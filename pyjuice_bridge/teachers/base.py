@@ -38,7 +38,12 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class Embeddings(Protocol):
-    """Vectors of N rows at P positions, read a part at a time."""
+    """Vectors of N rows at P positions, read a part at a time.
+
+    Two more attributes are heeded where there are any: ``lengths`` int [N], the positions that a
+    row really has (clusters are not fitted to those beyond), and ``by_rows``, True where reading
+    all positions of some rows is cheaper than reading some positions of all rows.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -33,6 +33,8 @@ class _Windows:
             window's last token and mean nothing: clustering does not fit them.
     """
 
+    by_rows = True
+
     def __init__(
         self,
         states: TokenStates,

@@ -39,6 +39,52 @@ def test_pooled_clusters_see_all_positions(splits):
     assert found.attributes["cluster_inertia"] == pytest.approx(float(expected.inertia))
 
 
+class Short(ArrayEmbeddings):
+    """Rows that end early, and are best read whole; what is beyond an end is far off."""
+
+    by_rows = True
+
+    def __init__(self, array, lengths):
+        beyond = np.arange(array.shape[1]) >= lengths[:, None]
+        super().__init__(np.where(beyond[..., None], 1e6, array))
+        self.lengths, self.reads = lengths, []
+
+    def read(self, positions, rows):
+        found = super().read(positions, rows)
+        self.reads.append(found.shape[:2])
+        return found
+
+
+def test_positions_beyond_the_end_of_a_row_are_not_clustered(monkeypatch):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 7, 200).astype(np.int32)
+    array = rng.normal(size=(200, 6, 3))
+    short = Short(array, lengths)
+    calls = []
+    found = cluster_embeddings(
+        {"train": short},
+        8,
+        scope="pooled",
+        points_per_centroid=150,
+        on_progress=lambda *done: calls.append(done),
+    )
+    inside = np.arange(6) < lengths[:, None]
+    points = array.transpose(1, 0, 2)[inside.T].astype(np.float32)
+    expected = kmeans(points, 8)
+    np.testing.assert_allclose(found.centroids[0], expected.centroids, rtol=1e-6)
+    np.testing.assert_array_equal(found.z["train"].T[inside.T], assign(points, found.centroids[0]))
+    assert short.reads[-1] == (200, 6) and calls[-1] == (12, 12)
+
+    monkeypatch.setattr("pyjuice_bridge.cluster.assignments.BLOCK", 50 * 6 * 3)
+    short.reads, calls = [], []
+    again = found.assign(short, on_progress=lambda *done: calls.append(done))
+    assert short.reads == [(50, 6)] * 4 and calls == [(1, 6), (3, 6), (4, 6), (6, 6)]
+    np.testing.assert_array_equal(again, found.z["train"])
+
+    few = cluster_embeddings({"train": short}, 2, scope="pooled", points_per_centroid=30)
+    assert np.abs(few.centroids).max() < 10
+
+
 def test_other_splits_do_not_move_the_centroids(splits):
     alone = cluster_embeddings({"train": splits["train"]}, 4)
     both = cluster_embeddings(splits, 4)
