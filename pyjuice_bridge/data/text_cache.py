@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.data.files import cache_dir, scratch_folder
 from pyjuice_bridge.data.text import TokenStream
-from pyjuice_bridge.data.text_tokenizers import Tokenizer
+from pyjuice_bridge.data.text_tokenizers import Tokenizer, batches
 from pyjuice_bridge.errors import UserError
 
 _LAYOUT = 1
-_BATCH_CHARACTERS = 1 << 20
 _IDS = np.dtype("<i4")
 
 
@@ -89,25 +88,12 @@ def _build(folder: Path, name: str, parts: Mapping[str, Part], tokenizer: Tokeni
 def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
     ends = [0]
     with path.open("xb") as stream:
-        for batch in _batches(documents):
+        for batch in batches(documents):
             for ids in tokenizer.encode(batch):
                 if len(ids):
                     stream.write(ids.astype(_IDS, copy=False).data)
                     ends.append(ends[-1] + len(ids))
     return np.array(ends, np.int64)
-
-
-def _batches(documents: Iterable[str]) -> Iterator[Sequence[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in documents:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _read(

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,8 @@ _SPECIAL = (
     *("bos_token_id", "eos_token_id", "unk_token_id", "cls_token_id"),
     *("sep_token_id", "pad_token_id", "mask_token_id"),
 )
-_PIECE_CHARACTERS = 1 << 20
+_PIECE_CHARACTERS = 1 << 16
+_BATCH_CHARACTERS = 1 << 20
 _BORDER = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
 
 
@@ -48,6 +49,20 @@ class Tokenizer(Protocol):
     def vocabulary(self) -> list[str]:
         """The string of every id so far."""
         ...
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists of about 2**20 characters."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def minilm_folder() -> Path:
@@ -97,11 +112,11 @@ class WordPieces:
 
     def encode(self, documents: Sequence[str]) -> list[Tokens]:
         pieces = [list(self._cut(text.strip())) for text in documents]
-        ids = iter(self._encode(list(chain(*pieces))))
+        ids = chain.from_iterable(map(self._encode, batches(chain(*pieces))))
         return [np.concatenate([next(ids) for _ in parts]) for parts in pieces]
 
-    def _encode(self, texts: list[str]) -> list[Tokens]:
-        coded = self._fast.encode_batch(texts, add_special_tokens=False)
+    def _encode(self, texts: Sequence[str]) -> list[Tokens]:
+        coded = self._fast.encode_batch(list(texts), add_special_tokens=False)
         return [np.array(code.ids, np.int32) for code in coded]
 
     def _skipped_at_cut(self) -> int | None:
@@ -112,7 +127,7 @@ class WordPieces:
         return 0 if first + spaced == whole else 1 if first + plain == whole else None
 
     def _cut(self, text: str) -> Iterator[str]:
-        """Parts of about 2**20 characters that together have the whole text's ids."""
+        """Parts of about 2**16 characters that together have the whole text's ids."""
         start = 0
         while self._skipped is not None and len(text) - start > _PIECE_CHARACTERS:
             border = _BORDER.search(text, start + _PIECE_CHARACTERS - 1)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from test_text_readers import ARTICLES, WIKI_TOKENS
 from test_text_tokenizers import PIECES, save_bert
 
-from pyjuice_bridge.data import TextDataset, TokenStream, load_text, text_cache, text_names
+from pyjuice_bridge.data import (
+    TextDataset,
+    TokenStream,
+    load_text,
+    text_cache,
+    text_names,
+    text_tokenizers,
+)
 from pyjuice_bridge.data.text_load import limited, split_documents
 from pyjuice_bridge.errors import UserError
 
@@ -239,7 +246,7 @@ def test_cache_that_cannot_be_written(own_cache: Path) -> None:
 
 def test_batches_do_not_change_tokens(monkeypatch) -> None:
     whole = load_text(numbered(40), tokenizer="words").fingerprint
-    monkeypatch.setattr(text_cache, "_BATCH_CHARACTERS", 7)
+    monkeypatch.setattr(text_tokenizers, "_BATCH_CHARACTERS", 7)
     monkeypatch.setattr(text_cache, "_LAYOUT", "another key")
     assert load_text(numbered(40), tokenizer="words").fingerprint == whole
 

@@ -101,6 +101,7 @@ def test_long_documents_are_cut_without_a_trace(tmp_path: Path, monkeypatch, kin
     pieces = WordPieces(KINDS[kind](tmp_path / kind))
     whole = pieces.encode([text, "the cat"])
     monkeypatch.setattr(text_tokenizers, "_PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(text_tokenizers, "_BATCH_CHARACTERS", 25)
     asked = []
     encode = pieces._encode
     monkeypatch.setattr(pieces, "_encode", lambda texts: asked.extend(texts) or encode(texts))
