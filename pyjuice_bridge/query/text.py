@@ -176,6 +176,10 @@ class TextModel:
 
     def _aligned(self, texts: Texts) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Texts of any lengths, shifted to end together, and how far each was shifted."""
+        if isinstance(texts, np.ndarray) and texts.ndim == 2:
+            if texts.size:
+                check_rows(self.hmm.circuit(texts.shape[1]), texts, "prefixes")
+            return texts, np.zeros(len(texts), np.int64)
         rows = [np.asarray(text) for text in texts]
         if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
             raise UserError("prefixes: expected int [N, T], or a list of lists of token ids.")

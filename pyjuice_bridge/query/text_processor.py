@@ -33,6 +33,8 @@ class PhraseProcessor:
 
     Use ``max_new_tokens`` equal to ``constraint.tokens``, and ``constraint.eos`` where the model
     ends texts.  Sampling and beam search keep what is known of the texts from one call to the next.
+    The tables take ``constraint.tokens`` × automaton states × H numbers; a call multiplies 2 N
+    distributions over the hidden states by the emissions, whatever the phrases.
 
     Args:
         hmm: over the same token ids; ids of the language model beyond its vocabulary are never
@@ -99,9 +101,10 @@ class PhraseProcessor:
             return scores
         texts = self._known = self._read(input_ids.to(self.hmm.device), step)
         fulfilled = self.lookahead.log_fulfilled(texts.hidden, texts.state, step)
-        steered = torch.full_like(scores, -torch.inf)
-        steered[:, :vocabulary] = torch.log_softmax(scores, 1)[:, :vocabulary]
-        steered[:, :vocabulary] += fulfilled.to(scores.device, scores.dtype)
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        steered = torch.full_like(scores, -torch.inf, dtype=exact)
+        steered[:, :vocabulary] = scores.to(exact).log_softmax(1)[:, :vocabulary]
+        steered[:, :vocabulary] += fulfilled.to(scores.device, exact)
         if self.constraint.eos is not None:
             over = (texts.state == self.lookahead.over).to(scores.device)
             steered[over, self.constraint.eos] = 0.0
@@ -111,7 +114,7 @@ class PhraseProcessor:
                 f"Text {int(lost.nonzero()[0])}: after {step} new tokens the phrases cannot appear "
                 "any more with the tokens that the language model allows."
             )
-        return torch.log_softmax(steered, 1)
+        return torch.log_softmax(steered, 1).to(scores.dtype)
 
     def _read(self, ids: torch.Tensor, step: int) -> _Texts:
         """What is known of the texts: one step on from the last call where they continue it."""

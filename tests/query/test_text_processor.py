@@ -208,3 +208,6 @@ def test_without_a_constraint_the_model_is_left_alone() -> None:
     scores = torch.randn(2, VOCABULARY, generator=torch.Generator().manual_seed(0))
     steered = processor(torch.tensor([[1, 2], [3, 4]]), scores)
     np.testing.assert_allclose(steered.numpy(), scores.log_softmax(1).numpy(), atol=1e-5)
+    half = processor(torch.tensor([[1, 2], [3, 4]]), scores.half())
+    assert half.dtype == torch.float16
+    np.testing.assert_allclose(half.float().numpy(), steered.numpy(), atol=1e-2)
