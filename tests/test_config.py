@@ -12,12 +12,15 @@ from pyjuice_bridge.errors import UserError
 BASE: dict[str, Any] = {"name": "a", "data": {"name": "digits"}}
 PATCHES = {"kind": "patches"}
 
+TEXT: dict[str, Any] = {"name": "x.txt", "kind": "text"}
+HMM = {"kind": "hmm"}
+
 MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"sed": 1}, "there is no field 'sed'; did you mean 'seed'?"),
     ({"train": {"epoch": 3}}, "there is no field 'train.epoch'; did you mean 'epochs'?"),
     (
         {"train": {"step_size": {"xyz": 3}}},
-        "there is no field 'train.step_size.xyz'; allowed are start, end and kind",
+        "there is no field 'train.step_size.xyz'; allowed are start, end, kind and switch",
     ),
     ({"train": {"epochs": "3"}}, "'train.epochs' is '3', but must be a whole number"),
     ({"train": {"epochs": 0}}, "'train.epochs' is 0, but must be at least 1"),
@@ -37,17 +40,18 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"train": {"step_size": {"kind": "lin"}}},
-        "'train.step_size.kind' is 'lin'; choose linear, cosine or constant; "
+        "'train.step_size.kind' is 'lin'; choose linear, cosine, constant or step; "
         "did you mean 'linear'?",
     ),
     (
         {"teacher": {"kind": "mea"}},
-        "'teacher.kind' is 'mea'; choose pixels, mae, vit_mae, efficientnet, file or object; "
+        "'teacher.kind' is 'mea'; choose pixels, mae, vit_mae, efficientnet, file, object or text; "
         "did you mean 'mae'?",
     ),
     (
         {"teacher": {"kind": None}},
-        "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file or object",
+        "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file, object or "
+        "text",
     ),
     ({"teacher": {"hidden": 3}}, "'teacher.hidden' belongs to 'teacher.kind: mae'"),
     ({"circuit": {"patch": 4}}, "'circuit.patch' belongs to 'circuit.kind: patches'"),
@@ -96,6 +100,53 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {}}, "'data.name' is missing"),
     ({"data": {"nam": "x"}}, "there is no field 'data.nam'; did you mean 'name'?"),
     ({"tune": {"pseudocounts": ["a"]}}, "'tune.pseudocounts.0' is 'a', but must be a number"),
+    ({"data": {"name": "x", "window": 8}}, "'data.window' belongs to 'data.kind: text'"),
+    (
+        {"data": {**TEXT, "kind": "txt"}},
+        "'data.kind' is 'txt'; choose images or text; did you mean 'text'?",
+    ),
+    ({"circuit": HMM}, "'circuit.kind: hmm' is for text, but 'data.kind' is 'images'"),
+    (
+        {"teacher": {"kind": "text"}},
+        "'teacher.kind: text' is for text, but 'data.kind' is 'images'",
+    ),
+    ({"sweep": {}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
+    (
+        {"data": TEXT, "circuit": PATCHES},
+        "'circuit.kind: patches' models images, but 'data.kind' is 'text'; use 'hmm'",
+    ),
+    (
+        {"data": TEXT, "teacher": {"kind": "mae"}},
+        "'teacher.kind: mae' reads images, but 'data.kind' is 'text'; use 'text'",
+    ),
+    (
+        {"data": TEXT, "cluster": {"scope": "position"}},
+        "'cluster.scope: position' has no HMM, whose states are the same at every position; "
+        "use 'pooled'",
+    ),
+    (
+        {"data": {**TEXT, "window": 8, "stride": 9}},
+        "'data': 'stride' is 9, more than the window of 8, which would leave tokens out",
+    ),
+    (
+        {"data": {**TEXT, "vocabulary": 9}},
+        "'data': 'vocabulary' limits 'tokens: words'; word pieces have their own",
+    ),
+    ({"data": {**TEXT, "valid": 1.0}}, "'data.valid' is 1.0, but must be less than 1.0"),
+    ({"data": TEXT, "arms": ["hclt"]}, "the arm 'hclt' belongs to 'circuit.kind: patches' only"),
+    (
+        {"data": TEXT, "train": {"epochs": 1}},
+        "'train.epochs' is 1, but counting is one pass; use at least 2",
+    ),
+    (
+        {"data": TEXT, "sweep": {"states": [4, 4]}},
+        "'sweep.states': the same number is listed twice",
+    ),
+    ({"data": TEXT, "sweep": {"states": [1]}}, "'sweep.states.0' is 1, but must be at least 2"),
+    (
+        {"data": TEXT, "circuit": {"latents": 4}},
+        "'circuit.latents' belongs to 'circuit.kind: hclt'",
+    ),
 ]
 
 
@@ -179,6 +230,25 @@ def test_resolved_config_reads_back_the_same(circuit: dict[str, Any]) -> None:
     text = yaml.safe_dump(config.model_dump())
     assert Config.model_validate(yaml.safe_load(text)) == config
     assert config.cluster.scope is not None and config.arms is not None
+
+
+def test_text_has_kinds_of_its_own_by_default() -> None:
+    config = make_config({"name": "a", "data": TEXT, "circuit": {"states": 9}})
+    assert (config.teacher.kind, config.circuit.kind) == ("text", "hmm")
+    assert config.data.stride == config.data.window == 32
+    assert config.cluster.scope == "pooled" and config.arms == ["lvd", "random"]
+    assert config.sizes == [None]
+    several = make_config({"name": "a", "data": TEXT, "sweep": {"states": [4, 2]}})
+    assert several.sizes == [4, 2]
+    for checked in (config, several):
+        assert (
+            Config.model_validate(yaml.safe_load(yaml.safe_dump(checked.model_dump()))) == checked
+        )
+    values: dict[str, Any] = {"data": dict(TEXT), "teacher": {"layer": 3}}
+    put(values, "teacher.kind", "text")
+    assert values["teacher"] == {"kind": "text", "layer": 3}
+    put(values, "data.kind", "images")
+    assert values["data"] == {"kind": "images"}
 
 
 def test_loading_a_config_does_not_import_torch() -> None:

@@ -69,7 +69,8 @@ def plan_table(plan: Plan) -> Table:
     for arm in plan.arms:
         memory = bytes_text(arm.memory_bytes)
         time = seconds_text(arm.seconds)
-        table.add_row(arm_name(arm.arm), f"{arm.parameters:,}", str(arm.passes), memory, time)
+        name = arm_name(arm.arm, arm.states)
+        table.add_row(name, f"{arm.parameters:,}", str(arm.passes), memory, time)
     table.caption = plan.note
     return table
 

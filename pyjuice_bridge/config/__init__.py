@@ -5,10 +5,10 @@ allowed.
 """
 
 from pyjuice_bridge.config.base import Arm
-from pyjuice_bridge.config.circuit import HcltCircuit, PatchCircuit
-from pyjuice_bridge.config.data import Data
+from pyjuice_bridge.config.circuit import HcltCircuit, HmmCircuit, PatchCircuit
+from pyjuice_bridge.config.data import Data, ImageData, TextData
 from pyjuice_bridge.config.read import load_config, make_config, put, read_values
-from pyjuice_bridge.config.run import Config, Report
+from pyjuice_bridge.config.run import Config, Report, Sweep
 from pyjuice_bridge.config.teacher import (
     Cluster,
     EfficientNetTeacher,
@@ -16,6 +16,7 @@ from pyjuice_bridge.config.teacher import (
     MaeTeacher,
     ObjectTeacher,
     PixelTeacher,
+    TextTeacher,
     VitMaeTeacher,
 )
 from pyjuice_bridge.config.train import LatentPhase, Phase, StepSize, Train, Tune
@@ -28,6 +29,8 @@ __all__ = [
     "EfficientNetTeacher",
     "FileTeacher",
     "HcltCircuit",
+    "HmmCircuit",
+    "ImageData",
     "LatentPhase",
     "MaeTeacher",
     "ObjectTeacher",
@@ -36,6 +39,9 @@ __all__ = [
     "PixelTeacher",
     "Report",
     "StepSize",
+    "Sweep",
+    "TextData",
+    "TextTeacher",
     "Train",
     "Tune",
     "VitMaeTeacher",

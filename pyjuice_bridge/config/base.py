@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+States = Annotated[int, Field(ge=2)]
 Amount = Annotated[float, Field(ge=0)]
 Arm = Literal["lvd", "random", "hclt"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.config.base import Count, Section, States
 
 
 class HcltCircuit(Section):
@@ -32,4 +32,12 @@ class PatchCircuit(Section):
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
-CircuitSection = Annotated[HcltCircuit | PatchCircuit, Field(discriminator="kind")]
+class HmmCircuit(Section):
+    """A homogeneous hidden Markov model over the tokens of a window, distilled by counting."""
+
+    kind: Literal["hmm"]
+    states: States = 128
+    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+
+
+CircuitSection = Annotated[HcltCircuit | PatchCircuit | HmmCircuit, Field(discriminator="kind")]

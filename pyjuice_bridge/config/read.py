@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pyjuice_bridge.config.messages import explain, parse_yaml
-from pyjuice_bridge.config.run import DEFAULT_KINDS, Config
+from pyjuice_bridge.config.run import Config, default_kinds
 from pyjuice_bridge.errors import UserError
 
 
@@ -53,11 +53,12 @@ def read_values(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, An
 def put(values: dict[str, Any], key: str, value: object) -> None:
     """Set ``a.b`` in nested dictionaries; a change of ``kind`` drops the section's other fields."""
     *sections, last = key.split(".")
+    whole = values
     for section in sections:
         inner = values.get(section)
         values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
-    kind = DEFAULT_KINDS.get(".".join(sections))
+    kind = default_kinds(whole).get(".".join(sections))
     if kind and last == "kind" and values.get("kind", kind) != value:
         values.clear()
     values[last] = value

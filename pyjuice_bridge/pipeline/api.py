@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from pyjuice_bridge.config import Config, make_config, put, read_values
-from pyjuice_bridge.data import load_dataset
+from pyjuice_bridge.config import Config, ImageData, make_config, put, read_values
+from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.engines import choose_engine, get_engine
+from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.pipeline import record
-from pyjuice_bridge.pipeline.arms import starts
-from pyjuice_bridge.pipeline.context import ImageContext, prepare
-from pyjuice_bridge.pipeline.figures import FILE as FIGURES
-from pyjuice_bridge.pipeline.figures import figures
-from pyjuice_bridge.pipeline.files import copy_file, read_json, write_json
-from pyjuice_bridge.pipeline.latents import FILE as ASSIGNMENTS
-from pyjuice_bridge.pipeline.progress import Reporter
+from pyjuice_bridge.pipeline.arms import Start
+from pyjuice_bridge.pipeline.context import Context
+from pyjuice_bridge.pipeline.files import read_json, write_json
+from pyjuice_bridge.pipeline.images import Images, image_work
+from pyjuice_bridge.pipeline.progress import Reporter, TimeLeft, pass_line
 from pyjuice_bridge.pipeline.store import Store
+from pyjuice_bridge.pipeline.text import text_work
 from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
-from pyjuice_bridge.report.words import arm_name, seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model
 
-Images = NDArray[np.uint8] | Mapping[str, NDArray[np.uint8]]
+
+@dataclass(frozen=True)
+class Given:
+    """What was handed over from Python in place of what the config names."""
+
+    images: Images | None = None
+    text: Source | None = None
+    teacher: object | None = None
+
+
+class Work(Protocol):
+    """What differs between runs on images and on text."""
+
+    @property
+    def context(self) -> Context:
+        """Settings, tools, prepared data."""
+
+    def starts(self) -> Sequence[Start]:
+        """Every arm, at its start."""
+
+    def show(self, folder: Path, trained: Sequence[Trained], best: Trained) -> None:
+        """Leave what the report shows in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,7 @@ def run(
     config: str | Path | Mapping[str, Any] | Config,
     *,
     images: Images | None = None,
+    text: Source | None = None,
     teacher: object | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
@@ -97,6 +116,8 @@ def run(
     Args:
         config: a YAML file, plain values, or a checked config.
         images: your own, in place of the config's: uint8 [N, H, W, C] (split by the seed), or a
+            mapping with ``train`` and, where there are some, ``valid`` and ``test``.
+        text: your own, in place of the config's: a list of documents (split by the seed), or a
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         teacher: your own: an object with ``embed(images) -> float32 [N, positions, dim]``; a
             dictionary instead changes the config's section.
@@ -110,7 +131,8 @@ def run(
     """
     if isinstance(teacher, Mapping):
         overrides, teacher = {**overrides, "teacher": teacher}, None
-    checked = _checked(config, images is not None, teacher is not None, overrides)
+    given = Given(images, text, teacher)
+    checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     record.open_folder(folder)
     with Reporter(console, folder / "log.txt") as reporter:
@@ -121,7 +143,7 @@ def run(
                 say=reporter.say,
                 ledger=folder / record.ARTIFACTS,
             )
-            return _run(checked, folder, store, reporter, images, teacher)
+            return _run(checked, folder, store, reporter, given)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {error or 'interrupted'}")
             raise
@@ -133,8 +155,7 @@ def run(
 
 def _checked(
     config: str | Path | Mapping[str, Any] | Config,
-    own_images: bool,
-    own_teacher: bool,
+    given: Given,
     overrides: Mapping[str, Any],
 ) -> Config:
     where = "config"
@@ -144,9 +165,11 @@ def _checked(
         values = dict(config)
     else:
         values, where = read_values(config), str(config)
-    if own_images:
+    if given.images is not None:
         values.setdefault("data", {"name": "array"})
-    if own_teacher:
+    if given.text is not None:
+        values.setdefault("data", {"kind": "text", "name": "strings"})
+    if given.teacher is not None:
         values["teacher"] = {"kind": "object"}
     for key, value in overrides.items():
         if not isinstance(value, Mapping):
@@ -155,94 +178,59 @@ def _checked(
         # A change of kind drops the section's other fields, so it comes first.
         for field in sorted(value, key=lambda name: name != "kind"):
             put(values, f"{key}.{field}", value[field])
-    return make_config(values, where)
+    checked = make_config(values, where)
+    if (given.text is not None and checked.data.kind != "text") or (
+        given.images is not None and checked.data.kind != "images"
+    ):
+        own = "images" if given.images is not None else "text"
+        raise UserError(f"{own} were handed over, but 'data.kind' is '{checked.data.kind}'")
+    return checked
 
 
-def _run(
-    config: Config,
-    folder: Path,
-    store: Store,
-    reporter: Reporter,
-    images: Images | None,
-    teacher: object | None,
-) -> RunResult:
+def _run(config: Config, folder: Path, store: Store, reporter: Reporter, given: Given) -> RunResult:
     choice = choose_engine(config.engine, config.device)
     reporter.say(choice.reason)
-    section = config.data
-    dataset = load_dataset(
-        section.name if images is None else images,
-        root=section.root,
-        valid=section.valid,
-        seed=config.seed,
-        limit=section.limit,
-    )
-    counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
-    reporter.say(f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}")
     engine = get_engine(choice.name, choice.device, precision=config.precision)
-    data = prepare(dataset, section.colour)
-    context = ImageContext(config, engine, store, reporter, data)
+    work = _work(config, engine, store, reporter, given)
+    context = work.context
     record.write_config(context, folder)
     metrics = record.Metrics(folder / "metrics.jsonl")
-    begun = starts(context, teacher)
-    left = _TimeLeft(config.train.epochs * len(begun) - sum(s.passes for s in begun))
+    begun = work.starts()
+    left = TimeLeft(begun, config.train.epochs)
     trained = []
     for start in begun:
 
-        def tell(row: dict[str, Any], now: bool) -> None:
+        def tell(row: dict[str, Any], now: bool, start: Start = start) -> None:
             metrics.add(row)
-            left.add(row["seconds"], now)
+            left.add(start, row["seconds"], now)
             if now:
-                reporter.say(_line(row) + left.text())
+                reporter.say(pass_line(row) + left.text())
             elif row["seconds"] is None:
-                reporter.say(f"{_line(row)} (reused)")
+                reporter.say(f"{pass_line(row)} (reused)")
 
         arm = train_arm(context, start, tell)
         if arm.artifact.reused:
-            reporter.say(f"{_line(arm.metrics[-1])} (reused)")
+            reporter.say(f"{pass_line(arm.metrics[-1])} (reused)")
         trained.append(arm)
-    return _finish(context, folder, trained)
+    return _finish(work, folder, trained)
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    figure = measure_of(row["unit"]).phrase(row["valid"])
-    where = f"{arm_name(row['arm'], row.get('states'))}, pass {row['passes']} ({row['stage']})"
-    return f"{where}: validation {figure} after {seconds_text(row['total_seconds'])}"
+def _work(config: Config, engine: Engine, store: Store, reporter: Reporter, given: Given) -> Work:
+    if isinstance(config.data, ImageData):
+        return image_work(config, config.data, engine, store, reporter, given.images, given.teacher)
+    return text_work(config, config.data, engine, store, reporter, given.text)
 
 
-class _TimeLeft:
-    """An estimate of the training time that remains, from the passes so far."""
-
-    def __init__(self, passes: int) -> None:
-        self._left, self._done, self._seconds = passes, 0, 0.0
-
-    def add(self, seconds: float | None, now: bool) -> None:
-        if seconds is None:
-            return
-        self._left -= 1
-        if now:
-            self._done += 1
-            self._seconds += seconds
-
-    def text(self) -> str:
-        if self._left < 1 or not self._done:
-            return ""
-        return f", about {seconds_text(self._left * self._seconds / self._done)} of training left"
-
-
-def _finish(context: ImageContext, folder: Path, trained: list[Trained]) -> RunResult:
+def _finish(work: Work, folder: Path, trained: list[Trained]) -> RunResult:
     """Score, draw, write the run's files."""
-    store = context.store
+    context, store = work.context, work.context.store
     command = record.command_line()
     scores = [record.score(context, arm) for arm in trained]
     rows = [record.result_row(context, a, s, command) for a, s in zip(trained, scores, strict=True)]
-    clusters = next((a.path for a in store.used.values() if a.id.startswith("clusters-")), None)
-    assignments = clusters / ASSIGNMENTS if clusters else None
-    drawn = figures(context, trained, assignments)
-    record.write_models(folder, trained, record.best_arm(trained, scores))
+    best = record.best_arm(trained, scores)
+    work.show(folder, trained, best)
+    record.write_models(folder, trained, best)
     record.write_bounds(folder, trained, context.data.measure.unit)
-    copy_file(drawn.path / FIGURES, folder / FIGURES)
-    if assignments is not None:
-        copy_file(assignments, folder / ASSIGNMENTS)
     write_json(folder / "results.json", rows)
     write_report(folder)
     reused = tuple(name for name, artifact in store.used.items() if artifact.reused)

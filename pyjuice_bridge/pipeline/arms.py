@@ -53,6 +53,8 @@ class Start:
         z: validation latents for the bound, None where the arm has none.
         states: the size of the arm where a run has several, else None.
         work: of one of its passes, against that of other arms.
+        assignments: the file of the latent values that it was counted from, where a run has
+            several such files.
         made_by: the engine of every part that was not done by Python alone.
     """
 
@@ -65,6 +67,7 @@ class Start:
     parts: Mapping[str, float] = field(default_factory=dict)
     states: int | None = None
     work: float = 1.0
+    assignments: Path | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -49,7 +49,7 @@ def latent_values(context: ImageContext, teacher: object | None) -> LatentValues
     inputs = {
         "features": features.key,
         "cluster": clusters,
-        "clusters": config.circuit.latents,
+        "clusters": context.circuit.latents,
         "seed": config.seed,
     }
 
@@ -59,7 +59,7 @@ def latent_values(context: ImageContext, teacher: object | None) -> LatentValues
         with context.reporter.task("clusters") as tick:
             found = cluster_embeddings(
                 embeddings,
-                config.circuit.latents,
+                context.circuit.latents,
                 **clusters,
                 seed=config.seed,
                 device=context.engine.device,

@@ -9,7 +9,7 @@ import numpy as np
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, IntArray
-from pyjuice_bridge.config import Config, PatchCircuit
+from pyjuice_bridge.config import Config, HcltCircuit, ImageData, PatchCircuit, TextData
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.data.colour import get_colour
 from pyjuice_bridge.engines import choose_engine, get_engine
@@ -65,6 +65,7 @@ class ArmPlan:
     passes: int
     memory_bytes: int
     seconds: float
+    states: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,22 @@ def make_plan(config: Config) -> Plan:
     """Predict the run of ``config`` on this machine; trains nothing, needs no known data set."""
     choice = choose_engine(config.engine, config.device)
     engine = get_engine(choice.name, choice.device, precision=config.precision)
-    known = _known(config)
-    sizes = _categories(config, known)
+    data, section = config.data, config.circuit
+    if isinstance(data, TextData):
+        from pyjuice_bridge.pipeline.plan_text import plan_text
+
+        return plan_text(config, engine)
+    assert isinstance(section, HcltCircuit | PatchCircuit)
+    known = _known(config, data)
+    sizes = _categories(data, known)
     arms, measured = [], dict[int, float]()
     batch = min(config.train.batch_size, _MOST_ROWS)
     for arm in config.arms or []:
-        parameters, work, latents = _circuit(config, arm, known.shape, sizes)
+        parameters, work, latents = _circuit(section, arm, known.shape, sizes)
         if latents not in measured:
-            small = _stand_in(config, arm, sizes, latents)
+            small = _stand_in(section, arm, sizes, latents)
             measured[latents] = seconds_per_row(engine, small, work, batch)
-        memory = _memory(config, known, len(sizes), parameters, work)
+        memory = _memory(config, data, known, len(sizes), parameters, work)
         passes = config.train.epochs
         seconds = passes * known.train * measured[latents]
         arms.append(ArmPlan(arm, parameters, passes, memory, seconds))
@@ -102,8 +109,7 @@ def make_plan(config: Config) -> Plan:
     return Plan(config.name, tuple(arms), note)
 
 
-def _known(config: Config) -> Known:
-    section = config.data
+def _known(config: Config, section: ImageData) -> Known:
     if section.name in SHAPES:
         known = SHAPES[section.name]
         valid = section.valid or known.valid
@@ -121,21 +127,20 @@ def _known(config: Config) -> Known:
     return Known(found.shape, len(found.train), len(found.valid), found.categories)
 
 
-def _categories(config: Config, known: Known) -> IntArray:
+def _categories(section: ImageData, known: Known) -> IntArray:
     height, width, channels = known.shape
     each: tuple[int, ...] = (known.categories,) * channels
-    if config.data.colour != "rgb":
-        each = get_colour(config.data.colour).categories
+    if section.colour != "rgb":
+        each = get_colour(section.colour).categories
         if channels != 3:
-            raise UserError(f"'data.colour' is '{config.data.colour}', but the images are grey")
+            raise UserError(f"'data.colour' is '{section.colour}', but the images are grey")
     return np.tile(np.asarray(each, np.int32), height * width)
 
 
 def _circuit(
-    config: Config, arm: str, shape: tuple[int, int, int], sizes: IntArray
+    section: HcltCircuit | PatchCircuit, arm: str, shape: tuple[int, int, int], sizes: IntArray
 ) -> tuple[int, Work, int]:
     """Parameters, work per image, and the width of the matrices that do most of it."""
-    section = config.circuit
     if not isinstance(section, PatchCircuit):
         return (
             hclt_parameters(sizes, section.latents),
@@ -150,10 +155,12 @@ def _circuit(
     return hclt_parameters(sizes, latents), hclt_work(sizes, latents), latents
 
 
-def _memory(config: Config, known: Known, variables: int, parameters: int, work: Work) -> int:
+def _memory(
+    config: Config, data: ImageData, known: Known, variables: int, parameters: int, work: Work
+) -> int:
     bytes_each = 8 if config.precision == "float64" else 4
     copies = 5 if config.train.optimizer == "anemone" else 3
-    code = 1 if config.data.colour == "rgb" else 2
+    code = 1 if data.colour == "rgb" else 2
     batch = min(config.train.batch_size, known.train)
     if config.train.optimizer == "full_em":
         batch = known.train
@@ -176,9 +183,10 @@ def seconds_per_row(engine: Engine, small: Circuit, work: Work, batch: int) -> f
     return fastest / rows * work.activations / values
 
 
-def _stand_in(config: Config, arm: str, sizes: IntArray, latents: int) -> Circuit:
+def _stand_in(
+    section: HcltCircuit | PatchCircuit, arm: str, sizes: IntArray, latents: int
+) -> Circuit:
     """A small circuit with the widths and categories of an arm's."""
-    section = config.circuit
     if not isinstance(section, PatchCircuit) or arm == "hclt":
         count = int(np.clip(_BUDGET // latents**2, 2, min(64, len(sizes))))
         return hclt(_binary_tree(count), latents, sizes[:count], seed=0)

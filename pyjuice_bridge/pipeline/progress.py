@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pyjuice_bridge.report.words import seconds_text
+from pyjuice_bridge.measure import measure_of
+from pyjuice_bridge.report.words import arm_name, seconds_text
 
 Tick = Callable[[int, int], None]
 """Called with (work done, work in all)."""
@@ -133,3 +135,52 @@ class _PlainTask:
         left = (now - self._start) * (total - done) / fresh if fresh > 0 else 0.0
         about = f", about {seconds_text(left)} left" if left else ""
         self._say(f"{self._title}: {100 * done // total} %{about}")
+
+
+def pass_line(row: Mapping[str, Any]) -> str:
+    """A line of ``metrics.jsonl`` in words."""
+    figure = measure_of(row["unit"]).phrase(row["valid"])
+    where = f"{arm_name(row['arm'], row.get('states'))}, pass {row['passes']} ({row['stage']})"
+    return f"{where}: validation {figure} after {seconds_text(row['total_seconds'])}"
+
+
+class Planned(Protocol):
+    """A training to come: ``passes`` done before it, ``work`` of each pass of it."""
+
+    @property
+    def passes(self) -> int:
+        """Passes that were done before."""
+
+    @property
+    def work(self) -> float:
+        """Of one pass, in any unit."""
+
+
+class TimeLeft:
+    """An estimate of the training time that remains, from the passes so far.
+
+    Args:
+        trainings: everything to be trained.
+        passes: that each of them gets in all.
+    """
+
+    def __init__(self, trainings: Sequence[Planned], passes: int) -> None:
+        self._passes = sum(passes - each.passes for each in trainings)
+        self._left = sum((passes - each.passes) * each.work for each in trainings)
+        self._done = self._seconds = 0.0
+
+    def add(self, training: Planned, seconds: float | None, now: bool) -> None:
+        """A pass is over; ``seconds`` is None for those that were done before."""
+        if seconds is None:
+            return
+        self._passes -= 1
+        self._left -= training.work
+        if now:
+            self._done += training.work
+            self._seconds += seconds
+
+    def text(self) -> str:
+        """The estimate as the end of a line; empty where there is none."""
+        if self._passes < 1 or not self._done:
+            return ""
+        return f", about {seconds_text(self._left * self._seconds / self._done)} of training left"

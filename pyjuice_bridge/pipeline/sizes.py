@@ -67,3 +67,14 @@ def equal_latents(parameters: int, categories: IntArray) -> int:
     low = max(2, (isqrt(leaves**2 + 4 * edges * parameters) - leaves) // (2 * edges))
     near = (low - 1, low, low + 1)
     return max(2, min(near, key=lambda k: abs(hclt_parameters(categories, k) - parameters)))
+
+
+def hmm_parameters(vocabulary: int, states: int) -> int:
+    """Parameters of a homogeneous HMM: first state, transitions, emissions."""
+    return states + states**2 + states * vocabulary
+
+
+def hmm_work(window: int, states: int) -> Work:
+    """The work of an HMM on one window; emissions are looked up."""
+    blocks = 2 * window
+    return Work(6.0 * (window - 1) * states**2, blocks * states, blocks)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyjuice_bridge.config import Data, load_config
+from pyjuice_bridge.config import ImageData, load_config
 from pyjuice_bridge.data import Dataset, load_dataset, load_undivided
 from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.errors import UserError
@@ -60,6 +60,8 @@ def _own_splits(folder: Path, data: str, root: Path | None) -> Dataset | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     config = load_config(folder / "config.yaml")
+    if not isinstance(config.data, ImageData):
+        return None
     try:
         found = _split(config.data, config.seed, data, root)
     except UserError:
@@ -68,6 +70,6 @@ def _own_splits(folder: Path, data: str, root: Path | None) -> Dataset | None:
     return found if found.fingerprint == fingerprint else None
 
 
-def _split(section: Data, seed: int, data: str, root: Path | None) -> Dataset:
+def _split(section: ImageData, seed: int, data: str, root: Path | None) -> Dataset:
     root = root or (Path(section.root) if section.root and data == section.name else None)
     return load_dataset(data, root=root, valid=section.valid, seed=seed, limit=section.limit)

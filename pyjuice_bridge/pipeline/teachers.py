@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from pyjuice_bridge.config import (
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.context import ImageContext
-from pyjuice_bridge.pipeline.files import read_json, write_json
+from pyjuice_bridge.pipeline.spent import Spent
 from pyjuice_bridge.teachers import (
     ArrayEmbeddings,
     Embeddings,
@@ -130,7 +128,7 @@ def _mae(context: ImageContext, section: MaeTeacher) -> Features:
         )
 
     def build(folder: Path) -> Mapping[str, Any]:
-        spent = _Spent(folder)
+        spent = Spent(folder)
         with context.reporter.task("train the autoencoder", range(section.epochs)) as tick:
 
             def epoch(done: int, total: int, loss: float) -> None:
@@ -159,7 +157,7 @@ def _embedded(
     key = {"images": dataset.fingerprint, "teacher": dict(facts)}
 
     def build(folder: Path) -> Mapping[str, Any]:
-        spent, made = _Spent(folder), teacher()
+        spent, made = Spent(folder), teacher()
         for split in SPLITS:
             with context.reporter.task(f"embed {split}") as tick:
 
@@ -214,20 +212,3 @@ def _sha256(embeddings: Embeddings) -> str:
 def _plain(facts: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """The facts that HDF5 attributes can hold."""
     return {k: v for k, v in facts.items() if isinstance(v, (str, int, float, bool))}
-
-
-class _Spent:
-    """Seconds of work on an artifact over all attempts, kept in its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "spent.json"
-        self._before = 0.0
-        with suppress(OSError, ValueError):
-            self._before = float(read_json(self._path))
-        self._start = time.perf_counter()
-
-    def mark(self) -> float:
-        """Note the time so far and return it."""
-        total = self._before + time.perf_counter() - self._start
-        write_json(self._path, total)
-        return total

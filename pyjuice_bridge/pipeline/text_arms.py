@@ -1,0 +1,101 @@
+"""The arms of a run on text: HMMs of every size, counted or random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.hmm import random_hmm
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.hmm import count_hmm
+from pyjuice_bridge.pipeline.arms import CIRCUIT, Stage, Start
+from pyjuice_bridge.pipeline.latents import FILE, LatentValues
+from pyjuice_bridge.pipeline.sizes import hmm_parameters, hmm_work
+from pyjuice_bridge.pipeline.text_data import TextContext
+from pyjuice_bridge.pipeline.text_latents import text_latents, token_states
+
+
+def text_starts(context: TextContext) -> list[Start]:
+    """Every arm in every size, the sizes one after the other; all sizes share the states."""
+    arms = context.config.arms or []
+    states = token_states(context) if "lvd" in arms else None
+    made = []
+    for size in context.config.sizes:
+        count = size or context.circuit.states
+        for arm in arms:
+            if states is not None and arm == "lvd":
+                made.append(_counted(context, size, text_latents(context, states, count)))
+            else:
+                made.append(_random(context, size))
+    return made
+
+
+_STEP_FLOPS = 50
+"""What a parameter costs in an M-step, in operations of a matrix product."""
+
+
+def _work(context: TextContext, count: int) -> float:
+    """Of a pass: matrix products of every window, and the M-steps."""
+    rows, window = context.data.rows["train"].shape
+    steps = -(-rows // context.config.train.batch_size)
+    parameters = hmm_parameters(len(context.data.dataset.vocabulary), count)
+    products: float = rows * hmm_work(window, count).flops
+    return products + steps * _STEP_FLOPS * parameters
+
+
+def _random(context: TextContext, size: int | None) -> Start:
+    """An HMM with Dirichlet(1) rows."""
+    seed, count = context.config.seed, size or context.circuit.states
+    length, vocabulary = context.data.section.window, len(context.data.dataset.vocabulary)
+    key = {"random": "hmm", "states": count, "vocabulary": vocabulary, "seed": seed}
+
+    def make() -> Circuit:
+        return random_hmm(count, vocabulary, seed).circuit(length)
+
+    return Start(
+        "random", {**key, "length": length}, make, 0.0, states=size, work=_work(context, count)
+    )
+
+
+def _counted(context: TextContext, size: int | None, latents: LatentValues) -> Start:
+    """LVD by counting: one pass over the windows and their latents."""
+    data, count = context.data, size or context.circuit.states
+    vocabulary = len(data.dataset.vocabulary)
+    pseudocount = context.circuit.pseudocount
+    inputs = {
+        "data": data.key,
+        "clusters": latents.artifact.id,
+        "states": count,
+        "pseudocount": pseudocount,
+        "engine": context.engine_key,
+    }
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        with context.reporter.task(f"counting ({count:,} states)"):
+            rows, z = data.rows["train"], latents.z["train"]
+            hmm = count_hmm(rows, z, count, vocabulary, pseudocount)
+            circuit = hmm.circuit(data.section.window)
+            hdf5.save(circuit, folder / CIRCUIT)
+            bound, marginal = bound_and_marginal(
+                context.engine, circuit, data.rows["valid"], latents.z["valid"]
+            )
+        return {"bound": bound, "marginal": marginal}
+
+    counted = context.store.stage("counting", 1, inputs, build)
+    bound, marginal = (data.value("valid", counted.info[k]) for k in ("bound", "marginal"))
+    seconds = latents.seconds + counted.seconds
+    return Start(
+        "lvd",
+        {"artifact": counted.id},
+        lambda: hdf5.load(counted.path / CIRCUIT),
+        seconds,
+        (Stage("counting", 1, seconds, bound, marginal, counted.reused),),
+        latents.z["valid"],
+        {**latents.parts, "counting": counted.seconds},
+        states=size,
+        work=_work(context, count),
+        assignments=latents.artifact.path / FILE,
+    )

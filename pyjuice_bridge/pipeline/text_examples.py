@@ -1,0 +1,171 @@
+"""What the report shows of HMMs of text: samples, top words, completions, transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit.hmm import Hmm
+from pyjuice_bridge.circuit.types import MISSING
+from pyjuice_bridge.pipeline.figures import FILE as PICTURES
+from pyjuice_bridge.pipeline.figures import spread
+from pyjuice_bridge.pipeline.files import write_arrays, write_json
+from pyjuice_bridge.pipeline.store import Artifact
+from pyjuice_bridge.pipeline.text_data import TextContext
+from pyjuice_bridge.pipeline.training import Trained
+from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.query.text import TextModel
+
+EXAMPLES = "text.json"
+_STATES, _WORDS = 24, 8
+_DRAWN = 1024
+"""States in the picture of transitions, at most."""
+_PIXELS = 512
+_LEVELS = 32
+
+__all__ = ["EXAMPLES", "PICTURES", "examples", "picture", "state_shares"]
+
+
+def examples(context: TextContext, arms: Sequence[Trained]) -> Artifact:
+    """Draw for every arm; the artifact holds ``text.json`` and ``figures.npz``."""
+    inputs = {
+        "arms": [arm.artifact.id for arm in arms],
+        "data": context.data.key,
+        "report": context.config.report.model_dump(),
+        "seed": context.config.seed,
+    }
+
+    def build(folder: Path) -> None:
+        hidden, cut = _hidden(context)
+        found: dict[str, Any] = {
+            "infill": _questions(context, hidden, cut),
+            "arms": {},
+        }
+        pictures: dict[str, NDArray[Any]] = {}
+        for arm in arms:
+            with context.reporter.task(f"examples of {arm.start.name}"):
+                name = arm.start.arm
+                model = TextModel.of(Model(arm.circuit(), context.engine))
+                pictures[f"transitions/{name}"] = picture(model.hmm, context.data.section.window)
+                found["arms"][name] = _of_arm(context, model)
+                for item, answer in zip(
+                    found["infill"], _answers(context, model, hidden, cut), strict=True
+                ):
+                    item["answers"][name] = answer
+        write_json(folder / EXAMPLES, found)
+        write_arrays(folder / PICTURES, pictures)
+
+    return context.store.stage("examples", 1, inputs, build)
+
+
+def _of_arm(context: TextContext, model: TextModel) -> dict[str, Any]:
+    data, seed = context.data, context.config.seed
+    blank = np.full((1, data.section.window), MISSING, np.int32)
+    drawn = model.infill(blank, context.config.report.samples, seed=seed)[0]
+    return {
+        "samples": [data.dataset.decode(row) for row in drawn],
+        "states": _states(model.hmm, data.section.window, data.dataset.vocabulary),
+        "count": model.hmm.states,
+    }
+
+
+def state_shares(hmm: Hmm, length: int) -> NDArray[np.float64]:
+    """How often each state is taken, averaged over the positions of a window: float64 [H]."""
+    state = np.asarray(hmm.initial, np.float64)
+    total = np.zeros_like(state)
+    for _ in range(length):
+        total += state
+        state = state @ hmm.transition
+    shares: NDArray[np.float64] = total / total.sum()
+    return shares
+
+
+def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
+    """The likeliest words of some states, from the most to the least frequent one."""
+    shares = state_shares(hmm, length)
+    order = np.argsort(-shares, kind="stable")
+    found = []
+    for state in order[spread(len(order), _STATES)]:
+        row = np.asarray(hmm.emission[state], np.float64)
+        top = np.argsort(-row, kind="stable")[:_WORDS]
+        words = [[vocabulary[i], float(row[i])] for i in top]
+        found.append({"state": int(state), "share": float(shares[state]), "words": words})
+    return found
+
+
+def _hidden(context: TextContext) -> tuple[NDArray[np.int32], slice]:
+    """A few whole validation windows, and the span of them that is to be filled in."""
+    cut, rows = context.data.windows["valid"], context.data.rows["valid"]
+    window = context.data.section.window
+    whole = np.flatnonzero(cut.lengths == window)
+    chosen = whole[spread(len(whole), context.config.report.inpaint)] if len(whole) else whole
+    size = max(1, window // 5)
+    start = (window - size) // 2
+    return np.asarray(rows[chosen], np.int32), slice(start, start + size)
+
+
+def _questions(context: TextContext, rows: NDArray[np.int32], cut: slice) -> list[dict[str, Any]]:
+    decode = context.data.dataset.decode
+    return [
+        {
+            "before": decode(row[: cut.start]),
+            "hidden": decode(row[cut]),
+            "after": decode(row[cut.stop :]),
+            "answers": {},
+        }
+        for row in rows
+    ]
+
+
+def _answers(
+    context: TextContext, model: TextModel, rows: NDArray[np.int32], cut: slice
+) -> list[dict[str, str]]:
+    """One exact draw of every span given the rest, and Viterbi's."""
+    if not len(rows):
+        return []
+    known = rows.copy()
+    known[:, cut] = MISSING
+    decode = context.data.dataset.decode
+    drawn = model.infill(known, seed=context.config.seed)[:, 0]
+    best, _ = model.viterbi(known)
+    return [
+        {"sampled": decode(a[cut]), "viterbi": decode(b[cut])}
+        for a, b in zip(drawn, best, strict=True)
+    ]
+
+
+def picture(hmm: Hmm, length: int) -> NDArray[np.uint8]:
+    """Transitions as grey levels [n, n], 255 where they are rarest; row = state before.
+
+    States that follow one another often stand together: they are ordered by the second eigenvector
+    of the symmetric, normalised joint distribution of neighbours.  The shade is the logarithm of
+    the probability against a uniform choice, from a tenth of it to a hundred times.
+    """
+    shares = state_shares(hmm, length)
+    kept = np.sort(np.argsort(-shares, kind="stable")[:_DRAWN])
+    matrix = np.asarray(hmm.transition, np.float64)[np.ix_(kept, kept)]
+    joint = shares[kept, None] * matrix
+    joint = joint + joint.T
+    scale = 1 / np.sqrt(joint.sum(axis=1))
+    vector = np.linalg.eigh(joint * scale[:, None] * scale)[1][:, -2] * scale
+    vector = vector * np.sign(vector[np.argmax(np.abs(vector))])
+    order = np.argsort(vector, kind="stable")
+    matrix = _smaller(matrix[np.ix_(order, order)])
+    depth = (np.log10(np.maximum(matrix * hmm.states, 1e-9)) + 1) / 3
+    levels = np.round(np.clip(depth, 0, 1) * (_LEVELS - 1))
+    return (255 - levels * (255 // (_LEVELS - 1))).astype(np.uint8)
+
+
+def _smaller(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of square blocks, so that a side has no more pixels than the picture."""
+    side = -(-len(matrix) // _PIXELS)
+    if side == 1:
+        return matrix
+    edges = np.arange(0, len(matrix), side)
+    sums = np.add.reduceat(np.add.reduceat(matrix, edges, axis=0), edges, axis=1)
+    sizes = np.diff(np.append(edges, len(matrix)))
+    return np.asarray(sums / np.outer(sizes, sizes), np.float64)
