@@ -45,7 +45,7 @@ def load_model(source: Any, *, causal: bool, device: str, precision: str) -> Any
 
     Args:
         source: a local folder, a name on the hub (never fetched while HF_HUB_OFFLINE is set), or
-            a model, which is taken as it is.
+            a model, which is moved to ``device`` and keeps the precision of its weights.
         causal: with the head that predicts the next token.
         device: "cpu" or "cuda".
         precision: "float32", "bfloat16" or "float16".

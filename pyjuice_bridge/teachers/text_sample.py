@@ -94,36 +94,19 @@ def sample_sequences(
         )
     kind = resolve_precision(precision, device)
     head = load_model(model, causal=True, device=device, precision=kind)
-    teacher = TextTeacher(
-        head,
-        layer=layer,
-        context=length + (len(prompt) if prompt else 1),
-        prompt=prompt,
-        precision=precision,
-        device=device,
-    )
-    if not teacher.causal:
-        raise UserError("only causal models can be sampled from; this one looks ahead")
-    before = teacher.describe()["special"][0]
-    if not before:
-        raise UserError("the model has no token to begin a text with; give a prompt")
-    if teacher.context < length + len(before):
-        raise UserError(
-            f"the model reads {teacher.context} tokens at once, "
-            f"too few for a prompt of {len(before)} and sequences of {length}"
-        )
-    if end is None:
-        end = _own_end(head)
+    settings = {"layer": layer, "prompt": prompt, "precision": precision, "device": device}
+    teacher, before = _reader(head, length, settings)
+    ends = _own_ends(head) if end is None else [end]
     key = {
         **{name: value for name, value in teacher.describe().items() if name != "layer"},
-        **{"n": n, "length": length, "seed": seed, "end": end},
+        **{"n": n, "length": length, "seed": seed, "ends": ends},
         **{"temperature": temperature, "batch": batch},
     }
 
     def make(number: int, rows: int) -> NDArray[np.int32]:
         generator = torch.Generator(device).manual_seed(_seed(seed, number))
         with torch.inference_mode(), computing(device, kind):
-            return _sample(head, before, rows, length, end, temperature, generator)
+            return _sample(head, before, rows, length, ends, temperature, generator)
 
     blocks = []
     for block in _blocks(Path(folder), key, n, length, batch, make):
@@ -142,10 +125,29 @@ def sample_sequences(
     return SampledText(tokens, documents, states)
 
 
-def _own_end(model: Any) -> int | None:
-    """The id that the model itself ends a text with."""
+def _reader(
+    model: Any, length: int, settings: Mapping[str, Any]
+) -> tuple[TextTeacher, Sequence[int]]:
+    """What reads each sequence as one context, and the ids that stand before it."""
+    prompt = settings["prompt"]
+    teacher = TextTeacher(model, context=length + len(prompt or [0]), **settings)
+    if not teacher.causal:
+        raise UserError("only causal models can be sampled from; this one looks ahead")
+    before: list[int] = teacher.describe()["special"][0]
+    if not before:
+        raise UserError("the model has no token to begin a text with; give a prompt")
+    if teacher.context < length + len(before):
+        raise UserError(
+            f"the model reads {teacher.context} tokens at once, "
+            f"too few for a prompt of {len(before)} and sequences of {length}"
+        )
+    return teacher, before
+
+
+def _own_ends(model: Any) -> list[int]:
+    """The ids that the model itself ends a text with; some have several."""
     found = model.config.eos_token_id
-    return found if isinstance(found, int) else None
+    return [found] if isinstance(found, int) else list(found or [])
 
 
 def _seed(seed: int, number: int) -> int:
@@ -158,7 +160,7 @@ def _sample(
     prompt: Sequence[int],
     rows: int,
     length: int,
-    end: int | None,
+    ends: Sequence[int],
     temperature: float,
     generator: torch.Generator,
 ) -> NDArray[np.int32]:
@@ -173,10 +175,10 @@ def _sample(
         chances = (found.logits[:, -1].float() / temperature).softmax(-1)
         ids = torch.multinomial(chances, 1, generator=generator)
         out[open_, t] = ids[open_, 0].int()
-        if end is not None:
+        for end in ends:
             open_ &= ids[:, 0] != end
-            if not bool(open_.any()):
-                break
+        if not bool(open_.any()):
+            break
     result: NDArray[np.int32] = out.cpu().numpy()
     return result
 

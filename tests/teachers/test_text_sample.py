@@ -90,6 +90,15 @@ def test_sequences_end_where_the_model_ends_them(model, tmp_path):
     assert all(1 not in each[:-1] for each in rows(other))
 
 
+def test_models_with_several_ends(folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.config.eos_token_id = [1, 2]
+    for each in rows(sample(model, 100, 4, tmp_path)):
+        assert not {1, 2} & set(each[:-1]) and (len(each) == 4 or each[-1] in (1, 2))
+
+
 def test_a_low_temperature_takes_the_likeliest(model, tmp_path):
     found = rows(sample(model, 3, 4, tmp_path, temperature=1e-4, end=99))
     ids = [BOS]
