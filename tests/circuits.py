@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_graph import random_region_graph
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
 
 
@@ -72,3 +78,17 @@ def random_rows(circuit: Circuit, count: int, seed: int, missing: float = 0.2) -
     rng = np.random.default_rng(seed)
     x = rng.integers(0, circuit.categories, (count, circuit.num_vars))
     return np.where(rng.random(x.shape) < missing, -1, x).astype(np.int32)
+
+
+CIRCUITS: dict[str, Callable[[], Circuit]] = {
+    "hclt": lambda: hclt([1, -1, 1, 2], 3, [2, 3, 2, 3], seed=1),
+    "hmm": lambda: hmm(4, 3, 3, seed=2),
+    "bundle": lambda: patch_bundle([-1, 0], 2, 2, [2, 3], seed=3),
+    "glued": lambda: glue(
+        hclt([-1, 0], 2, 3, seed=4),
+        patch_bundle([1, -1], 3, 2, 2, seed=5),
+        np.array([[0, 3], [2, 1]]),
+    ),
+    "rat_spn": lambda: rat_spn(random_region_graph(4, 2, 2, seed=0), 2, 2, [2, 3, 2, 2], seed=7),
+    "mixture": lambda: mixture(4, 2, seed=6),
+}

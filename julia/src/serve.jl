@@ -201,7 +201,7 @@ function answer(::Val{:fit}, request, listener)
         checkpoint = get(request.facts, "checkpoint", nothing),
         key = get(request.facts, "key", ""),
         on_epoch = epoch -> listener.on_epoch(
-            epoch.epoch,
+            epoch.epoch - 1,
             epoch.step_size,
             epoch.train,
             epoch.valid,

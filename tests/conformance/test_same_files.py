@@ -1,0 +1,192 @@
+"""Circuits, files and trees that both languages make: equal where nothing is random."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from circuits import CIRCUITS
+from julia_program import run_julia, skip_without_julia
+from random_circuits import random_circuit
+
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.hmm import random_hmm
+from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_graph import load_region_graph
+from pyjuice_bridge.circuit.types import Circuit, layer_params
+from pyjuice_bridge.circuit.validate import check
+from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.engines.base import Builders
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.pipeline.builders import PythonBuilders
+
+PYTHON = PythonBuilders()
+
+
+@pytest.fixture(scope="module")
+def julia() -> Builders:
+    skip_without_julia()
+    from pyjuice_bridge.engines.julia.builders import JuliaBuilders
+
+    return JuliaBuilders()
+
+
+def assert_same(found: Circuit, expected: Circuit, *, params: bool = True) -> None:
+    """Every array, number and name; parameters too unless they are random."""
+    assert (found.num_vars, found.meta) == (expected.num_vars, expected.meta)
+    np.testing.assert_array_equal(found.roots, expected.roots)
+    assert found.latents.keys() == expected.latents.keys()
+    for name, blocks in expected.latents.items():
+        np.testing.assert_array_equal(found.latents[name], blocks)
+    for a, b in zip(found.layers, expected.layers, strict=True):
+        assert type(a) is type(b) and vars(a).keys() == vars(b).keys()
+        for name, value in vars(b).items():
+            other = getattr(a, name)
+            if not isinstance(value, np.ndarray):
+                assert other == value, name
+            elif params or name not in ("weights", "params"):
+                assert other.dtype == value.dtype, name
+                np.testing.assert_array_equal(other, value)
+            else:
+                assert other.shape == value.shape, name
+
+
+COPY = """
+using JuiceBridge
+for name in readlines(joinpath(ARGS[1], "names"))
+    save_circuit(load_circuit(joinpath(ARGS[1], name)), joinpath(ARGS[2], name))
+end
+save_assignments(load_assignments(joinpath(ARGS[1], "z")), joinpath(ARGS[2], "z"))
+"""
+
+
+def test_files_come_back_bit_for_bit(tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    there.mkdir()
+    back.mkdir()
+    circuits = {name: make() for name, make in CIRCUITS.items()}
+    circuits |= {f"random{seed}": random_circuit(seed, 5) for seed in range(10)}
+    odd = {"text": "Zürich – 東京", "empty": "", "count": -(2**62), "share": 0.1, "none": 0}
+    circuits["meta"] = replace(circuits["hclt"], meta=odd)
+    circuits["float32"] = random_circuit(1, 4, np.float32)
+    for name, circuit in circuits.items():
+        hdf5.save(circuit, there / name)
+    (there / "names").write_text("\n".join(circuits))
+    z = {"train": np.array([[0, 2], [1, 1], [2, 0]], np.int32), "valid": np.ones((1, 2), np.int32)}
+    centroids = np.random.default_rng(0).random((2, 3, 4), np.float32)
+    Assignments(z, 3, centroids, {"teacher": "pixels", "ring": 3, "sigma": 0.5}).save(there / "z")
+    run_julia(COPY, there, back)
+    for name, circuit in circuits.items():
+        assert_same(hdf5.load(back / name), circuit)
+    found = Assignments.load(back / "z")
+    assert found.clusters == 3 and found.centroids is not None
+    assert found.attributes == {"teacher": "pixels", "ring": 3, "sigma": 0.5}
+    np.testing.assert_array_equal(found.centroids, centroids)
+    for split, ids in z.items():
+        np.testing.assert_array_equal(found.z[split], ids)
+
+
+MAKE = """
+using JuiceBridge
+import HDF5
+graph = load_region_graph(joinpath(ARGS[1], "graph.json"))
+save_circuit(rat_spn(graph, 3, 2, [2, 3, 2, 4]; seed = 1), joinpath(ARGS[1], "rat_spn.h5"))
+initial, transition, emission = HDF5.h5open(joinpath(ARGS[1], "arrays.h5")) do file
+    read(file["initial"]), read(file["transition"]), read(file["emission"])
+end
+save_circuit(hmm(initial, transition, emission, 5), joinpath(ARGS[1], "hmm.h5"))
+"""
+GRAPH = {
+    "num_vars": 4,
+    "regions": [{"scope": s} for s in ([0, 1, 2, 3], [0, 1], [2, 3], [0, 2], [1, 3])],
+    "partitions": [
+        {"region": 0, "children": [1, 2]},
+        {"region": 0, "children": [3, 4]},
+    ],
+}
+
+
+def test_region_graphs_and_hmms(tmp_path: Path) -> None:
+    (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
+    hmm = random_hmm(3, 4, seed=2)
+    with h5py.File(tmp_path / "arrays.h5", "w", libver=("v110", "v110")) as file:
+        for name in ("initial", "transition", "emission"):
+            file[name] = getattr(hmm, name)
+    run_julia(MAKE, tmp_path)
+    graph = load_region_graph(tmp_path / "graph.json")
+    expected = rat_spn(graph, 3, 2, [2, 3, 2, 4], seed=1)
+    assert_same(hdf5.load(tmp_path / "rat_spn.h5"), expected, params=False)
+    assert_same(hdf5.load(tmp_path / "hmm.h5"), hmm.circuit(5))
+
+
+def test_trees(julia: Builders) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(2, 40, 12)
+        x = rng.integers(0, sizes, (300, 12))
+        for column in range(1, 12):
+            same = rng.random(300) < 0.6
+            x[same, column] = x[same, rng.integers(column)] % sizes[column]
+        x[rng.random(x.shape) < 0.1] = -1
+        for options in ({}, {"bins": 5, "pseudocount": 0.0}, {"rows": 100, "seed": seed}):
+            expected = PYTHON.chow_liu_tree(x, sizes, **options)
+            found = julia.chow_liu_tree(x, sizes, **options)
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_structures(julia: Builders) -> None:
+    tree, sizes = [3, -1, 1, 1, 2, 2, 0], [2, 3, 2, 3, 4, 2, 2]
+    made = julia.hclt(tree, 4, sizes, seed=1), PYTHON.hclt(tree, 4, sizes, seed=1)
+    assert_same(*made, params=False)
+    again, other = julia.hclt(tree, 4, sizes, seed=1), julia.hclt(tree, 4, sizes, seed=2)
+    assert_same(again, made[0])
+    assert not np.array_equal(layer_params(other.layers[0]), layer_params(made[0].layers[0]))
+    bundles = [b.patch_bundle([1, -1, 1], 4, 2, [2, 2, 3], seed=3) for b in (julia, PYTHON)]
+    assert_same(*bundles, params=False)
+    above = PYTHON.hclt([-1, 0, 0], 4, 4, seed=4)
+    places = np.array([[0, 4, 1], [8, 5, 2], [7, 3, 6]])
+    assert_same(*(b.glue(above, bundles[1], places) for b in (julia, PYTHON)))
+
+
+def test_counting(julia: Builders) -> None:
+    rng = np.random.default_rng(5)
+    tree, sizes = [1, -1, 1, 2], [2, 3, 2, 3]
+    blank = PYTHON.hclt(tree, 3, sizes, seed=6)
+    x, z = rng.integers(0, sizes, (200, 4)), rng.integers(0, 3, (200, 4))
+    x[rng.random(x.shape) < 0.2] = -1
+    for pseudocount in (0.0, 0.7):
+        both = [b.count_parameters(blank, x, z, pseudocount=pseudocount) for b in (julia, PYTHON)]
+        assert_same(*both, params=False)
+        for a, b in zip(both[0].layers, both[1].layers, strict=True):
+            if layer_params(a) is not None:
+                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-6)
+    given = {"pseudocount": 0.5, "epsilon": 0.1}
+    for parents in (None, tree):
+        both = [b.latent_circuit(z, 3, parents=parents, **given) for b in (julia, PYTHON)]
+        assert_same(*both, params=False)
+        check(both[0])
+        for a, b in zip(both[0].layers, both[1].layers, strict=True):
+            if layer_params(a) is not None:
+                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-6)
+
+
+def test_random_rows_are_uniform_on_the_simplex(julia: Builders) -> None:
+    """The mean of Dirichlet(1) rows, and the chance that the first of three is above a half."""
+    circuit = julia.hclt([-1, *range(299)], 3, 3, seed=7)
+    drawn = np.concatenate([layer_params(layer).reshape(-1, 3) for layer in circuit.layers[:1]])
+    assert len(drawn) == 900
+    np.testing.assert_allclose(drawn.mean(0), 1 / 3, atol=0.03)
+    assert (drawn[:, 0] > 0.5).mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_latents_of_an_odd_shape_are_refused(julia: Builders) -> None:
+    blank = PYTHON.hclt([1, -1], 2, 2, seed=8)
+    with pytest.raises(UserError, match="z"):
+        julia.count_parameters(blank, np.zeros((4, 2), int), np.full((4, 2), 9), pseudocount=1.0)
+    with pytest.raises(UserError, match="-1"):
+        julia.hclt([-1, -1], 2, 2, seed=0)
