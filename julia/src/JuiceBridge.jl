@@ -20,6 +20,8 @@ export check, load_circuit, save_circuit, Assignments, load_assignments, save_as
 export mutual_information, chow_liu_tree, maximum_spanning_tree, tree_levels
 export hclt, hmm, random_hmm, patch_bundle, glue, RegionGraph, load_region_graph, rat_spn
 export count_parameters, latent_circuit
+export log_likelihood, expected_counts, Counts, fit, FitOptions, Schedule, Epoch, FitResult
+export sample, mpe, posteriors
 
 include("types.jl")
 include("ties.jl")
@@ -39,6 +41,7 @@ include("region_graph.jl")
 include("rat_spn.jl")
 include("counting.jl")
 include("show.jl")
+include("engine/engine.jl")
 include("serve.jl")
 
 end

@@ -108,13 +108,13 @@ end
 @inline power_of(x::Float64) =
     Int32((reinterpret(UInt64, x) >> 52) & 0x00000000000007ff) - Int32(1022)
 
-"2^e exactly, for an integer e below the type's largest exponent; 0 below its smallest."
+"2^e exactly, for an integer e; 0 below the type's smallest exponent, its largest power above."
 @inline function power_of_two(::Type{Float32}, e::Real)
-    bits = (unsafe_trunc(Int32, max(e, -126)) + Int32(127)) << 23
+    bits = (unsafe_trunc(Int32, clamp(e, -126, 127)) + Int32(127)) << 23
     return ifelse(e < -126, 0.0f0, reinterpret(Float32, bits))
 end
 @inline function power_of_two(::Type{Float64}, e::Real)
-    bits = (unsafe_trunc(Int64, max(e, -1022)) + 1023) << 52
+    bits = (unsafe_trunc(Int64, clamp(e, -1022, 1023)) + 1023) << 52
     return ifelse(e < -1022, 0.0, reinterpret(Float64, bits))
 end
 

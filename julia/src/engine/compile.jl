@@ -13,7 +13,7 @@ function BlockMap(circuit::Circuit)
     layers, places = zeros(Int32, total), zeros(Int32, total)
     readers, is_root = zeros(Int32, total), falses(total)
     for (i, layer) in enumerate(circuit.layers)
-        blocks = own_blocks(circuit, i)
+        blocks = layer_blocks(circuit, i)
         layers[blocks] .= i
         places[blocks] .= 1:length(blocks)
         layer isa InputLayer && continue
@@ -55,11 +55,10 @@ function compile(circuit::Circuit, A::Type)
     return Program{V}(plans, families, sites, roots, num_roots, circuit.num_vars)
 end
 
-own_blocks(circuit, i) = circuit.starts[i]:(circuit.starts[i+1]-1)
 
 "The layers after `i` that read a block of layer `i`."
 function reading_layers(circuit, i)
-    own = own_blocks(circuit, i)
+    own = layer_blocks(circuit, i)
     return filter((i+1):length(circuit.layers)) do j
         layer = circuit.layers[j]
         return !(layer isa InputLayer) && any(in(own), layer.children)
@@ -68,7 +67,7 @@ end
 
 "Every block of layer `i` is read exactly once, and none is a root."
 function read_once(circuit, i, blocks)
-    own = own_blocks(circuit, i)
+    own = layer_blocks(circuit, i)
     return !any(view(blocks.is_root, own)) && all(==(1), view(blocks.readers, own))
 end
 
@@ -164,7 +163,7 @@ function plan_layer(layer::InputLayer, i, context::Context)
         ints(layer.variables),
         ints((layer.groups .- Int32(1)) .* Int32(categories + 1)),
         allunique(layer.groups),
-        !factors_only || any(view(blocks.is_root, own_blocks(circuit, i))),
+        !factors_only || any(view(blocks.is_root, layer_blocks(circuit, i))),
     )
 end
 
@@ -244,7 +243,7 @@ function lent_blocks(i, context::Context)
     lenders[i] == 0 && return Int32[]
     product = circuit.layers[lenders[i]]
     readers, _ = enumerate_children(product.offsets)
-    lent = zeros(Int32, length(own_blocks(circuit, i)))
+    lent = zeros(Int32, length(layer_blocks(circuit, i)))
     for (reader, child) in zip(readers, product.children)
         blocks.layers[child] == i && (lent[blocks.places[child]] = reader)
     end

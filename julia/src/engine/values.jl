@@ -46,7 +46,7 @@ mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
 end
 
 "Passes whose arrays are `Array`s: these have loops where others have broadcasts."
-const HostPass{T} = Pass{T,Vector{Int32}}
+const HostPass{T<:AbstractFloat} = Pass{T,Vector{Int32}}
 
 function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
     layers, like = length(program.plans), params[1]

@@ -1,0 +1,178 @@
+# M-steps: how counts become parameters, in place.
+
+"Turn collected counts into expected counts, in place."
+function finish_counts!(pass::Pass, counts)
+    for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
+        isempty(count) && continue
+        if plan isa SumPlan
+            count .*= θ
+        else
+            view(count, :, 1, :) .= 0
+        end
+    end
+    return counts
+end
+
+"Expect the missing values too: the flow of a missing value counts θ for each category."
+function spread_missing!(pass::Pass, counts)
+    for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
+        plan isa InputPlan && !isempty(count) || continue
+        view(count, :, 2:size(count, 2), :) .+= count[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
+    end
+    return counts
+end
+
+"""
+    m_step!(pass, counts, η, pseudocount)
+
+θ ← (1 - η)·θ + η·normalise(counts + pseudocount / siblings), in place; counts are set to zero.
+
+`counts` are as the downward pass collects them. A row without flow stays as it is, before
+pseudocounts. η = 1 is full-batch EM.
+"""
+function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
+    for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
+        isempty(count) && continue
+        T = eltype(θ)
+        if plan isa InputPlan
+            step_table!(θ, count, T(η), T(pseudocount))
+        else
+            families = pass.program.families[plan.layer]
+            step_weights!(θ, count, families, T(η), T(pseudocount))
+        end
+        fill!(count, 0)
+    end
+    params_changed!(pass)
+    return nothing
+end
+
+"The share of the old parameter, the rate of counts and what is added, for a row of this total."
+@inline function blend(total::T, siblings, η::T, pseudocount::T) where {T}
+    rate = ifelse(total > 0, η / (total + pseudocount), zero(T))
+    keep = ifelse(total > 0, one(T) - η, one(T))
+    return keep, rate, rate * (pseudocount / siblings)
+end
+
+function step_table!(θ::Array{T,3}, count::Array{T,3}, η::T, pseudocount::T) where {T}
+    width, columns, groups = size(θ)
+    threaded(groups, 4 * length(θ)) do range, _
+        total, keep = zeros(T, width), zeros(T, width)
+        rate, add = zeros(T, width), zeros(T, width)
+        for g in range
+            fill!(total, 0)
+            @inbounds for c = 2:columns
+                @simd ivdep for w = 1:width
+                    total[w] += count[w, c, g]
+                end
+            end
+            @inbounds for w = 1:width
+                keep[w], rate[w], add[w] = blend(total[w], columns - 1, η, pseudocount)
+            end
+            @inbounds for c = 2:columns
+                @simd ivdep for w = 1:width
+                    θ[w, c, g] = keep[w] * θ[w, c, g] + rate[w] * count[w, c, g] + add[w]
+                end
+            end
+        end
+        return false
+    end
+    return θ
+end
+
+function step_table!(θ::AbstractArray{T,3}, count, η::T, pseudocount::T) where {T}
+    values, counted = view(θ, :, 2:size(θ, 2), :), view(count, :, 2:size(θ, 2), :)
+    total = sum(counted; dims = 2)
+    step_rows!(values, counted, total, size(values, 2), η, pseudocount)
+    return θ
+end
+
+"The broadcast form of a step, for any array: `total` and `siblings` are those of each entry's row."
+function step_rows!(θ, counted, total, siblings, η::T, pseudocount::T) where {T}
+    seen = total .> 0
+    rate = ifelse.(seen, η ./ (total .+ pseudocount), zero(T))
+    θ .= ifelse.(seen, one(T) - η, one(T)) .* θ .+ rate .* (counted .+ pseudocount ./ siblings)
+    return θ
+end
+
+function step_weights!(
+    θ::Array{T,3},
+    count::Array{T,3},
+    families,
+    η::T,
+    pseudocount::T,
+) where {T}
+    isempty(families.family) || return step_families!(θ, count, families, η, pseudocount)
+    width_in, width = size(θ, 1), size(θ, 2)
+    each_slab(width, size(θ, 3), 4 * length(θ)) do g, nodes, _
+        for o in nodes
+            at, total = width_in * (o - 1 + width * (g - 1)), zero(T)
+            @inbounds @simd ivdep for k = (at+1):(at+width_in)
+                count[k] *= θ[k]
+                total += count[k]
+            end
+            keep, rate, add = blend(total, width_in, η, pseudocount)
+            @inbounds @simd ivdep for k = (at+1):(at+width_in)
+                θ[k] = keep * θ[k] + rate * count[k] + add
+            end
+        end
+        return false
+    end
+    return θ
+end
+
+function step_weights!(θ::AbstractArray{T,3}, count, families, η::T, pseudocount::T) where {T}
+    isempty(families.family) || return step_families!(θ, count, families, η, pseudocount)
+    count .*= θ
+    step_rows!(θ, count, sum(count; dims = 1), size(θ, 1), η, pseudocount)
+    return θ
+end
+
+function step_families!(θ, count, families, η, pseudocount)
+    count .*= θ
+    totals, siblings = family_totals(count, families)
+    return step_rows!(θ, count, totals, siblings, η, pseudocount)
+end
+
+"Row totals `[1, width out, groups]` over all edges of a block, and the entries a total is over."
+function family_totals(count::AbstractArray{T,3}, families) where {T}
+    rows = sum(count; dims = 1)
+    isempty(families.family) && return rows, size(count, 1)
+    totals = fill!(similar(rows, T, 1, size(rows, 2), families.count), 0)
+    for link in families.members
+        view(totals, :, :, link.readers) .+= rows[:, :, link.children]
+    end
+    siblings = copyto!(similar(rows, T, 1, 1, length(families.siblings)), T.(families.siblings))
+    return totals[:, :, families.family_there], siblings
+end
+
+"""
+    anemone_step!(pass, counts, average, correction, prior, η, pseudocount)
+
+θ ∝ η·(average / correction + pseudocount / siblings) + (1 - η)·prior, in place (arXiv 2505.19982).
+
+All are expected counts: `counts` of the batch, `average / correction` their mean over batches, and
+`prior` of as many draws from the circuit itself. Rows without flow in the batch stay as they are.
+"""
+function anemone_step!(pass::Pass, counts, average, correction, prior, η, pseudocount)
+    for (i, plan) in enumerate(pass.program.plans)
+        isempty(counts[i]) && continue
+        arrays = (pass.params[i], counts[i], average[i], prior[i])
+        T = eltype(pass.params[i])
+        axis = 1
+        if plan isa InputPlan
+            arrays = map(a -> view(a, :, 2:size(a, 2), :), arrays)
+            axis = 2
+        end
+        θ, count, mean, base = arrays
+        family(x) =
+            axis == 2 ? (sum(x; dims = 2), size(x, 2)) :
+            family_totals(x, pass.program.families[i])
+        total, siblings = family(count)
+        η, scale, c = T(η), T(inv(correction)), T(pseudocount)
+        fresh = η .* (scale .* mean .+ c ./ siblings) .+ (one(T) - η) .* base
+        norm, _ = family(fresh)
+        θ .= ifelse.(total .> 0, fresh ./ norm, θ)
+    end
+    params_changed!(pass)
+    return nothing
+end

@@ -1,0 +1,24 @@
+# The engine: what runs a circuit, on arrays of any kind.
+
+using LinearAlgebra: BLAS, mul!
+using Random: randperm
+
+include("arrays.jl")
+include("plans.jl")
+include("compile.jl")
+include("values.jl")
+include("leaves.jl")
+include("products.jl")
+include("products_anywhere.jl")
+include("sums.jl")
+include("sums_anywhere.jl")
+include("downward.jl")
+include("batches.jl")
+include("em.jl")
+include("evidence.jl")
+include("fit.jl")
+include("checkpoint.jl")
+include("descent.jl")
+include("sample.jl")
+include("mpe.jl")
+include("api.jl")
