@@ -28,6 +28,8 @@ _OUTCOME = (
     "bound.json",
     "figures.npz",
     "assignments.h5",
+    "text.json",
+    "tokens.json",
     "model.h5",
     *(f"{arm}.h5" for arm in get_args(Arm)),
     *(f"{arm}-*.h5" for arm in get_args(Arm)),

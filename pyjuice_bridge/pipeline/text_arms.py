@@ -43,7 +43,7 @@ def _work(context: TextContext, count: int) -> float:
     steps = -(-rows // context.config.train.batch_size)
     parameters = hmm_parameters(len(context.data.dataset.vocabulary), count)
     products: float = rows * hmm_work(window, count).flops
-    return products + steps * _STEP_FLOPS * parameters
+    return float(products + steps * _STEP_FLOPS * parameters)
 
 
 def _random(context: TextContext, size: int | None) -> Start:

@@ -21,7 +21,7 @@ from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.query.text import TextModel
 
 EXAMPLES = "text.json"
-_STATES, _WORDS = 24, 8
+_STATES, _WORDS = 24, 6
 _DRAWN = 1024
 """States in the picture of transitions, at most."""
 _PIXELS = 512
@@ -85,15 +85,23 @@ def state_shares(hmm: Hmm, length: int) -> NDArray[np.float64]:
 
 
 def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
-    """The likeliest words of some states, from the most to the least frequent one."""
+    """The words of some states, from the most to the least frequent one.
+
+    Likely words have the highest p(word | state); typical ones add most to the divergence of that
+    distribution from the words of all states together.
+    """
     shares = state_shares(hmm, length)
     order = np.argsort(-shares, kind="stable")
-    found = []
+    everywhere = shares @ hmm.emission
+    found: list[dict[str, Any]] = []
     for state in order[spread(len(order), _STATES)]:
         row = np.asarray(hmm.emission[state], np.float64)
-        top = np.argsort(-row, kind="stable")[:_WORDS]
-        words = [[vocabulary[i], float(row[i])] for i in top]
-        found.append({"state": int(state), "share": float(shares[state]), "words": words})
+        typical = row * np.log(np.maximum(row, 1e-300) / np.maximum(everywhere, 1e-300))
+        words = {
+            name: [[vocabulary[i], float(row[i])] for i in np.argsort(-by, kind="stable")[:_WORDS]]
+            for name, by in (("likely", row), ("typical", typical))
+        }
+        found.append({"state": int(state), "share": float(shares[state]), **words})
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.measure import PERPLEXITY
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
 from pyjuice_bridge.report.pictures import Gallery
@@ -84,7 +85,7 @@ def _render(run: Run) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from pyjuice_bridge.report.curves import ARM_COLOURS
+    from pyjuice_bridge.report.charts import ARM_COLOURS
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -107,15 +108,24 @@ def _render(run: Run) -> str:
         bounds=[stages for size in run.sizes if (stages := _bounds(run, size))],
         safe=Markup,
         facts=_provenance(run.results),
-        kind="images",
-        definition="",
-        **_images(gallery, arms),
+        **(_text(run, arms) if run.measure is PERPLEXITY else _images(gallery, arms)),
     )
+
+
+def _text(run: Run, arms: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of a run on text alone."""
+    from pyjuice_bridge.report.text import definition, text_view
+
+    token = next((str(r.extra["token"]) for r in run.results if "token" in r.extra), "tokens")
+    facts = {"kind": "text", "definition": definition(run.results), "token": token}
+    return {**facts, **text_view(run, arms)}
 
 
 def _images(gallery: Gallery, arms: Sequence[str]) -> dict[str, Any]:
     """What the page shows of a run on images alone."""
     return {
+        "kind": "images",
+        "definition": "",
         "samples": gallery.samples(arms),
         "inpaintings": gallery.inpaintings(arms),
         "clusters": gallery.clusters(),

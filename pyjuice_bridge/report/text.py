@@ -1,0 +1,158 @@
+"""What the report shows of a run on text, from text.json and the pictures of figures.npz."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.report.images import data_uri, grid_png
+from pyjuice_bridge.report.pictures import Picture
+from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run
+from pyjuice_bridge.report.words import arm_name
+
+_WIDEST = 512
+
+
+@dataclass(frozen=True)
+class Word:
+    """A token and its probability in a state."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class State:
+    """A hidden state: how often it is taken, its likeliest and its most typical words."""
+
+    number: int
+    share: float
+    likely: tuple[Word, ...]
+    typical: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an arm puts into a gap: an exact draw, and Viterbi's."""
+
+    arm: str
+    sampled: str
+    viterbi: str
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A span of a validation text that was hidden, its surroundings and the answers."""
+
+    before: str
+    hidden: str
+    after: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class TextArm:
+    """The examples of one arm."""
+
+    arm: str
+    count: int
+    samples: tuple[str, ...]
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The content of text.json."""
+
+    arms: tuple[TextArm, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+
+
+def read_examples(path: Path) -> Examples:
+    """Read text.json; nothing where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        arms = tuple(_arm(name, each) for name, each in values["arms"].items())
+        return Examples(arms, tuple(_gap(each) for each in values["infill"]))
+    except FileNotFoundError:
+        return Examples()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); run again to rewrite it.") from error
+
+
+def _arm(name: str, values: Mapping[str, Any]) -> TextArm:
+    states = tuple(
+        State(
+            int(each["state"]),
+            float(each["share"]),
+            tuple(Word(str(text), float(p)) for text, p in each["likely"]),
+            tuple(Word(str(text), float(p)) for text, p in each["typical"]),
+        )
+        for each in values["states"]
+    )
+    return TextArm(name, int(values["count"]), tuple(map(str, values["samples"])), states)
+
+
+def _gap(values: Mapping[str, Any]) -> Gap:
+    answers = tuple(
+        Answer(arm, str(each["sampled"]), str(each["viterbi"]))
+        for arm, each in values["answers"].items()
+    )
+    return Gap(str(values["before"]), str(values["hidden"]), str(values["after"]), answers)
+
+
+def definition(results: Sequence[ArmResult]) -> str:
+    """How the perplexity is counted, in a few words; empty where results do not say."""
+    facts = results[0].extra if results else {}
+    if not {"window", "stride", "token"} <= set(facts):
+        return ""
+    joined = "documents joined" if facts.get("joined") else "every document apart"
+    return (
+        f"exp(−Σ log p / number of {facts['token']}) over windows of {facts['window']} "
+        f"{facts['token']} at a stride of {facts['stride']}, {joined}, no context across windows, "
+        f"vocabulary {facts.get('vocabulary', 0):,}"
+    )
+
+
+def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of a run on text alone."""
+    from pyjuice_bridge.report.curves import sizes_chart
+
+    found = read_examples(run.path / "text.json")
+    measured = (s for s in reversed(SPLITS) if any(r.values[s] is not None for r in run.results))
+    split = next(measured, None)
+    several = len(run.sizes) > 1 and split is not None
+    chart = ""
+    if several and split is not None:
+        chart = sizes_chart(run.results, arms, run.measure, split, ident="sizes")
+    return {
+        "examples": found,
+        "sizes_chart": chart,
+        "sizes_split": split,
+        "transitions": _transitions(run),
+    }
+
+
+def _transitions(run: Run) -> tuple[Picture, ...]:
+    pictures = []
+    for name, matrix in run.figures.items():
+        kind, _, arm = name.partition("/")
+        if kind != "transitions":
+            continue
+        if matrix.dtype != np.uint8 or matrix.ndim != 2 or not matrix.size:
+            raise UserError(
+                f"{run.path / 'figures.npz'}: array {name} should be uint8 [n, n], found "
+                f"{matrix.dtype} {list(matrix.shape)}; run again to rewrite the file."
+            )
+        size = matrix.shape[1] * max(1, _WIDEST // matrix.shape[1])
+        png = grid_png(matrix[None, :, :, None], 1)
+        pictures.append(Picture(data_uri(png), arm_name(arm), size, arm))
+    return tuple(pictures)
