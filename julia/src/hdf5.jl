@@ -25,7 +25,7 @@ function atomic_h5(write, path, bytes)
     try
         HDF5.h5open(write, temporary, "w"; libver_bounds = (v"1.10", v"1.10"))
         open(sync_to_disk, temporary, "r+")
-        Base.Filesystem.rename(temporary, path; force = true)
+        rename_over(temporary, path)
     catch error
         ours(error) && rethrow()
         throw(BridgeError("$path: cannot be written ($(reason(error)))."))
@@ -33,6 +33,12 @@ function atomic_h5(write, path, bytes)
         rm(temporary; force = true)
     end
     return nothing
+end
+
+"Rename a file, atomically, over one that may exist; `mv` would delete that first."
+function rename_over(from, to)
+    code = ccall(:jl_fs_rename, Int32, (Cstring, Cstring), from, to)
+    return code < 0 && Base.uv_error("rename", code)
 end
 
 sync_to_disk(file) = Sys.isunix() && @ccall fsync(fd(file)::Cint)::Cint
@@ -177,7 +183,7 @@ function type_name(type)
     class in (API.H5T_INTEGER, API.H5T_FLOAT) || return "no number"
     order = API.h5t_get_order(type) == API.H5T_ORDER_BE ? "big-endian " : ""
     class == API.H5T_FLOAT && return "$(order)float$bits"
-    return "$order$(API.h5t_get_sign(type) ? "" : "u")int$bits"
+    return "$order$(API.h5t_get_sign(type) == 0 ? "u" : "")int$bits"
 end
 
 "Add a dataset; its dimensions in the file are the reverse of Julia's."

@@ -19,9 +19,7 @@ A block is right if all its groups stand, at the same places of an equally long 
 that named the first of them first.
 """
 function check_ties(layer::SumLayer, start, item)
-    sums = column_sums(layer.weights, "$item/weights")
     block, place = first_uses(layer)
-    total = zeros(size(sums, 1))
     for b = 1:num_blocks(layer)
         edges = child_range(layer, b)
         groups = view(layer.groups, edges)
@@ -41,12 +39,22 @@ function check_ties(layer::SumLayer, start, item)
                 "$(in_file(group)), so their whole ordered lists of groups must be equal",
             )
         end
-        owner == b || continue
+    end
+    check_rows(layer, block, "$item/weights")
+end
+
+"Rows sum to one in every block that names its groups first."
+function check_rows(layer::SumLayer, block, item)
+    sums = column_sums(layer.weights, item)
+    total = zeros(size(sums, 1))
+    for b = 1:num_blocks(layer)
+        groups = view(layer.groups, child_range(layer, b))
+        block[groups[1]] == b || continue
         fill!(total, 0)
         for group in groups
             total .+= view(sums, :, group)
         end
-        check_sums(total, groups[1], "$item/weights")
+        check_sums(total, groups[1], item)
     end
 end
 

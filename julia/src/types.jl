@@ -227,8 +227,9 @@ end
 The same layer or circuit with other parameters. For a circuit, `params` has one entry per layer;
 `nothing` keeps what is there, and a tied layer follows its owner.
 """
-with_params(layer::InputLayer, params) = InputLayer(layer.variables, layer.groups, params)
-function with_params(layer::SumLayer, params)
+with_params(layer::InputLayer, params::AbstractArray) =
+    InputLayer(layer.variables, layer.groups, params)
+function with_params(layer::SumLayer, params::AbstractArray)
     return SumLayer(layer.offsets, layer.children, layer.groups, params, layer.tied_to)
 end
 with_params(layer::Layer, ::Nothing) = layer

@@ -34,7 +34,7 @@ end
 
 @testset "the value of an HCLT is the sum over its hidden variables" begin
     circuit = hclt([0, 1, 1], 2, 2; seed = 4)
-    leaf, mixed, top = circuit.layers[1].params, circuit.layers[3].weights, circuit.layers[5].weights
+    leaf, mixed, top = (Float64.(layer_params(circuit.layers[i])) for i in (1, 3, 5))
     x = [1, 0, 1]
     expected = 0.0
     for a = 1:2, b = 1:2, c = 1:2

@@ -4,12 +4,12 @@
         @test_skip "Aqua"
     else
         @eval using Aqua
-        Base.invokelatest(Aqua.test_all, JuiceBridge; stale_deps = false)
+        Base.invokelatest(Aqua.test_all, JuiceBridge; persistent_tasks = false)
     end
 end
 
 @testset "every exported name has a docstring" begin
     for name in names(JuiceBridge)
-        @test Base.Docs.hasdoc(JuiceBridge, name)
+        @test haskey(Base.Docs.meta(JuiceBridge), Base.Docs.Binding(JuiceBridge, name))
     end
 end

@@ -69,8 +69,8 @@ end
     @test single.widths == [3, 3, 1]
     uneven = RegionGraph(
         4,
-        [[1, 2, 3, 4], [1, 2], [3, 4], [1], [2, 3, 4], [2], [3, 4], [1], [2]],
-        [(1, 2, 3), (1, 4, 5), (5, 6, 7), (2, 8, 9)],
+        [[1, 2, 3, 4], [1, 2], [3, 4], [1], [2, 3, 4], [2], [3, 4]],
+        [(1, 2, 3), (1, 4, 5), (5, 6, 7)],
     )
     @test_throws "Region 0 has partitions of different widths" rat_spn(uneven, 2, 3, 2; seed = 1)
     check(rat_spn(uneven, 3, 3, 2; seed = 1))

@@ -1,6 +1,6 @@
 @testset "show" begin
     tree = hclt([0, 1, 1], 2, 2; seed = 1)
-    @test repr(tree) == "Circuit(3 variables, 5 layers, 8 blocks, 22 parameters, 1 root)"
+    @test repr(tree) == "Circuit(3 variables, 5 layers, 9 blocks, 22 parameters, 1 root)"
     text = repr("text/plain", tree)
     @test occursin("latent z: 3 positions", text) && occursin("structure: hclt", text)
     @test repr(tree.layers[2]) == "ProductLayer(:hadamard, 2 blocks, 2 factors)"
