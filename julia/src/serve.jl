@@ -112,6 +112,8 @@ latents_of(request) = Dict{String,Any}(get(request.arrays, "latents", ()))
 
 device_of(request) = request.facts["device"]
 
+precision_of(request) = request.facts["precision"] == "float64" ? Float64 : Float32
+
 parents_of(request) = request.arrays["parents"] .+ Int32(1)
 
 # Building ------------------------------------------------------------------------------------
@@ -172,6 +174,7 @@ function answer(::Val{:log_likelihood}, request, _)
         request.arrays["x"];
         latents = latents_of(request),
         device = device_of(request),
+        precision = precision_of(request),
     )
     return (; log_likelihood = values)
 end
@@ -183,6 +186,7 @@ function answer(::Val{:expected_counts}, request, _)
         weights = request.arrays["weights"],
         latents = latents_of(request),
         device = device_of(request),
+        precision = precision_of(request),
     )
     layers = enumerate(counts.layers)
     named = Dict(string(i - 1) => counted for (i, counted) in layers if counted !== nothing)
@@ -209,6 +213,7 @@ function answer(::Val{:fit}, request, listener)
         ),
         on_batch = listener.on_batch,
         device = device_of(request),
+        precision = precision_of(request),
     )
     return (; made = fitted.circuit)
 end
@@ -242,6 +247,7 @@ function answer(::Val{:sample}, request, _)
         seed = setting(request, "seed"),
         root = id_of(request, "root"),
         device = device_of(request),
+        precision = precision_of(request),
     )
     return (; samples)
 end
@@ -263,6 +269,7 @@ function answer(::Val{:posteriors}, request, _)
         setting(request, "name");
         root = id_of(request, "root"),
         device = device_of(request),
+        precision = precision_of(request),
     )
     return (; posteriors = values)
 end

@@ -170,9 +170,9 @@ class JuliaEngine:
         }
         request = Request(
             do,
-            {"device": self.device, **(facts or {})},
+            {"device": self.device, "precision": self._precision, **(facts or {})},
             {**arrays, **named},
-            {"circuit": _in_precision(circuit, self._precision)},
+            {"circuit": circuit},
         )
         return ask(request, on_message)
 
@@ -189,12 +189,6 @@ def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:
         request.write(folder)
         worker.ask(folder, on_message)
         return Answer.read(folder)
-
-
-def _in_precision(circuit: Circuit, precision: str) -> Circuit:
-    """The circuit with parameters of the precision that the engine calculates in."""
-    arrays = [layer_params(layer) for layer in circuit.layers]
-    return circuit.with_layer_params([a if a is None else a.astype(precision) for a in arrays])
 
 
 def _facts(options: FitOptions) -> dict[str, str | int | float | None]:
