@@ -179,12 +179,11 @@ class Lookahead:
 
         Args:
             hidden: [N, H], the distribution of the hidden state of the next token.
-            state: int64 [N], the automaton's states.
+            state: int64 [N], the automaton's states; a row whose text is over means nothing.
             step: how many new tokens there are so far, below ``constraint.tokens``.
 
         Returns:
-            Float64; -inf where the next token rules the constraint out, or is impossible.  Where
-            the text is over only the end-of-sequence token can come.
+            Float64; -inf where the next token rules the constraint out, or is impossible.
         """
         hmm, eos = self.hmm, self.constraint.eos
         after = self._values[self.constraint.tokens - step - 1]
@@ -206,8 +205,6 @@ class Lookahead:
         if eos is not None:
             can_end = self._found[row] & self.constraint.may_end(step)
             out[:, eos] = torch.where(can_end & (plain[:, eos] > 0), 0.0, -torch.inf)
-            out[state == self.over] = -torch.inf
-            out[state == self.over, eos] = 0.0
         return out
 
     def _backward(self) -> Iterator[Values]:

@@ -79,8 +79,9 @@ class PhraseProcessor:
             scores: float [N, V], the language model's logits or log-probabilities.
 
         Returns:
-            Normalised log-probabilities of the type and on the device of ``scores``; ``scores``
-            themselves once ``constraint.tokens`` tokens have been generated.
+            Normalised log-probabilities of the type and on the device of ``scores``, all on the
+            end-of-sequence token where the text is over; ``scores`` themselves once
+            ``constraint.tokens`` tokens have been generated.
 
         Raises:
             UserError: no token that the language model allows leads to fulfilment.
@@ -107,6 +108,7 @@ class PhraseProcessor:
         steered[:, :vocabulary] += fulfilled.to(scores.device, exact)
         if self.constraint.eos is not None:
             over = (texts.state == self.lookahead.over).to(scores.device)
+            steered[over] = -torch.inf
             steered[over, self.constraint.eos] = 0.0
         lost = steered.isneginf().all(1)
         if bool(lost.any()):

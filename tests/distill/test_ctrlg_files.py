@@ -38,7 +38,7 @@ def hub_module() -> Any:
 
 def same(a: Hmm, b: Hmm) -> None:
     for name in ("initial", "transition", "emission"):
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=2e-6, atol=1e-30)
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=2e-5, atol=1e-30)
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_the_hub_mixin_writes_is_read(tmp_path: Path) -> None:
     module = hub_module()(hidden_states=4, vocab_size=7, eos_token_id=6)
     module.alpha_exp.data = torch.tensor(hmm.transition)
     module.beta.data = torch.tensor(hmm.emission).log()
-    module.gamma.data = torch.tensor(hmm.initial).log() + 1.5
+    module.gamma.data = torch.tensor(hmm.initial).log() + 150
     module.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config == {"eos_token_id": 6, "hidden_states": 4, "vocab_size": 7}

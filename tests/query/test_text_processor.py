@@ -16,7 +16,7 @@ from text_brute import (
     text_probability,
 )
 
-from pyjuice_bridge.circuit.hmm import random_hmm
+from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.text import TextModel
@@ -114,9 +114,37 @@ def test_skipped_tokens_are_not_seen() -> None:
     assert padded[:, 4:].isneginf().all()
     seen = MODEL.processor(constraint, prompt_length=2)(torch.tensor([[5, 2]]), scores[:1])
     hidden = HMM.initial @ HMM.transition
-    later = exact_model(type(HMM)(hidden, HMM.transition, HMM.emission))
+    later = exact_model(Hmm(hidden, HMM.transition, HMM.emission))
     same = later.processor(constraint, prompt_length=1)(torch.tensor([[2]]), scores[:1])
     np.testing.assert_allclose(seen.numpy(), same.numpy(), atol=1e-12)
+
+
+def test_equal_texts_of_which_different_parts_are_seen() -> None:
+    scores = torch.zeros(2, 4, dtype=torch.float64)
+    processor = MODEL.processor(CONSTRAINTS[1], prompt_length=2, skip=[0, 1])
+    for ids in ([[2, 1], [2, 1]], [[2, 1, 0], [2, 1, 0]]):
+        both = processor(torch.tensor(ids), scores)
+        for row, skip in enumerate((0, 1)):
+            alone = MODEL.processor(CONSTRAINTS[1], prompt_length=2, skip=skip)
+            expected = alone(torch.tensor(ids[:1]), scores[:1])[0]
+            np.testing.assert_allclose(both[row].numpy(), expected.numpy(), atol=1e-12)
+
+
+def test_padding_after_the_end_says_nothing() -> None:
+    """Even where it is impossible for the HMM, and the language model forbids what must come."""
+    ends = Hmm(
+        np.array([1.0, 0.0]),
+        np.array([[0.5, 0.5], [0.0, 1.0]]),
+        np.array([[0.4, 0.4, 0.2, 0.0], [0.0, 0.0, 0.0, 1.0]]),
+    )
+    constraint = Constraint.any_of([[0]], 5, eos=EOS)
+    processor = exact_model(ends).processor(constraint, prompt_length=1)
+    scores = torch.zeros(2, 4)
+    scores[0, EOS] = -torch.inf
+    for ids in ([[1, 0], [1, 0]], [[1, 0, 3], [1, 0, 2]], [[1, 0, 3, 0], [1, 0, 2, 2]]):
+        found = processor(torch.tensor(ids), scores).exp()
+    assert found[0].tolist() == [0, 0, 0, 1]
+    assert (found[1] > 0).all()
 
 
 def test_what_cannot_be_steered() -> None:
