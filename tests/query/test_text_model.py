@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,8 +122,9 @@ def test_perplexity_is_per_observed_token() -> None:
         MODEL.perplexity(np.full((2, 3), -1))
 
 
-def test_vocabulary_and_files(tmp_path: object) -> None:
-    model = Model(HMM.circuit(6), TorchEngine())
+def test_vocabulary_and_files(tmp_path: Path) -> None:
+    Model(HMM.circuit(6), TorchEngine()).save(tmp_path / "model.h5")
+    model = Model.load(tmp_path / "model.h5", engine="torch", device="cpu")
     text = TextModel.of(model, ["a", "b", "c", "d"])
     assert text.ids(["c", "a"]) == [2, 0]
     assert repr(text) == "TextModel(3 states, 4 tokens, torch on cpu)"
