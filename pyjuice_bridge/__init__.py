@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyjuice_bridge.config import Config, load_config, make_config
     from pyjuice_bridge.errors import UserError
     from pyjuice_bridge.pipeline.api import RunResult, load, run
+    from pyjuice_bridge.pipeline.text_models import open_text
     from pyjuice_bridge.query.model import Model
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "load": "pipeline.api",
     "load_config": "config",
     "make_config": "config",
+    "open_text": "pipeline.text_models",
     "run": "pipeline.api",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "load",
     "load_config",
     "make_config",
+    "open_text",
     "run",
 ]
 

@@ -40,12 +40,12 @@ def splits() -> dict[str, list[str]]:
     return {"train": texts[:20], "valid": texts[20:25], "test": texts[25:]}
 
 
-def config(teacher: Path, **changes: Any) -> dict[str, Any]:
+def config(source: Path, **changes: Any) -> dict[str, Any]:
     """HMMs of two sizes, both arms."""
     values = {
         "name": "tiny-text",
         "data": {"kind": "text", "name": "strings", "window": 6},
-        "teacher": {"kind": "text", "source": str(teacher)},
+        "teacher": {"kind": "text", "source": str(source)},
         "cluster": {"iterations": 5},
         "train": {"epochs": 3, "batch_size": 16},
         "sweep": {"states": [3, 5]},

@@ -14,7 +14,7 @@ from pyjuice_bridge.cli.data import data
 from pyjuice_bridge.cli.doctor import doctor
 from pyjuice_bridge.cli.inspect import clean, compare, show
 from pyjuice_bridge.cli.julia import julia
-from pyjuice_bridge.cli.models import evaluate, inpaint, sample
+from pyjuice_bridge.cli.models import evaluate, infill, inpaint, sample
 from pyjuice_bridge.cli.run import init, run
 from pyjuice_bridge.errors import UserError
 
@@ -58,9 +58,12 @@ def _unexpected(error: Exception) -> str:
 def main() -> None:
     """Latent variable distillation for probabilistic circuits.
 
-    Start with 'init image' for a commented config, or run experiments/quickstart.yaml.
+    Start with 'init image' or 'init text' for a commented config, or run
+    experiments/quickstart.yaml.
     """
 
 
-for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, data, julia, clean):
+for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, infill):
+    main.add_command(command)
+for command in (data, julia, clean):
     main.add_command(command)

@@ -73,7 +73,7 @@ def run(
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["image"]))
+@click.argument("kind", type=click.Choice(["image", "text"]))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write to this file instead of the screen."
 )

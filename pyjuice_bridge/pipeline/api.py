@@ -178,13 +178,11 @@ def _checked(
         # A change of kind drops the section's other fields, so it comes first.
         for field in sorted(value, key=lambda name: name != "kind"):
             put(values, f"{key}.{field}", value[field])
-    checked = make_config(values, where)
-    if (given.text is not None and checked.data.kind != "text") or (
-        given.images is not None and checked.data.kind != "images"
-    ):
-        own = "images" if given.images is not None else "text"
-        raise UserError(f"{own} were handed over, but 'data.kind' is '{checked.data.kind}'")
-    return checked
+    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
+    for kind, own in (("images", given.images), ("text", given.text)):
+        if own is not None and data.get("kind", "images") != kind:
+            raise UserError(f"{where}: {kind} handed over need 'data.kind: {kind}'")
+    return make_config(values, where)
 
 
 def _run(config: Config, folder: Path, store: Store, reporter: Reporter, given: Given) -> RunResult:

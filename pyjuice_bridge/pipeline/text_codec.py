@@ -78,12 +78,26 @@ class TextCodec:
             UserError: the text cannot be read.
         """
         found, words = tokenised(name, {"all": part}, self._pieces or Words())
-        stream = found["all"]
-        if self._pieces is not None:
+        return self.translated(found["all"], words)
+
+    def translated(self, stream: TokenStream, words: Sequence[str]) -> TokenStream:
+        """A stream whose ids mean ``words``, in the model's own ids."""
+        if tuple(words) == self.vocabulary:
             return stream
-        places = {word: i for i, word in enumerate(self.vocabulary)}
-        ids = np.array([places.get(word, 0) for word in words], np.int32)
+        ids = np.array([self._places.get(word, 0) for word in words], np.int32)
         return TokenStream(ids[stream.tokens], stream.documents)
+
+    def encode(self, text: str) -> NDArray[np.int32]:
+        """The ids of a text without line ends, int32 [n]."""
+        if not text.strip():
+            return np.empty(0, np.int32)
+        if self._pieces is not None:
+            return self._pieces.encode([text])[0]
+        return np.array([self._places.get(word, 0) for word in text.split()], np.int32)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.vocabulary)}
 
     @cached_property
     def _pieces(self) -> WordPieces | None:
