@@ -213,6 +213,28 @@ def test_importing_loads_no_juliacall() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+NOISE = """
+    import os, sys
+    from pyjuice_bridge.engines.julia_worker import _own_pipes
+    requests, answers = _own_pipes()
+    print("noise from Python", flush=True)
+    os.write(1, b"noise from a library")
+    assert sys.stdin.read() == "" and requests.readline() == "request"
+    answers.write("answer")
+"""
+
+
+def test_what_others_print_does_not_disturb() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(NOISE)],
+        input="request",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "answer" and done.stderr.count("noise") == 2
+
+
 def test_a_wheel_carries_the_julia_package(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     copy = tmp_path / "source"

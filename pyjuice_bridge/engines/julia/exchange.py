@@ -96,7 +96,6 @@ def exchange_folder(size: int) -> Iterator[Path]:
         and os.access(_IN_MEMORY, os.W_OK)
         and shutil.disk_usage(_IN_MEMORY).free > 4 * size + _MARGIN
     )
-    with tempfile.TemporaryDirectory(
-        prefix="pyjuice_bridge-", dir=_IN_MEMORY if roomy else None
-    ) as name:
+    prefix, place = f"pyjuice_bridge-{os.getpid()}-", _IN_MEMORY if roomy else None
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as name:
         yield Path(name)
