@@ -126,6 +126,7 @@ def _images(gallery: Gallery, arms: Sequence[str]) -> dict[str, Any]:
     return {
         "kind": "images",
         "definition": "",
+        "sizes_chart": "",
         "samples": gallery.samples(arms),
         "inpaintings": gallery.inpaintings(arms),
         "clusters": gallery.clusters(),
