@@ -19,9 +19,9 @@ BlockFacts(total) = BlockFacts(zeros(Int, total), zeros(Int, total), zeros(UInt6
 
 Throw unless `circuit` is smooth, decomposable, normalised and consistently stored.
 
-The [`BridgeError`](@ref) is one sentence that begins with `place` (for instance the file) and names
-the array at fault as in a circuit file: `/layers/<i>/<array>`, `/roots`, `/latents/<name>` or
-`/meta`. Ids in it count from zero, as in files.
+The [`BridgeError`](@ref) is one sentence that begins with `place` (for instance the file)
+and names the array at fault as in a circuit file: `/layers/<i>/<array>`, `/roots`,
+`/latents/<name>` or `/meta`. Ids in it count from zero, as in files.
 """
 function check(circuit::Circuit, place::AbstractString = "circuit")
     check_header(circuit, place)
@@ -49,7 +49,7 @@ end
 
 fail(item, problem) = throw(BridgeError("$item: $problem."))
 
-"The id as files count it. Subtraction wraps, so that any 32-bit number of a file comes back."
+"The id as files count it; it wraps, so that any 32-bit number of a file comes back."
 in_file(id::Int32) = Int(id - Int32(1))
 in_file(id::Int) = id - 1
 
@@ -106,7 +106,7 @@ function check_arrays(layer::Union{ProductLayer,SumLayer}, item)
     end
 end
 
-"`groups` names an array of `params` per entry, and each one; a tied layer may leave some out."
+"`groups` names an array of `params` per entry, and each one unless they are `shared`."
 function check_groups(groups, name, params, entries, item; shared = false)
     eltype(params) in (Float32, Float64) ||
         fail("$item/$name", "has type $(eltype(params)), must be Float32 or Float64")
@@ -120,8 +120,10 @@ function check_groups(groups, name, params, entries, item; shared = false)
     count = size(params, 3)
     used = falses(count)
     for group in groups
-        1 <= group <= count ||
-            fail("$item/groups", "names group $(in_file(group)), but $name has $count groups")
+        1 <= group <= count || fail(
+            "$item/groups",
+            "names group $(in_file(group)), but $name has $count groups",
+        )
         used[group] = true
     end
     if !shared && !all(used)
@@ -190,8 +192,8 @@ function check_children(layer, facts, blocks, item; mixes)
     for child in layer.children
         1 <= child < first(blocks) || fail(
             "$item/children",
-            "names block $(in_file(child)), but earlier layers hold only the blocks below " *
-            "$(first(blocks) - 1)",
+            "names block $(in_file(child)), but earlier layers hold only the blocks " *
+            "below $(first(blocks) - 1)",
         )
     end
     for (b, block) in enumerate(blocks)
@@ -213,7 +215,8 @@ end
 "The width of a product layer, from those of its children."
 function check_width(layer, widths, item)
     kind = layer.kind
-    if kind === :kronecker && any(b -> length(child_range(layer, b)) != 2, 1:num_blocks(layer))
+    if kind === :kronecker &&
+       any(b -> length(child_range(layer, b)) != 2, 1:num_blocks(layer))
         fail("$item/offsets", "every kronecker block must have exactly two children")
     end
     width(b) = (kind === :concat ? sum : prod)(

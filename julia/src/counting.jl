@@ -5,18 +5,20 @@
 
 The HCLT or HMM `circuit` with its parameters set to relative frequencies.
 
-With every hidden variable observed, log p(x, z) falls apart into one categorical distribution per
-parameter column, and the maximum is the relative frequency (Liu, Zhang & Van den Broeck, *Scaling
-Up Probabilistic Circuits by Latent Variable Distillation*, ICLR 2023, section 4).
+With every hidden variable observed, log p(x, z) falls apart into one categorical
+distribution per parameter column, and the maximum is the relative frequency (Liu, Zhang &
+Van den Broeck, *Scaling Up Probabilistic Circuits by Latent Variable Distillation*, ICLR
+2023, section 4).
 
-- `circuit`: its `latents["z"]` lists the product block of each hidden variable; tied blocks and
-  layers add their counts;
+- `circuit`: its `latents["z"]` lists the product block of each hidden variable; tied blocks
+  and layers add their counts;
 - `x`: `[num_vars, rows]` integers, -1 where a value is missing (it is not counted);
-- `z`: `[hidden variables, rows]`, the value of every hidden variable from zero, none missing;
+- `z`: `[hidden variables, rows]`, the value of every hidden variable from zero, none
+  missing;
 - `pseudocount`: added to every parameter column, shared evenly by its entries.
 
-Returns the same structure with new parameters in the old precision. A column that no data reaches
-becomes uniform, or stays as it was when `pseudocount` is 0.
+Returns the same structure with new parameters in the old precision. A column that no data
+reaches becomes uniform, or stays as it was when `pseudocount` is 0.
 """
 function count_parameters(
     circuit::Circuit,
@@ -46,8 +48,8 @@ function count_parameters(
 end
 
 """
-One entry per block: its group, the row of `z` that picks the parameter column (0: there is one
-column), and the row of the counted data.
+One entry per block: its group, the row of `z` that picks the parameter column (0: there is
+one column), and the row of the counted data.
 """
 const EdgeColumns = Vector{NTuple{3,Int}}
 
@@ -72,8 +74,8 @@ function hidden_variables(circuit)
         end
         fits || throw(
             BridgeError(
-                "The circuit is not a hidden tree with latents \"z\" at every product block: " *
-                "layer $i has other blocks.",
+                "The circuit is not a hidden tree with latents \"z\" at every product " *
+                "block: layer $i has other blocks.",
             ),
         )
     end
@@ -93,7 +95,7 @@ function check_counted(circuit, x, z)
     )
 end
 
-"Smoothed relative frequencies, `[entries, width, groups]` like `old`. Uses all threads of Julia."
+"Smoothed relative frequencies, `[entries, width, groups]` like `old`; uses all threads."
 function counted(old, edges, z, data, name, pseudocount)
     new = similar(old)
     edges = sort(edges; by = first)
@@ -103,7 +105,8 @@ function counted(old, edges, z, data, name, pseudocount)
             work = CountWork(size(old, 1), size(old, 2), size(z, 2))
             for group in part
                 fill!(work.counts, 0)
-                for (_, given, column) in view(edges, searchsorted(edges, group; by = first))
+                for (_, given, column) in
+                    view(edges, searchsorted(edges, group; by = first))
                     add_counts!(work, z, given, data, column, name)
                 end
                 normalise!(
@@ -149,8 +152,8 @@ function take_values!(values, data, variable, lowest, size, name)
         value = data[variable, row]
         lowest <= value < size || throw(
             BridgeError(
-                "$name must hold values from $lowest to $(size - 1) in row $variable, but has " *
-                "$value.",
+                "$name must hold values from $lowest to $(size - 1) in row $variable, " *
+                "but has $value.",
             ),
         )
         values[row] = value
@@ -174,11 +177,12 @@ end
 A hidden tree over cluster ids, started at the counts.
 
 Every position has a hidden variable with as many values as there are clusters: p(H_child |
-H_parent) is the smoothed frequency of the ids and p(Z | H) is (1 - ε)·identity + ε·uniform, so that
-EM can move away from H = Z.
+H_parent) is the smoothed frequency of the ids and p(Z | H) is (1 - ε)·identity + ε·uniform,
+so that EM can move away from H = Z.
 
 - `z`: `[positions, rows]`, ids from zero, below `clusters`;
-- `pseudocount`: added to every column of p(H_child | H_parent), shared evenly by its entries;
+- `pseudocount`: added to every column of p(H_child | H_parent), shared evenly by its
+  entries;
 - `epsilon`: from 0 to 1; zero leaves entries that EM can never revive;
 - `parents`: `[positions]`, the tree, by default the [`chow_liu_tree`](@ref) of the ids.
 
@@ -195,7 +199,8 @@ function latent_circuit(
     isempty(z) && throw(BridgeError("z must be a non-empty matrix of [positions, rows]."))
     tree = parents === nothing ? chow_liu_tree(z, clusters; bins = clusters) : parents
     circuit = count_parameters(hclt(tree, clusters, clusters; seed = 0), z, z; pseudocount)
-    soft = [(1 - epsilon) * (c == h) + epsilon / clusters for c = 1:clusters, h = 1:clusters]
+    soft =
+        [(1 - epsilon) * (c == h) + epsilon / clusters for c = 1:clusters, h = 1:clusters]
     leaf = circuit.layers[1]
     params = Vector{Any}(nothing, length(circuit.layers))
     params[1] = repeat(convert(Matrix{eltype(leaf.params)}, soft), 1, 1, num_blocks(leaf))

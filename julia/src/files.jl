@@ -7,9 +7,9 @@ const FORMAT_VERSION = 1
 """
     save_circuit(circuit, path)
 
-Write `circuit` to an HDF5 file, atomically; what [`load_circuit`](@ref) returns is the same bit for
-bit. Throws a [`BridgeError`](@ref) if `circuit` does not pass [`check`](@ref) or the file cannot be
-written.
+Write `circuit` to an HDF5 file, atomically; what [`load_circuit`](@ref) returns is the same
+bit for bit. Throws a [`BridgeError`](@ref) if `circuit` does not pass [`check`](@ref) or
+the file cannot be written.
 """
 function save_circuit(circuit::Circuit, path::AbstractString)
     check(circuit, "circuit for $path")
@@ -66,8 +66,8 @@ end
 """
     load_circuit(path)
 
-Read a circuit file. Throws a [`BridgeError`](@ref), one sentence that names the file and the dataset
-at fault, if it is not a valid circuit.
+Read a circuit file. Throws a [`BridgeError`](@ref), one sentence that names the file and
+the dataset at fault, if it is not a valid circuit.
 """
 function load_circuit(path::AbstractString)
     circuit = open_checked(path, CIRCUIT_FORMAT, FORMAT_VERSION) do file
@@ -76,7 +76,9 @@ function load_circuit(path::AbstractString)
         with_group(file, "layers") do groups
             names = keys(groups)
             issetequal(names, string.(0:(length(names)-1))) || throw(
-                BridgeError("$path: /layers: must hold the groups 0, 1, 2 … without a gap."),
+                BridgeError(
+                    "$path: /layers: must hold the groups 0, 1, 2 … without a gap.",
+                ),
             )
             for i in eachindex(names)
                 push!(layers, with_group(g -> read_layer(g, layers), groups, string(i - 1)))
@@ -89,7 +91,13 @@ function load_circuit(path::AbstractString)
                 latents[name] = read_ids(group, name)
             end
         end
-        return Circuit(num_vars, layers, roots; latents, meta = group_attributes(file, "meta"))
+        return Circuit(
+            num_vars,
+            layers,
+            roots;
+            latents,
+            meta = group_attributes(file, "meta"),
+        )
     end
     check(circuit, path)
     return circuit
@@ -118,7 +126,11 @@ function read_layer(group, earlier)
         return SumLayer(offsets, children, read_ids(group, "groups"), weights, owner)
     end
     known = "input, sum, hadamard, kronecker, concat"
-    throw(BridgeError("$(item_place(group)): kind '$kind' is unknown, must be one of $known."))
+    throw(
+        BridgeError(
+            "$(item_place(group)): kind '$kind' is unknown, must be one of $known.",
+        ),
+    )
 end
 
 "The weights of a sum layer, and 0 or the layer that owns them."
@@ -185,8 +197,7 @@ function check_assignments(z, clusters, centroids, place)
             "$clusters, dim)",
         )
     end
-    all(isfinite, centroids) ||
-        fail("$place: /centroids", "holds NaN or infinite values")
+    all(isfinite, centroids) || fail("$place: /centroids", "holds NaN or infinite values")
 end
 
 """
@@ -212,8 +223,8 @@ end
 """
     load_assignments(path)
 
-Read an assignment file into [`Assignments`](@ref). Throws a [`BridgeError`](@ref) if the file is
-missing, damaged or something else.
+Read an assignment file into [`Assignments`](@ref). Throws a [`BridgeError`](@ref) if the
+file is missing, damaged or something else.
 """
 function load_assignments(path::AbstractString)
     return open_checked(path, ASSIGNMENTS_FORMAT, FORMAT_VERSION) do file
@@ -223,7 +234,8 @@ function load_assignments(path::AbstractString)
                 z[split] = read_array(group, split, (Int32,), 2)
             end
         end
-        centroids = haskey(file, "centroids") ? Float32.(read_floats(file, "centroids")) : nothing
+        centroids =
+            haskey(file, "centroids") ? Float32.(read_floats(file, "centroids")) : nothing
         clusters = whole_attribute(file, "clusters")
         attributes = group_attributes(file, "attributes")
         return Assignments(z, clusters; centroids, attributes, place = path)

@@ -1,25 +1,26 @@
 # Hidden Chow-Liu trees.
 #
-# Layout, the same for every builder of trees: all hidden variables of one depth form one level,
-# deepest first; a level is one product layer and one sum layer, both in breadth-first order, so that
-# siblings are neighbours; input blocks come in the order of the products that consume them. There
-# is one input layer per distinct number of categories.
+# Layout, the same for every builder of trees: all hidden variables of one depth form one
+# level, deepest first; a level is one product layer and one sum layer, both in
+# breadth-first order, so that siblings are neighbours; input blocks come in the order of
+# the products that consume them. There is one input layer per distinct number of
+# categories.
 
 """
     hclt(parents, latents, categories; seed)
 
-A hidden Chow-Liu tree with Dirichlet(1) parameters: a tree of hidden variables, each with one
-observed child (Liu & Van den Broeck, *Tractable Regularization of Probabilistic Circuits*, NeurIPS
-2021).
+A hidden Chow-Liu tree with Dirichlet(1) parameters: a tree of hidden variables, each with
+one observed child (Liu & Van den Broeck, *Tractable Regularization of Probabilistic
+Circuits*, NeurIPS 2021).
 
 - `parents`: `[n]`, the tree parent of each variable, 0 at the root;
 - `latents`: values of every hidden variable; every variable has its own, tree leaves too;
 - `categories`: values of every observed variable, one number or `[n]`;
 - `seed`: of the random columns, a number or a generator.
 
-Variable `i` has the product block of its input block and the sum blocks of its tree children; its
-sum block, p(H_i | H_parent), is what the parent's product consumes. `latents["z"]` lists the
-product block of each variable: its node `j` means H_i = `j - 1`.
+Variable `i` has the product block of its input block and the sum blocks of its tree
+children; its sum block, p(H_i | H_parent), is what the parent's product consumes.
+`latents["z"]` lists the product block of each variable: its node `j` means H_i = `j - 1`.
 """
 function hclt(parents, latents::Integer, categories; seed)
     circuit, products = tree_copies(parents, 1, latents, categories, generator(seed))
@@ -35,9 +36,9 @@ end
 """
     tree_copies(parents, copies, latents, categories, rng)
 
-Disjoint HCLTs of one tree in the same layers, each with its own parameters and root, and their
-product blocks `[copies, n]`. Copy `j` reads the variables `(j - 1) * n + 1` to `j * n`. Inside a
-layer blocks are ordered by tree node, then copy.
+Disjoint HCLTs of one tree in the same layers, each with its own parameters and root, and
+their product blocks `[copies, n]`. Copy `j` reads the variables `(j - 1) * n + 1` to `j *
+n`. Inside a layer blocks are ordered by tree node, then copy.
 """
 function tree_copies(parents, copies, latents, categories, rng)
     tree = check_parents(parents)
@@ -83,7 +84,7 @@ function tree_leaves(levels, copies, latents, categories, rng)
     return own, layers
 end
 
-"Input block times the sum blocks of the level `below`, which follow block `sums`, per node."
+"Per node, its input block times its sum blocks of the level `below`, after block `sums`."
 function tree_products(level, own, below, tree, sums)
     copies = size(own, 1)
     offsets, children = Int32[1], Int32[]

@@ -1,5 +1,5 @@
-# HDF5 files that appear whole or not at all, and that are read with checks. A damaged or foreign file
-# ends in one sentence instead of wrong numbers.
+# HDF5 files that appear whole or not at all, and that are read with checks. A damaged or
+# foreign file ends in one sentence instead of wrong numbers.
 
 "No deflate stream unpacks to more than 1,032 times its size."
 const DEFLATE_RATIO = 1100
@@ -10,9 +10,10 @@ const FILE_OVERHEAD = 1 << 20
 """
     atomic_h5(write, path, bytes)
 
-Write an HDF5 file that appears under `path` only when it is complete: `write(file)` fills a temporary
-file in the same folder, which is then renamed. If it throws, `path` stays as it was. `bytes` is
-what the arrays take: libhdf5 can crash when a disk fills up, so the room is looked at before.
+Write an HDF5 file that appears under `path` only when it is complete: `write(file)` fills a
+temporary file in the same folder, which is then renamed. If it throws, `path` stays as it
+was. `bytes` is what the arrays take: libhdf5 can crash when a disk fills up, so the room is
+looked at before.
 """
 function atomic_h5(write, path, bytes)
     folder = dirname(abspath(path))
@@ -62,8 +63,8 @@ end
 """
     open_checked(f, path, kind, version)
 
-`f(file)` on an HDF5 file opened for reading, once its root attributes `format` and `version` are
-what is needed and every link in it is a hard link.
+`f(file)` on an HDF5 file opened for reading, once its root attributes `format` and
+`version` are what is needed and every link in it is a hard link.
 """
 function open_checked(f, path, kind, version)
     isfile(path) || throw(BridgeError("$path: there is no such file."))
@@ -103,7 +104,9 @@ function refuse_links(file)
                 if info.linktype != API.H5L_TYPE_HARD
                     kind = info.linktype == API.H5L_TYPE_SOFT ? "a soft" : "an external"
                     place = item_place(group, name)
-                    throw(BridgeError("$place: is $kind link; store the data itself there."))
+                    throw(
+                        BridgeError("$place: is $kind link; store the data itself there."),
+                    )
                 end
                 info.u in seen && continue
                 push!(seen, info.u)
@@ -118,9 +121,9 @@ end
 """
     read_array(group, name, types, ndims)
 
-The dataset `name` of `group`, of one of the element `types` (`Int32`, `Float32`, `Float64`). Shape,
-type and stored size are looked at before anything is allocated. The dimensions are in Julia's
-order, the reverse of the file's.
+The dataset `name` of `group`, of one of the element `types` (`Int32`, `Float32`,
+`Float64`). Shape, type and stored size are looked at before anything is allocated. The
+dimensions are in Julia's order, the reverse of the file's.
 """
 function read_array(group, name, types, ndims)
     place = item_place(group, name)

@@ -50,7 +50,8 @@ function scalar_value(attribute, place)
     class = API.h5t_get_class(type)
     scalar = API.h5s_get_simple_extent_type(HDF5.dataspace(attribute)) == API.H5S_SCALAR
     if scalar && class == API.H5T_STRING
-        text = API.h5t_is_variable_str(type) ? variable_text(attribute, type) :
+        text =
+            API.h5t_is_variable_str(type) ? variable_text(attribute, type) :
             fixed_text(attribute, type)
         isvalid(text) && return text
     elseif scalar && class in (API.H5T_INTEGER, API.H5T_FLOAT, API.H5T_ENUM)
@@ -96,7 +97,6 @@ function write_attribute(item, name, text::AbstractString)
     end
 end
 
-write_attribute(item, name, value::Integer) =
-    HDF5.write_attribute(item, name, Int64(value))
+write_attribute(item, name, value::Integer) = HDF5.write_attribute(item, name, Int64(value))
 write_attribute(item, name, value::AbstractFloat) =
     HDF5.write_attribute(item, name, Float64(value))

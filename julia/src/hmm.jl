@@ -3,18 +3,18 @@
 """
     hmm(initial, transition, emission, length)
 
-The circuit of a homogeneous hidden Markov model with `H` states and `V` tokens, for sequences of
-`length` tokens, one variable each:
-p(x, z) = `initial[z_1] * emission[x_1, z_1] * Π_t transition[z_t, z_(t-1)] * emission[x_t, z_t]`.
+The circuit of a homogeneous hidden Markov model with `H` states and `V` tokens, for
+sequences of `length` tokens, one variable each: p(x, z) = `initial[z_1] * emission[x_1,
+z_1] * Π_t transition[z_t, z_(t-1)] * emission[x_t, z_t]`.
 
 - `initial`: `[H]`, the distribution of the first state;
 - `transition`: `[H, H]`, column `h` is the distribution of the state after `h`;
 - `emission`: `[V, H]`, column `h` is the distribution of the token in state `h`.
 
-One input layer, all blocks of one group; then, from the last position to the first, a product
-(the position's input times the sum of the position after it) and a sum, which mixes it by
-`transition`, at the first position by `initial`. All transition layers are tied to the first of
-them. `latents["z"]` lists the product blocks.
+One input layer, all blocks of one group; then, from the last position to the first, a
+product (the position's input times the sum of the position after it) and a sum, which mixes
+it by `transition`, at the first position by `initial`. All transition layers are tied to
+the first of them. `latents["z"]` lists the product blocks.
 """
 function hmm(
     initial::AbstractVector{<:AbstractFloat},

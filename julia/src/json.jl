@@ -23,8 +23,9 @@ const JSON_DEPTH = 500
 """
     parse_json(text)
 
-The value of a JSON text: `Dict{String,Any}`, `Vector{Any}`, `String`, `Int`, `Float64`, `Bool` or
-`nothing`. Of equal keys in an object the last one counts. Throws [`JsonError`](@ref).
+The value of a JSON text: `Dict{String,Any}`, `Vector{Any}`, `String`, `Int`, `Float64`,
+`Bool` or `nothing`. Of equal keys in an object the last one counts. Throws
+[`JsonError`](@ref).
 """
 function parse_json(text::AbstractString)
     reader = JsonReader(String(text), 1)
@@ -155,8 +156,8 @@ end
 """
     json_text(value)
 
-`value` (dictionary, named tuple, array, tuple, text, symbol, number, boolean, `nothing`) as JSON
-on one line. NaN and infinite numbers become `null`.
+`value` (dictionary, named tuple, array, tuple, text, symbol, number, boolean, `nothing`) as
+JSON on one line. NaN and infinite numbers become `null`.
 """
 json_text(value) = sprint(write_json, value)
 

@@ -9,15 +9,16 @@ const TABLE_WIDTH = 8
 """
     mutual_information(x, categories; bins = 16, pseudocount = 1.0)
 
-Mutual information of every pair of variables in nats: `[n, n]`, symmetric, rounded to 1e-6, zero on
-the diagonal. The same numbers as Python's `pyjuice_bridge.circuit.chow_liu` gives.
+Mutual information of every pair of variables in nats: `[n, n]`, symmetric, rounded to 1e-6,
+zero on the diagonal. The same numbers as Python's `pyjuice_bridge.circuit.chow_liu` gives.
 
-- `x`: `[n, rows]` integers, -1 where a value is missing; a pair counts the rows where both are
-  present;
+- `x`: `[n, rows]` integers, -1 where a value is missing; a pair counts the rows where both
+  are present;
 - `categories`: number of values of each variable, one number or `[n]`;
-- `bins`: most bins per variable. A variable with more values is binned: going through its values in
-  order, a bin is closed when it holds its share of the rows not yet binned. Bins join neighbouring
-  values: for values without an order, such as cluster ids, let `bins` be the number of categories;
+- `bins`: most bins per variable. A variable with more values is binned: going through its
+  values in order, a bin is closed when it holds its share of the rows not yet binned. Bins
+  join neighbouring values: for values without an order, such as cluster ids, let `bins` be
+  the number of categories;
 - `pseudocount`: rows of the uniform distribution mixed into each joint table.
 
 Uses all threads of Julia.
@@ -47,8 +48,8 @@ function value_counts(x, sizes)
         if !(MISSING <= value < sizes[variable])
             throw(
                 BridgeError(
-                    "x holds values outside 0..$(sizes[variable] - 1) (or -1, missing) for " *
-                    "variable $variable.",
+                    "x holds values outside 0..$(sizes[variable] - 1) (or -1, missing) " *
+                    "for variable $variable.",
                 ),
             )
         end
@@ -58,8 +59,8 @@ function value_counts(x, sizes)
 end
 
 """
-The bin of every value, `[values + 1, n]` like `counts`, and how many bins each variable has. Bins
-count from zero, and a missing value has the bin after the last.
+The bin of every value, `[values + 1, n]` like `counts`, and how many bins each variable
+has. Bins count from zero, and a missing value has the bin after the last.
 """
 function bin_borders(counts, sizes, bins)
     bin_of = Matrix{Int}(undef, size(counts))
@@ -94,9 +95,9 @@ end
 """
 Mutual information of all pairs from the bin ids `codes [rows, n]`.
 
-The rows in a variable's commonest bin are left out of its joint tables and follow from the margins,
-which saves most of the work on images with a flat background. Variables with the commonest of
-those come first.
+The rows in a variable's commonest bin are left out of its joint tables and follow from the
+margins, which saves most of the work on images with a flat background. Variables with the
+commonest of those come first.
 """
 function pairwise_information(codes, used, slots, pseudocount)
     rows, n = size(codes)
@@ -205,12 +206,14 @@ end
 "Mutual information of the smoothed table `joint[1:rows, 1:columns]`, rounded."
 function information(joint, rows, columns, pseudocount)
     extra = pseudocount / (rows * columns)
+    empty = x_log_x(extra)
     cells = margins = total = 0.0
     for column = 1:columns
         sum_here = 0.0
         for row = 1:rows
-            value = joint[row, column] + extra
-            cells += x_log_x(value)
+            count = joint[row, column]
+            value = count + extra
+            cells += count == 0 ? empty : x_log_x(value)
             sum_here += value
         end
         margins += x_log_x(sum_here)

@@ -1,11 +1,12 @@
-# Patch circuits for all clusters at once, and the circuit over whole images they are glued into.
+# Patch circuits for all clusters at once, and the circuit over whole images they are glued
+# into.
 
 """
     patch_bundle(parents, clusters, latents, categories; seed)
 
-One HCLT per cluster over disjoint copies of the `D` variables of a patch, all with the same tree and
-in the same layers, with Dirichlet(1) parameters. Root `j` is cluster `j - 1` and reads the variables
-`(j - 1) * D + 1` to `j * D`. The arguments are those of [`hclt`](@ref).
+One HCLT per cluster over disjoint copies of the `D` variables of a patch, all with the same
+tree and in the same layers, with Dirichlet(1) parameters. Root `j` is cluster `j - 1` and
+reads the variables `(j - 1) * D + 1` to `j * D`. The arguments are those of [`hclt`](@ref).
 """
 function patch_bundle(parents, clusters::Integer, latents::Integer, categories; seed)
     circuit, _ = tree_copies(parents, clusters, latents, categories, generator(seed))
@@ -20,24 +21,21 @@ end
 """
     glue(latent, bundle, patch_variables)
 
-The circuit over whole images: p(x) = Σ_z p_latent(z) Π_i p_bundle(x_patch(i); root z_i) (Liu, Zhang
-& Van den Broeck, *Scaling Up Probabilistic Circuits by Latent Variable Distillation*, ICLR 2023,
-section 4).
+The circuit over whole images: p(x) = Σ_z p_latent(z) Π_i p_bundle(x_patch(i); root z_i)
+(Liu, Zhang & Van den Broeck, *Scaling Up Probabilistic Circuits by Latent Variable
+Distillation*, ICLR 2023, section 4).
 
-- `latent`: one root, one input layer with one block per position over K categories, p(Z | H);
+- `latent`: one root, one input layer with one block per position over K categories, p(Z |
+  H);
 - `bundle`: K roots over `K * D` variables, as [`patch_bundle`](@ref) lays them out;
-- `patch_variables`: `[D, positions]`, the image variable behind each patch variable, every image
-  variable exactly once.
+- `patch_variables`: `[D, positions]`, the image variable behind each patch variable, every
+  image variable exactly once.
 
-The bundle's parameters are shared by the positions; a block of the bundle becomes one block per
-position, next to each other in the order of the latent circuit's input blocks. `latents["z"]`
-lists, by position, the block of width K that puts the K heads together.
+The bundle's parameters are shared by the positions; a block of the bundle becomes one block
+per position, next to each other in the order of the latent circuit's input blocks.
+`latents["z"]` lists, by position, the block of width K that puts the K heads together.
 """
-function glue(
-    latent::Circuit,
-    bundle::Circuit,
-    patch_variables::AbstractMatrix{<:Integer},
-)
+function glue(latent::Circuit, bundle::Circuit, patch_variables::AbstractMatrix{<:Integer})
     leaf = check_glue(latent, bundle, patch_variables)
     positions = size(patch_variables, 2)
     places = patch_variables[:, leaf.variables]
@@ -49,7 +47,10 @@ function glue(
     blocks = (first+1):(first+positions)
     push!(layers, SumLayer(1:(positions+1), blocks, leaf.groups, leaf.params))
     by = (blocks = first + positions, layers = length(layers) - 1)
-    append!(layers, shifted(layer, by) for layer in view(latent.layers, 2:length(latent.layers)))
+    append!(
+        layers,
+        shifted(layer, by) for layer in view(latent.layers, 2:length(latent.layers))
+    )
     return Circuit(
         length(patch_variables),
         layers,
@@ -64,11 +65,13 @@ end
 
 "The input layer of `latent`, once everything is known to fit."
 function check_glue(latent, bundle, places)
-    isempty(places) &&
-        throw(BridgeError("patch_variables must be a non-empty [variables, positions] matrix."))
+    isempty(places) && throw(
+        BridgeError("patch_variables must be a non-empty [variables, positions] matrix."),
+    )
     sort(vec(places)) == 1:length(places) || throw(
         BridgeError(
-            "patch_variables must hold every image variable 1..$(length(places)) exactly once.",
+            "patch_variables must hold every image variable 1..$(length(places)) " *
+            "exactly once.",
         ),
     )
     size, positions = Base.size(places)
@@ -131,7 +134,7 @@ function spread_edges(layer, copies)
     return offsets, children, edges
 end
 
-"The layer with all its children `by.blocks` blocks, and its owner `by.layers` layers, further on."
+"The layer with its children `by.blocks` blocks and its owner `by.layers` layers further on."
 shifted(layer::InputLayer, by) = layer
 shifted(layer::ProductLayer, by) =
     ProductLayer(layer.kind, layer.offsets, layer.children .+ by.blocks)

@@ -11,9 +11,9 @@ Sum-Product Networks*, UAI 2019).
 - `categories`: values of every variable, one number or `[num_vars]`;
 - `seed`: of the random columns, a number or a generator.
 
-A partition is the Kronecker product of its two regions; a region with partitions is one sum block
-over all of them together, of width one at the root. Regions are placed by their height above the
-leaves, one product and one sum layer per height and width.
+A partition is the Kronecker product of its two regions; a region with partitions is one sum
+block over all of them together, of width one at the root. Regions are placed by their
+height above the leaves, one product and one sum layer per height and width.
 """
 function rat_spn(graph::RegionGraph, sums::Integer, inputs::Integer, categories; seed)
     sums >= 1 && inputs >= 1 || throw(BridgeError("sums and inputs must be at least 1."))
@@ -100,11 +100,12 @@ function by_width(builder, regions)
     width(region) = isempty(graph.splits[region]) ? builder.inputs : builder.sums
     found = Pair{Int,Vector{Int}}[]
     for region in regions
-        widths = unique(width(left) * width(right) for (left, right) in graph.splits[region])
+        widths =
+            unique(width(left) * width(right) for (left, right) in graph.splits[region])
         length(widths) == 1 || throw(
             BridgeError(
-                "Region $(region - 1) has partitions of different widths; use inputs equal to " *
-                "sums.",
+                "Region $(region - 1) has partitions of different widths; use inputs " *
+                "equal to sums.",
             ),
         )
         place = findfirst(entry -> first(entry) == widths[1], found)

@@ -6,8 +6,8 @@
 Regions and partitions over `num_vars` variables, checked when made.
 
 - `scopes`: the variables of each region;
-- `partitions`: (region, left child, right child), indices into `scopes`; a region may have several,
-  and one without any is a leaf;
+- `partitions`: (region, left child, right child), indices into `scopes`; a region may have
+  several, and one without any is a leaf;
 - `root`: the region that is nobody's child;
 - `splits`: the partitions of each region as (left child, right child).
 
@@ -52,7 +52,8 @@ function check_partitions(scopes, partitions)
         )
         together = sort!([v for child in children for v in scopes[child]])
         together == sort(scopes[region]) || graph_error(
-            "partitions[$(i - 1)].children must split the scope of region $(region - 1) in two",
+            "partitions[$(i - 1)].children must split the scope of region $(region - 1) " *
+            "in two",
         )
     end
 end

@@ -1,12 +1,13 @@
 # Smoothness and decomposability of large circuits.
 #
-# Scopes are compared through fingerprints: every variable has a fixed pseudo-random 64-bit number,
-# a block's fingerprint is the sum (mod 2^64) over its leaves, so a product adds the fingerprints
-# of its children, and the children of a sum must all have the same one. That is a scope counted
-# with multiplicity; two different ones agree by accident with probability 2^-64. A block with
-# overlapping factors counts some variable twice, and so does everything above it. Hence a circuit
-# is decomposable exactly if no block that is nobody's child counts more leaves than it has
-# variables. Time and memory are linear in the number of edges.
+# Scopes are compared through fingerprints: every variable has a fixed pseudo-random 64-bit
+# number, a block's fingerprint is the sum (mod 2^64) over its leaves, so a product adds the
+# fingerprints of its children, and the children of a sum must all have the same one. That
+# is a scope counted with multiplicity; two different ones agree by accident with
+# probability 2^-64. A block with overlapping factors counts some variable twice, and so
+# does everything above it. Hence a circuit is decomposable exactly if no block that is
+# nobody's child counts more leaves than it has variables. Time and memory are linear in the
+# number of edges.
 
 "A fixed hash of a variable (the finaliser of SplitMix64)."
 function fingerprint(variable::Integer)
@@ -19,8 +20,8 @@ end
 """
 Compare leaves counted with multiplicity and variables, at the blocks nothing is above.
 
-All such blocks of different scope are compared together first: where they hold disjoint variables,
-as in a bundle of circuits, that settles it.
+All such blocks of different scope are compared together first: where they hold disjoint
+variables, as in a bundle of circuits, that settles it.
 """
 function check_decomposable(circuit::Circuit, facts, variables, place)
     is_child = falses(num_blocks(circuit))
@@ -58,10 +59,12 @@ function blocks_below(circuit::Circuit, top)
     return below
 end
 
-"Find, among the blocks `among`, the first product whose factors share a variable, and throw."
+"Throw, naming the first product block in `among` whose factors share a variable."
 function fail_overlap(circuit::Circuit, among, place)
     scopes = Dict{Int,Set{Int32}}()
-    for (i, layer) in enumerate(circuit.layers), (b, block) in enumerate(layer_blocks(circuit, i))
+    for (i, layer) in enumerate(circuit.layers),
+        (b, block) in enumerate(layer_blocks(circuit, i))
+
         among[block] || continue
         if layer isa InputLayer
             scopes[block] = Set(layer.variables[b])

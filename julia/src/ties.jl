@@ -15,8 +15,8 @@ end
 """
 Refuse half-shared lists of groups, and rows that do not sum to one.
 
-A block is right if all its groups stand, at the same places of an equally long list, in the block
-that named the first of them first.
+A block is right if all its groups stand, at the same places of an equally long list, in the
+block that named the first of them first.
 """
 function check_ties(layer::SumLayer, start, item)
     block, place = first_uses(layer)
@@ -71,8 +71,8 @@ function check_owner(circuit::Circuit, index, item)
     if !(owner isa SumLayer && owner.tied_to == 0)
         fail(
             "$item/tied_to",
-            "names layer $(layer.tied_to - 1), must be an earlier sum layer with weights of " *
-            "its own",
+            "names layer $(layer.tied_to - 1), must be an earlier sum layer with weights " *
+            "of its own",
         )
     end
     layer.weights === owner.weights || fail(

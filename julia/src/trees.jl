@@ -5,9 +5,9 @@
 
 The Chow-Liu tree of `x` (`[n, rows]`), rooted at its centre: parents `[n]`, 0 at the root.
 
-The maximum spanning tree of pairwise [`mutual_information`](@ref), which has the same arguments
-(Chow & Liu, *Approximating Discrete Probability Distributions with Dependence Trees*, 1968). The
-same rows give the same tree as in Python.
+The maximum spanning tree of pairwise [`mutual_information`](@ref), which has the same
+arguments (Chow & Liu, *Approximating Discrete Probability Distributions with Dependence
+Trees*, 1968). The same rows give the same tree as in Python.
 """
 function chow_liu_tree(x::AbstractMatrix{<:Integer}, categories; keywords...)
     return maximum_spanning_tree(mutual_information(x, categories; keywords...))
@@ -16,11 +16,11 @@ end
 """
     maximum_spanning_tree(weights)
 
-The spanning tree of greatest total weight (`weights [n, n]`, symmetric), rooted at its centre:
-parents `[n]`, 0 at the root.
+The spanning tree of greatest total weight (`weights [n, n]`, symmetric), rooted at its
+centre: parents `[n]`, 0 at the root.
 
-Prim's algorithm from the first node; equal weights go to the lowest index. The centre is the node of
-least eccentricity, the lowest index of two.
+Prim's algorithm from the first node; equal weights go to the lowest index. The centre is
+the node of least eccentricity, the lowest index of two.
 """
 function maximum_spanning_tree(weights::AbstractMatrix{<:Real})
     n = size(weights, 1)
@@ -78,11 +78,13 @@ function walk(neighbours, start)
     return order, above
 end
 
-"`parents` as `Vector{Int32}` after checking that it names exactly one root and valid nodes."
+"`parents` as `Vector{Int32}`, once it is known to name one root and valid nodes."
 function check_parents(parents)
     isempty(parents) && throw(BridgeError("parents must hold at least one node."))
     all(p -> p isa Integer && 0 <= p <= length(parents), parents) || throw(
-        BridgeError("parents must hold nodes from 1 to $(length(parents)), or 0 at the root."),
+        BridgeError(
+            "parents must hold nodes from 1 to $(length(parents)), or 0 at the root.",
+        ),
     )
     count(==(0), parents) == 1 ||
         throw(BridgeError("parents must hold 0 exactly once, at the root of the tree."))
@@ -92,8 +94,8 @@ end
 """
     tree_levels(parents)
 
-The nodes by depth, root level first. Inside a level nodes follow the order of their parents, then
-their own index, so that siblings are neighbours.
+The nodes by depth, root level first. Inside a level nodes follow the order of their
+parents, then their own index, so that siblings are neighbours.
 """
 function tree_levels(parents)
     tree = check_parents(parents)

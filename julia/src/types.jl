@@ -17,9 +17,9 @@ const MISSING = -1
 """
     Layer
 
-A list of blocks. A *block* is `width` nodes with one scope, and all blocks of a layer have the
-same width. Blocks are numbered from one through the whole circuit in layer order, and a layer
-refers to blocks of earlier layers only.
+A list of blocks. A *block* is `width` nodes with one scope, and all blocks of a layer have
+the same width. Blocks are numbered from one through the whole circuit in layer order, and a
+layer refers to blocks of earlier layers only.
 """
 abstract type Layer end
 
@@ -52,9 +52,9 @@ end
 
 Products of blocks; block `b` has the children `children[offsets[b]:(offsets[b + 1] - 1)]`.
 
-`:hadamard` multiplies node `j` of every child; `:kronecker` multiplies every combination of nodes
-of two children, the second child's index running fastest; `:concat` lists the nodes of its children
-one after another, each node a product with a single factor.
+`:hadamard` multiplies node `j` of every child; `:kronecker` multiplies every combination of
+nodes of two children, the second child's index running fastest; `:concat` lists the nodes
+of its children one after another, each node a product with a single factor.
 """
 struct ProductLayer <: Layer
     kind::Symbol
@@ -70,10 +70,10 @@ Mixtures: the values of block `b` are the sum over its edges `e` in
 
 - `children`: `[edges]`, the child block of each edge, of width in;
 - `groups`: `[edges]`, the weight matrix of each edge; equal groups are tied;
-- `weights`: `[width in, width out, groups]`. Column `i` of a block, over all edges of the block
-  together, sums to one;
-- `tied_to`: 0, or the index of an earlier sum layer, itself not tied, whose weights these are:
-  `weights` is then that layer's array.
+- `weights`: `[width in, width out, groups]`. Column `i` of a block, over all edges of the
+  block together, sums to one;
+- `tied_to`: 0, or the index of an earlier sum layer, itself not tied, whose weights these
+  are: `weights` is then that layer's array.
 """
 struct SumLayer{P<:AbstractArray{<:AbstractFloat,3}} <: Layer
     offsets::Vector{Int32}
@@ -126,7 +126,7 @@ owns_params(::ProductLayer) = false
 Where the children (of a sum layer: the edges) of the layer's `block`-th block are.
 """
 child_range(layer::Union{ProductLayer,SumLayer}, block) =
-    Int(layer.offsets[block]):(Int(layer.offsets[block + 1]) - 1)
+    Int(layer.offsets[block]):(Int(layer.offsets[block+1])-1)
 
 """
     Circuit(num_vars, layers, roots; latents = Dict(), meta = Dict())
@@ -140,9 +140,9 @@ A smooth, decomposable circuit over `num_vars` discrete variables.
 - `starts`: layer `i` holds the blocks `starts[i]:(starts[i + 1] - 1)`;
 - `widths`: the width of the blocks of each layer.
 
-Ids (blocks, variables, groups, layers) count from one here and from zero in files; the values of
-variables count from zero in both, with `MISSING` where unobserved. The constructor checks
-nothing, [`check`](@ref) does.
+Ids (blocks, variables, groups, layers) count from one here and from zero in files; the
+values of variables count from zero in both, with `MISSING` where unobserved. The
+constructor checks nothing, [`check`](@ref) does.
 """
 struct Circuit
     num_vars::Int
@@ -224,8 +224,8 @@ end
     with_params(layer, params)
     with_params(circuit, params)
 
-The same layer or circuit with other parameters. For a circuit, `params` has one entry per layer;
-`nothing` keeps what is there, and a tied layer follows its owner.
+The same layer or circuit with other parameters. For a circuit, `params` has one entry per
+layer; `nothing` keeps what is there, and a tied layer follows its owner.
 """
 with_params(layer::InputLayer, params::AbstractArray) =
     InputLayer(layer.variables, layer.groups, params)

@@ -2,7 +2,7 @@
 
 using JuiceBridge: child_range, layer_blocks, layer_of
 
-"The value of node `j` of `block` for one row `x`, straight from the definitions of the layers."
+"The value of node `j` of `block` for one row `x`, from the definitions of the layers."
 function node_value(circuit::Circuit, block, j, x)
     i = layer_of(circuit, block)
     return node_value(circuit, circuit.layers[i], block - circuit.starts[i] + 1, j, x)

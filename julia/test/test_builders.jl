@@ -25,8 +25,10 @@ end
     @test circuit.layers[7].children == [4, 9, 10]
     @test circuit.latents["z"] == [7, 11, 8, 5] && circuit.roots == [12]
     @test circuit.meta == Dict("structure" => "hclt", "latent_states" => 2)
-    @test hclt([0], 3, 2; seed = 1).layers[1].params == hclt([0], 3, 2; seed = 1).layers[1].params
-    @test hclt([0], 3, 2; seed = 1).layers[1].params != hclt([0], 3, 2; seed = 2).layers[1].params
+    @test hclt([0], 3, 2; seed = 1).layers[1].params ==
+          hclt([0], 3, 2; seed = 1).layers[1].params
+    @test hclt([0], 3, 2; seed = 1).layers[1].params !=
+          hclt([0], 3, 2; seed = 2).layers[1].params
     @test_throws "latents" hclt([0], 0, 2; seed = 1)
     @test_throws "categories" hclt([0, 1], 2, [2]; seed = 1)
     @test_throws "categories" hclt([0, 1], 2, 0; seed = 1)

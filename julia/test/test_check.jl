@@ -40,9 +40,19 @@ end
         Circuit(3, layers, [1]) => "/roots: block 0 has width 2",
         Circuit(3, layers, [99]) => "/roots: names block 98",
         Circuit(3, layers, Int[]) => "/roots: must hold",
-        Circuit(3, layers, roots; latents = Dict("z" => [0])) => "/latents/z: names block -1",
+        Circuit(
+            3,
+            layers,
+            roots;
+            latents = Dict("z" => [0]),
+        ) => "/latents/z: names block -1",
         Circuit(3, layers, roots; latents = Dict("a/b" => [1])) => "must not be",
-        Circuit(3, layers, roots; meta = Dict{String,Any}("a" => nothing)) => "/meta: \"a\"",
+        Circuit(
+            3,
+            layers,
+            roots;
+            meta = Dict{String,Any}("a" => nothing),
+        ) => "/meta: \"a\"",
         Circuit(3, layers, roots; meta = Dict{String,Any}("a\0" => 1)) => "without NUL",
         changed(tree, 1; params) => "/layers/0/params: row 0 of group 2",
         changed(tree, 1; params = negative) => "/layers/0/params: holds -0.5 at [1, 1, 0]",
@@ -59,14 +69,26 @@ end
         changed(tree, 3; weights) => "/layers/2/weights: holds NaN at [0, 0, 0]",
         changed(tree, 4; children = [3, 6, 6]) => "block 7 is not decomposable: variable 1",
         changed(tree, 5; weights = ones(3, 1, 1) ./ 3) => "another width than the 3",
-        changed(mixed, 4; groups = [1, 1, 2], weights = ones(4, 1, 2) ./ 4) =>
-            "block 14 names group 0 twice",
-        changed(mixed, 4; groups = [1, 2, 2], weights = ones(4, 1, 2) ./ 4) =>
-            "blocks 14 and 15 share group 1",
+        changed(
+            mixed,
+            4;
+            groups = [1, 1, 2],
+            weights = ones(4, 1, 2) ./ 4,
+        ) => "block 14 names group 0 twice",
+        changed(
+            mixed,
+            4;
+            groups = [1, 2, 2],
+            weights = ones(4, 1, 2) ./ 4,
+        ) => "blocks 14 and 15 share group 1",
         changed(mixed, 5; children = [15, 1]) => "not smooth",
         changed(chain, 5; tied_to = 5) => "/layers/4/tied_to: names layer 4",
         changed(chain, 5; tied_to = 2) => "/layers/4/tied_to: names layer 1",
-        changed(chain, 5; weights = copy(chain.layers[3].weights)) => "must be the very array",
+        changed(
+            chain,
+            5;
+            weights = copy(chain.layers[3].weights),
+        ) => "must be the very array",
     ]
     for (circuit, message) in cases
         error = try

@@ -6,7 +6,8 @@ function joint_log_likelihood(circuit, x, z)
         layer isa ProductLayer && continue
         for (b, block) in enumerate(layer_blocks(circuit, i))
             given = owner[block] == 0 ? 1 : z[hidden[owner[block]]] + 1
-            entry = layer isa InputLayer ? x[layer.variables[b]] : z[hidden[layer.children[b]]]
+            entry =
+                layer isa InputLayer ? x[layer.variables[b]] : z[hidden[layer.children[b]]]
             entry == MISSING && continue
             value += log(layer_params(layer)[entry+1, given, layer.groups[b]])
         end
@@ -61,18 +62,22 @@ end
     even = count_parameters(circuit, x, z; pseudocount = 1)
     @test even.layers[1].params[:, 2, :] ≈ fill(1 / 3, 3, 2)
     none = count_parameters(circuit, zeros(Int, 2, 0), zeros(Int, 2, 0); pseudocount = 0)
-    @test all(layer_params(a) == layer_params(b) for (a, b) in zip(none.layers, circuit.layers))
+    @test all(
+        layer_params(a) == layer_params(b) for (a, b) in zip(none.layers, circuit.layers)
+    )
 end
 
 @testset "what does not fit is refused" begin
     circuit = hclt([0, 1], 2, 3; seed = 1)
     x, z = zeros(Int, 2, 4), zeros(Int, 2, 4)
-    count(c = circuit; x = x, z = z, pseudocount = 0) = count_parameters(c, x, z; pseudocount)
+    count(c = circuit; x = x, z = z, pseudocount = 0) =
+        count_parameters(c, x, z; pseudocount)
     @test_throws "at least 0" count(; pseudocount = -1)
     @test_throws "x must be" count(; x = zeros(Int, 3, 4))
     @test_throws "z must be" count(; z = zeros(Int, 1, 4))
     @test_throws "same rows" count(; z = zeros(Int, 2, 3))
-    for (name, data) in ((:x, [0 3; 0 0]), (:x, [0 -2; 0 0]), (:z, [0 2; 0 0]), (:z, [0 -1; 0 0]))
+    for (name, data) in
+        ((:x, [0 3; 0 0]), (:x, [0 -2; 0 0]), (:z, [0 2; 0 0]), (:z, [0 -1; 0 0]))
         error = try
             count(; x = zeros(Int, 2, 2), z = zeros(Int, 2, 2), name => data)
         catch error
@@ -103,14 +108,25 @@ end
     parents = chow_liu_tree(z, 3; bins = 3)
     counts = count_parameters(hclt(parents, 3, 3; seed = 9), z, z; pseudocount = 0.5)
     @test all(
-        a.weights == b.weights for (a, b) in zip(circuit.layers, counts.layers) if a isa SumLayer
+        a.weights == b.weights for
+        (a, b) in zip(circuit.layers, counts.layers) if a isa SumLayer
     )
     given = latent_circuit(z, 3; pseudocount = 0.5, epsilon = 0, parents = [0, 1, 2, 3])
     sharp = count_parameters(hclt([0, 1, 2, 3], 3, 3; seed = 9), z, z; pseudocount = 0.5)
     row = z[:, 1]
     @test log(root_values(given, row)[1]) ≈
-          sum(log, (layer.weights[row[k+1]+1, row[k]+1, 1] for (k, layer) in ((3, sharp.layers[3]), (2, sharp.layers[5]), (1, sharp.layers[7])))) +
-          log(sharp.layers[9].weights[row[1]+1, 1, 1])
+          sum(
+        log,
+        (
+            layer.weights[row[k+1]+1, row[k]+1, 1] for
+            (k, layer) in ((3, sharp.layers[3]), (2, sharp.layers[5]), (1, sharp.layers[7]))
+        ),
+    ) + log(sharp.layers[9].weights[row[1]+1, 1, 1])
     @test_throws "epsilon" latent_circuit(z, 3; pseudocount = 1, epsilon = 2)
-    @test_throws "non-empty" latent_circuit(zeros(Int, 0, 2), 3; pseudocount = 1, epsilon = 0)
+    @test_throws "non-empty" latent_circuit(
+        zeros(Int, 0, 2),
+        3;
+        pseudocount = 1,
+        epsilon = 0,
+    )
 end

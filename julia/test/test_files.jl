@@ -5,8 +5,10 @@ same(a, b) = a == b
 same(a::T, b::T) where {T<:Layer} =
     all(same(getfield(a, name), getfield(b, name)) for name in fieldnames(T))
 same(a::Circuit, b::Circuit) =
-    all(same(a.layers[i], b.layers[i]) for i in eachindex(a.layers)) &&
-    all(getfield(a, name) == getfield(b, name) for name in (:num_vars, :roots, :latents, :meta))
+    all(same(a.layers[i], b.layers[i]) for i in eachindex(a.layers)) && all(
+        getfield(a, name) == getfield(b, name) for
+        name in (:num_vars, :roots, :latents, :meta)
+    )
 
 "The message of the [`BridgeError`](@ref) that `f` must throw."
 function message(f)
@@ -143,7 +145,10 @@ end
         write(path, bytes[1:(end÷2)])
         @test occursin("truncated or damaged", message(() -> load_circuit(path)))
         save_assignments(Assignments(Dict("train" => zeros(Int32, 2, 3)), 1), path)
-        @test occursin("'juice-bridge-circuit' is needed", message(() -> load_circuit(path)))
+        @test occursin(
+            "'juice-bridge-circuit' is needed",
+            message(() -> load_circuit(path)),
+        )
         nowhere = joinpath(folder, "no", "circuit.h5")
         circuit = hclt([0, 1], 2, 3; seed = 1)
         @test occursin("does not exist", message(() -> save_circuit(circuit, nowhere)))
@@ -207,7 +212,13 @@ end
 function virtual_dataset(file)
     delete_object(file, "roots")
     properties = HDF5.init!(HDF5.DatasetCreateProperties())
-    HDF5.API.h5p_set_virtual(properties, dataspace((1,)), "other.h5", "roots", dataspace((1,)))
+    HDF5.API.h5p_set_virtual(
+        properties,
+        dataspace((1,)),
+        "other.h5",
+        "roots",
+        dataspace((1,)),
+    )
     type = HDF5.datatype(Int32)
     id = HDF5.API.h5d_create(
         file,
@@ -239,28 +250,34 @@ end
         "/layers: the group is missing" => file -> put(file, "layers", [1]),
         "/layers: must hold the groups" => file -> create_group(file, "layers/7"),
         "/layers: must hold the groups 0" => file -> delete_object(file, "layers/1"),
-        "/layers/1: kind 'max'" => file -> set_attribute(file["layers/1"], "kind", "max"),
-        "/layers/0: family" => file -> set_attribute(file["layers/0"], "family", "normal"),
-        "/layers/0/params: the dataset is missing" => file -> delete_object(file, "layers/0/params"),
+        "/layers/1: kind 'max'" =>
+            file -> set_attribute(file["layers/1"], "kind", "max"),
+        "/layers/0: family" =>
+            file -> set_attribute(file["layers/0"], "family", "normal"),
+        "/layers/0/params: the dataset is missing" =>
+            file -> delete_object(file, "layers/0/params"),
         "/roots: has type int64" => file -> put(file, "roots", [8]),
         "/roots: has shape (1, 1)" => file -> put(file, "roots", Int32[8;;]),
         "/roots: names block 99" => file -> put(file, "roots", Int32[99]),
         "/latents/z: names block 2147483647" =>
             file -> put(file, "latents/z", Int32[typemax(Int32)]),
         "big-endian float32" => file -> put_big_endian(file),
-        "has type uint16" => file -> put(file, "layers/0/params", zeros(UInt16, 3, 2, 3)),
+        "has type uint16" =>
+            file -> put(file, "layers/0/params", zeros(UInt16, 3, 2, 3)),
         "/layers/0/params: row 0 of group 0" =>
             file -> put(file, "layers/0/params", zeros(3, 2, 3)),
         "must be an earlier sum layer" =>
             file -> (attributes(file["layers/4"])["tied_to"] = 0),
         "must be an earlier sum layer" =>
             file -> (attributes(file["layers/4"])["tied_to"] = -1),
-        "/layers/1/tied: is a soft link" => file -> soft_link(file, "layers/1/tied", "/roots"),
+        "/layers/1/tied: is a soft link" =>
+            file -> soft_link(file, "layers/1/tied", "/roots"),
         "/meta/out: is an external link" => file -> external_link(file),
         "data lies in another file" => file -> external_storage(file),
         "data lies in another file" => file -> virtual_dataset(file),
         "needs more bytes than the file holds" => file -> huge_dataset(file, nothing),
-        "needs more bytes than the file holds" => file -> huge_dataset(file, (1 << 20,)),
+        "needs more bytes than the file holds" =>
+            file -> huge_dataset(file, (1 << 20,)),
     ]
     for (text, change) in cases
         @test occursin(text, spoiled(change))
@@ -268,7 +285,10 @@ end
 end
 
 @testset "assignments" begin
-    z = Dict("train" => rand(Xoshiro(1), Int32(0):Int32(4), 3, 20), "test" => zeros(Int32, 3, 0))
+    z = Dict(
+        "train" => rand(Xoshiro(1), Int32(0):Int32(4), 3, 20),
+        "test" => zeros(Int32, 3, 0),
+    )
     attributes = Dict{String,Any}("teacher" => "pixels", "seed" => 1, "inertia" => 0.5)
     mktempdir() do folder
         path = joinpath(folder, "assignments.h5")
@@ -287,6 +307,10 @@ end
     @test_throws "no split" Assignments(Dict{String,Matrix{Int32}}(), 2)
     @test_throws "at least 1" Assignments(rows, 0)
     @test_throws "differ" Assignments(uneven, 2)
-    @test_throws "/centroids: has shape" Assignments(rows, 2; centroids = zeros(Float32, 4, 2, 2))
+    @test_throws "/centroids: has shape" Assignments(
+        rows,
+        2;
+        centroids = zeros(Float32, 4, 2, 2),
+    )
     @test_throws "NaN" Assignments(rows, 2; centroids = fill(NaN32, 4, 2, 3))
 end

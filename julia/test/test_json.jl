@@ -13,8 +13,17 @@ using JuiceBridge: JsonError, json_text, parse_json
     @test json_text(NaN) == "null"
     @test json_text("\e\x7f") == "\"\\u001b\\u007f\""
 
-    wrong = ("", "[1,]", "{\"a\":1,}", "[1 2]", "01", "+1", ".5", "1.", "nul", "\"a", "\"\\q\"")
-    more = ("\"\\ud800\"", "\"\\u12g4\"", "\"a\nb\"", "[1]]", "{a: 1}", "'a'", "1e999999999999")
+    wrong =
+        ("", "[1,]", "{\"a\":1,}", "[1 2]", "01", "+1", ".5", "1.", "nul", "\"a", "\"\\q\"")
+    more = (
+        "\"\\ud800\"",
+        "\"\\u12g4\"",
+        "\"a\nb\"",
+        "[1]]",
+        "{a: 1}",
+        "'a'",
+        "1e999999999999",
+    )
     for text in (wrong..., more..., "9"^30, "["^1000, "\"\\")
         @test_throws JsonError parse_json(text)
     end

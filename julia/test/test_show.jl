@@ -12,7 +12,8 @@
     @test occursin("1,200 parameters (Float32, 1 group)", repr(chain.layers[1]))
     @test JuiceBridge.commas(1234567) == "1,234,567" && JuiceBridge.commas(-123) == "-123"
     z = Dict("train" => zeros(Int32, 4, 6), "test" => zeros(Int32, 4, 1))
-    @test repr(Assignments(z, 3)) == "Assignments(3 clusters, 4 positions, test 1 row, train 6 rows)"
+    @test repr(Assignments(z, 3)) ==
+          "Assignments(3 clusters, 4 positions, test 1 row, train 6 rows)"
     graph = RegionGraph(2, [[1, 2], [1], [2]], [(1, 2, 3)])
     @test repr(graph) == "RegionGraph(2 variables, 3 regions, 1 partition)"
 end

@@ -1,4 +1,4 @@
-"Mutual information of two columns, from the definition, over the rows where both are present."
+"Mutual information of two columns by definition, over the rows where both are present."
 function information_by_definition(a, b, sizes, pseudocount)
     table = fill(pseudocount / prod(sizes), sizes...)
     for (i, j) in zip(a, b)
@@ -127,7 +127,8 @@ end
     @test chow_liu_tree(zeros(UInt8, 1, 5), 2) == [0]
     x = [mod(v * v * r + r ÷ v + (r ÷ 3) * (v ÷ 2), 23) for v = 1:12, r = 1:400]
     @test chow_liu_tree(x, 23) == [3, 3, 0, 2, 9, 3, 12, 6, 1, 2, 12, 2]
-    @test chow_liu_tree(x, 23; bins = 4, pseudocount = 0.0) == [3, 0, 2, 2, 9, 2, 9, 10, 3, 2, 9, 10]
+    @test chow_liu_tree(x, 23; bins = 4, pseudocount = 0.0) ==
+          [3, 0, 2, 2, 9, 2, 9, 10, 3, 2, 9, 10]
 end
 
 @testset "levels" begin
