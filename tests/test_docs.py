@@ -256,6 +256,8 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         kind = f"`kind: {value.kind}`" if len(_models(field.annotation)) > 1 else "its defaults"  # type: ignore[attr-defined]
         return kind
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
@@ -275,6 +277,8 @@ def _describe(annotation: Any, metadata: Sequence[Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in inner)
     if origin is list:
         return f"list of: {_describe(inner[0], ())}"
+    if annotation is bool:
+        return "`true`, `false`"
     words = {int: "whole number", float: "number", str: "text"}[annotation]
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     bounds = [
