@@ -206,6 +206,6 @@ end
 
 "`file: /path/of/the/item` for a message."
 function item_place(item, name = "")
-    path = rstrip(HDF5.name(item), '/')
-    return rstrip("$(HDF5.filename(item)): $path/$name", '/')
+    path = rstrip(rstrip(HDF5.name(item), '/') * "/$name", '/')
+    return isempty(path) ? HDF5.filename(item) : "$(HDF5.filename(item)): $path"
 end
