@@ -13,8 +13,8 @@ Van den Broeck, *Scaling Up Probabilistic Circuits by Latent Variable Distillati
 - `circuit`: its `latents["z"]` lists the product block of each hidden variable; tied blocks
   and layers add their counts;
 - `x`: `[num_vars, rows]` integers, -1 where a value is missing (it is not counted);
-- `z`: `[hidden variables, rows]`, the value of every hidden variable from zero, none
-  missing;
+- `z`: `[hidden variables, rows]`, the value of every hidden variable from zero, -1 where
+  there is none (nothing that involves it is counted);
 - `pseudocount`: added to every parameter column, shared evenly by its entries.
 
 Returns the same structure with new parameters in the old precision. A column that no data
@@ -136,23 +136,23 @@ function add_counts!(work, z, given, data, column, name)
     if given == 0
         fill!(work.given, 0)
     else
-        take_values!(work.given, z, given, 0, width, "z")
+        take_values!(work.given, z, given, width, "z")
     end
-    take_values!(work.values, data, column, name == "x" ? MISSING : 0, entries, name)
+    take_values!(work.values, data, column, entries, name)
     for row in eachindex(work.values)
-        value = work.values[row]
-        value == MISSING && continue
-        work.counts[value+1, work.given[row]+1] += 1
+        value, state = work.values[row], work.given[row]
+        (value == MISSING || state == MISSING) && continue
+        work.counts[value+1, state+1] += 1
     end
 end
 
-"One variable's values in all rows, once they are known to lie in `lowest:(size - 1)`."
-function take_values!(values, data, variable, lowest, size, name)
+"One variable's values in all rows, once they are known to lie in `-1:(size - 1)`."
+function take_values!(values, data, variable, size, name)
     for row in eachindex(values)
         value = data[variable, row]
-        lowest <= value < size || throw(
+        MISSING <= value < size || throw(
             BridgeError(
-                "$name must hold values from $lowest to $(size - 1) in row $variable, " *
+                "$name must hold values from -1 to $(size - 1) in row $variable, " *
                 "but has $value.",
             ),
         )

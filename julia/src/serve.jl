@@ -166,6 +166,25 @@ function answer(::Val{:latent_circuit}, request, _)
     return (; made)
 end
 
+function answer(::Val{:random_hmm}, request, _)
+    made = random_hmm(
+        setting(request, "states"),
+        setting(request, "vocabulary"),
+        setting(request, "length");
+        seed = setting(request, "seed"),
+    )
+    return (; made)
+end
+
+function answer(::Val{:count_hmm}, request, _)
+    states, tokens = setting(request, "states"), setting(request, "vocabulary")
+    x, z = request.arrays["x"], request.arrays["z"]
+    uniform(dims...) = fill(1.0f0 / first(dims), dims)
+    start = hmm(uniform(states), uniform(states, states), uniform(tokens, states), size(x, 1))
+    pseudocount = setting(request, "pseudocount")
+    return (; made = count_parameters(start, x, z; pseudocount))
+end
+
 # Running -------------------------------------------------------------------------------------
 
 function answer(::Val{:log_likelihood}, request, _)

@@ -53,6 +53,18 @@ end
     end
 end
 
+@testset "states that are not there" begin
+    circuit = random_hmm(3, 4, 4; seed = 1)
+    x = random_rows(fill(4, 4), 30, 3; missing_share = 0)
+    z = random_rows(fill(3, 4), 30, 4; missing_share = 0)
+    short = count_parameters(random_hmm(3, 4, 3; seed = 1), x[1:3, :], z[1:3, :]; pseudocount = 1)
+    z[4, :] .= MISSING
+    found = count_parameters(circuit, x, z; pseudocount = 1)
+    @test layer_params(found.layers[1]) == layer_params(short.layers[1])
+    @test layer_params(found.layers[3]) == layer_params(short.layers[3])
+    @test layer_params(found.layers[end]) == layer_params(short.layers[end])
+end
+
 @testset "columns without data" begin
     circuit = hclt([0, 1], 2, 3; seed = 1)
     x, z = zeros(Int, 2, 4), zeros(Int, 2, 4)
@@ -77,7 +89,7 @@ end
     @test_throws "z must be" count(; z = zeros(Int, 1, 4))
     @test_throws "same rows" count(; z = zeros(Int, 2, 3))
     for (name, data) in
-        ((:x, [0 3; 0 0]), (:x, [0 -2; 0 0]), (:z, [0 2; 0 0]), (:z, [0 -1; 0 0]))
+        ((:x, [0 3; 0 0]), (:x, [0 -2; 0 0]), (:z, [0 2; 0 0]), (:z, [0 -2; 0 0]))
         error = try
             count(; x = zeros(Int, 2, 2), z = zeros(Int, 2, 2), name => data)
         catch error

@@ -209,3 +209,17 @@ class Builders(Protocol):
         parents: ArrayLike | None = None,
     ) -> Circuit:
         """``distill.counting.latent_circuit``."""
+
+    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
+        """The circuit of ``circuit.hmm.random_hmm``."""
+
+    def count_hmm(
+        self,
+        x: NDArray[Any],
+        z: NDArray[Any],
+        states: int,
+        vocabulary: int,
+        *,
+        pseudocount: float,
+    ) -> Circuit:
+        """The circuit of ``distill.hmm.count_hmm``, as long as the rows."""

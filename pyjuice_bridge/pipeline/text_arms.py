@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.circuit import hdf5
-from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
-from pyjuice_bridge.distill.hmm import count_hmm
-from pyjuice_bridge.pipeline.arms import CIRCUIT, Stage, Start
+from pyjuice_bridge.pipeline.arms import CIRCUIT, Stage, Start, made_by
 from pyjuice_bridge.pipeline.latents import FILE, LatentValues
 from pyjuice_bridge.pipeline.sizes import hmm_parameters, hmm_work
 from pyjuice_bridge.pipeline.text_data import TextContext
@@ -50,13 +48,27 @@ def _random(context: TextContext, size: int | None) -> Start:
     """An HMM with Dirichlet(1) rows."""
     seed, count = context.config.seed, size or context.circuit.states
     length, vocabulary = context.data.section.window, len(context.data.dataset.vocabulary)
-    key = {"random": "hmm", "states": count, "vocabulary": vocabulary, "seed": seed}
+    builders = context.builders
+    key = {
+        "random": "hmm",
+        "states": count,
+        "vocabulary": vocabulary,
+        "length": length,
+        "seed": seed,
+        "builders": builders.name,
+    }
 
     def make() -> Circuit:
-        return random_hmm(count, vocabulary, seed).circuit(length)
+        return builders.random_hmm(count, vocabulary, length, seed=seed)
 
     return Start(
-        "random", {**key, "length": length}, make, 0.0, states=size, work=_work(context, count)
+        "random",
+        key,
+        make,
+        0.0,
+        states=size,
+        work=_work(context, count),
+        made_by={"circuit": builders.name},
     )
 
 
@@ -75,14 +87,14 @@ def _counted(context: TextContext, size: int | None, latents: LatentValues) -> S
 
     def build(folder: Path) -> Mapping[str, Any]:
         with context.reporter.task(f"counting ({count:,} states)"):
+            builders = context.builders
             rows, z = data.rows["train"], latents.z["train"]
-            hmm = count_hmm(rows, z, count, vocabulary, pseudocount)
-            circuit = hmm.circuit(data.section.window)
+            circuit = builders.count_hmm(rows, z, count, vocabulary, pseudocount=pseudocount)
             hdf5.save(circuit, folder / CIRCUIT)
             bound, marginal = bound_and_marginal(
                 context.engine, circuit, data.rows["valid"], latents.z["valid"]
             )
-        return {"bound": bound, "marginal": marginal}
+        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
 
     counted = context.store.stage("counting", 1, inputs, build)
     bound, marginal = (data.value("valid", counted.info[k]) for k in ("bound", "marginal"))
@@ -97,5 +109,6 @@ def _counted(context: TextContext, size: int | None, latents: LatentValues) -> S
         {**latents.parts, "counting": counted.seconds},
         states=size,
         work=_work(context, count),
+        made_by={"counting": made_by(counted)},
         assignments=latents.artifact.path / FILE,
     )

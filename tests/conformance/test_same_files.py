@@ -175,6 +175,24 @@ def test_counting(julia: Builders) -> None:
                 np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-6)
 
 
+def test_hidden_markov_models(julia: Builders) -> None:
+    """Windows with a tail that has neither tokens nor states, and a state that never occurs."""
+    rng = np.random.default_rng(9)
+    x, z = rng.integers(0, 6, (50, 7)), rng.integers(0, 3, (50, 7))
+    x[:20, 5:] = z[:20, 5:] = -1
+    x[rng.random(x.shape) < 0.1] = -1
+    for pseudocount in (0.0, 0.5):
+        both = [b.count_hmm(x, z, 4, 6, pseudocount=pseudocount) for b in (julia, PYTHON)]
+        assert_same(*both, params=False)
+        check(both[0])
+        for a, b in zip(both[0].layers, both[1].layers, strict=True):
+            if layer_params(a) is not None:
+                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-6)
+    made = [b.random_hmm(4, 6, 5, seed=1) for b in (julia, PYTHON)]
+    assert_same(*made, params=False)
+    check(made[0])
+
+
 def test_random_rows_are_uniform_on_the_simplex(julia: Builders) -> None:
     """The mean of Dirichlet(1) rows, and the chance that the first of three is above a half."""
     circuit = julia.hclt([-1, *range(299)], 3, 3, seed=7)

@@ -76,6 +76,22 @@ class JuliaBuilders:
         arrays = {"z": z, "parents": None if parents is None else check_parents(parents)}
         return _circuit("latent_circuit", facts, arrays)
 
+    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
+        facts = {"states": states, "vocabulary": vocabulary, "length": length, "seed": seed}
+        return _circuit("random_hmm", facts, {})
+
+    def count_hmm(
+        self,
+        x: NDArray[Any],
+        z: NDArray[Any],
+        states: int,
+        vocabulary: int,
+        *,
+        pseudocount: float,
+    ) -> Circuit:
+        facts = {"states": states, "vocabulary": vocabulary, "pseudocount": pseudocount}
+        return _circuit("count_hmm", facts, {"x": x, "z": z})
+
 
 def _build(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Answer:
     return ask(Request(do, facts, arrays, circuits))
