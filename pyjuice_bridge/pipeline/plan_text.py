@@ -9,6 +9,7 @@ import numpy as np
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.config import Config, TextData, TextTeacher
 from pyjuice_bridge.data import load_text
+from pyjuice_bridge.data.text_corpora import CORPORA
 from pyjuice_bridge.engines.base import Engine, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.plan import ArmPlan, Plan
@@ -33,12 +34,7 @@ class KnownText:
 
 _BERT_PIECES = 30_522
 _BERT = ("minilm", "bert-base-uncased", "google-bert/bert-base-uncased")
-_KNOWN = {
-    ("wikitext2", "words"): KnownText(2_088_628, 33_278),
-    ("wikitext103", "words"): KnownText(103_227_021, 267_735),
-    ("wikitext2", "pieces"): KnownText(2_500_000, _BERT_PIECES, about=True),
-    ("wikitext103", "pieces"): KnownText(120_000_000, _BERT_PIECES, about=True),
-}
+_PIECES_PER_WORD = 1.2
 
 
 def plan_text(config: Config, engine: Engine) -> Plan:
@@ -66,9 +62,8 @@ def plan_text(config: Config, engine: Engine) -> Plan:
 def _known(config: Config, section: TextData, teacher: TextTeacher) -> tuple[KnownText, int]:
     """What the text has, and its number of training windows."""
     length, stride = section.window, section.stride or section.window
-    known = _KNOWN.get((section.name, section.tokens))
-    usual = section.tokens == "words" or teacher.source in _BERT
-    if known is not None and usual:
+    known = _published(section, teacher)
+    if known is not None:
         tokens = min(known.tokens, section.limit or known.tokens)
         if tokens < length:
             raise UserError(f"'data.limit' is {tokens}, less than one window of {length}")
@@ -87,6 +82,19 @@ def _known(config: Config, section: TextData, teacher: TextTeacher) -> tuple[Kno
     )
     rows = len(prepare_text(found, section, tokenizer).rows["train"])
     return KnownText(len(found.train), len(found.vocabulary)), rows
+
+
+def _published(section: TextData, teacher: TextTeacher) -> KnownText | None:
+    """What is known about a corpus that need not be there; word pieces are estimated."""
+    corpus = CORPORA.get(section.name)
+    if corpus is None or not corpus.published:
+        return None
+    words = corpus.published["train"]
+    if section.tokens == "words":
+        return KnownText(words, corpus.published["vocabulary"])
+    if teacher.source not in _BERT:
+        return None
+    return KnownText(int(round(words * _PIECES_PER_WORD, -5)), _BERT_PIECES, about=True)
 
 
 def _memory(

@@ -28,6 +28,7 @@ COMMANDS = (
     "evaluate",
     "sample",
     "inpaint",
+    "infill",
     "data",
     "clean",
 )
