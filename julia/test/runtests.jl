@@ -13,5 +13,6 @@ include("oracle.jl")
     include("test_region_graph.jl")
     include("test_counting.jl")
     include("test_show.jl")
+    include("test_serve.jl")
     include("test_quality.jl")
 end
