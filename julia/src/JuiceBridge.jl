@@ -22,6 +22,7 @@ export hclt, hmm, random_hmm, patch_bundle, glue, RegionGraph, load_region_graph
 export count_parameters, latent_circuit
 export log_likelihood, expected_counts, Counts, fit, FitOptions, Schedule, Epoch, FitResult
 export sample, mpe, posteriors
+export to_juice, from_juice, load_juice, save_juice, juice_rows, juice_em
 
 include("types.jl")
 include("ties.jl")
@@ -43,5 +44,6 @@ include("counting.jl")
 include("show.jl")
 include("engine/engine.jl")
 include("serve.jl")
+include("juice.jl")
 
 end

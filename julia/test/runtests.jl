@@ -14,5 +14,6 @@ include("oracle.jl")
     include("test_counting.jl")
     include("test_show.jl")
     include("test_serve.jl")
+    include("test_juice.jl")
     include("test_quality.jl")
 end
