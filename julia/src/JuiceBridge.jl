@@ -16,6 +16,7 @@ using Random: AbstractRNG, RandomDevice, Xoshiro, randexp!, randstring
 export BridgeError, MISSING
 export Layer, InputLayer, ProductLayer, SumLayer, Circuit
 export num_blocks, num_parameters, num_categories, layer_of, layer_params, with_params
+export hidden_tree, print_tree
 export check, load_circuit, save_circuit, Assignments, load_assignments, save_assignments
 export mutual_information, chow_liu_tree, maximum_spanning_tree, tree_levels
 export hclt, hmm, random_hmm, patch_bundle, glue, RegionGraph, load_region_graph, rat_spn
@@ -42,6 +43,7 @@ include("region_graph.jl")
 include("rat_spn.jl")
 include("counting.jl")
 include("show.jl")
+include("print_tree.jl")
 include("engine/engine.jl")
 include("serve.jl")
 include("juice.jl")
