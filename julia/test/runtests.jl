@@ -16,5 +16,6 @@ include("oracle.jl")
     include("test_serve.jl")
     include("test_juice.jl")
     include("test_print_tree.jl")
+    include("test_page.jl")
     include("test_quality.jl")
 end

@@ -1,0 +1,82 @@
+# The code of docs/julia.md runs, and prints what the page says.
+
+const PAGE = joinpath(@__DIR__, "..", "..", "docs", "julia.md")
+
+"The tree of the run that the page looks at."
+const DIGITS_TREE =
+    parse.(
+        Int32,
+        split(
+            "2 59 11 59 6 14 6 7 10 18 10 20 21 22 7 15 18 19 27 11 22 30 31 23 26 34 26 20 21 31 39 24 " *
+            "1 42 34 44 36 39 47 1 42 43 0 43 37 47 45 56 50 51 59 44 45 62 47 63 1 2 3 4 62 55 62 63",
+        ),
+    )
+
+"The files that the page starts from, with parameters and images by chance."
+function write_digits(folder)
+    circuit = hclt(DIGITS_TREE, 8, 17; seed = 3)
+    merge!(circuit.meta, Dict("arm" => "lvd", "colour" => "rgb", "dataset" => "digits"))
+    merge!(
+        circuit.meta,
+        Dict("image_height" => 8, "image_width" => 8, "image_channels" => 1),
+    )
+    circuit.meta["seed"] = 0
+    mkpath(joinpath(folder, "runs", "digits"))
+    save_circuit(circuit, joinpath(folder, "runs", "digits", "model.h5"))
+    JuiceBridge.HDF5.h5open(joinpath(folder, "digits.h5"), "w") do file
+        file["train"] = UInt8.(sample(circuit, 300; seed = 4))
+        file["test"] = UInt8.(sample(circuit, 40; seed = 5))
+    end
+end
+
+"The blocks of a page in some languages: language, line and text."
+function code_blocks(page, languages)
+    found = @NamedTuple{language::String, line::Int, text::String}[]
+    language, start, lines = "", 0, String[]
+    for (number, line) in enumerate(eachline(page))
+        if !startswith(line, "```")
+            push!(lines, line)
+        elseif start == 0
+            language, start, lines = line[4:end], number, String[]
+        else
+            language in languages &&
+                push!(found, (; language, line = start, text = join(lines, '\n')))
+            start = 0
+        end
+    end
+    return found
+end
+
+"What a block prints, followed by its value as a REPL shows it."
+function printed(space, block)
+    path = tempname()
+    value = open(path, "w") do file
+        redirect_stdout(() -> include_string(space, block.text, "julia.md"), file)
+    end
+    shown = isnothing(value) ? "" : repr("text/plain", value; context = :limit => true)
+    return rstrip(read(path, String) * shown)
+end
+
+@testset "the page about Julia" begin
+    blocks = code_blocks(PAGE, ("julia", "text"))
+    with_juice = Base.find_package("ProbabilisticCircuits") !== nothing
+    mktempdir() do folder
+        write_digits(folder)
+        cd(folder) do
+            space = Module(:Page)
+            for (k, block) in enumerate(blocks)
+                block.language == "julia" || continue
+                if !with_juice && occursin("import ProbabilisticCircuits", block.text)
+                    @info "The rest of docs/julia.md is skipped: ProbabilisticCircuits is not here."
+                    @test_skip "Juice.jl"
+                    break
+                end
+                found = printed(space, block)
+                expected = k < length(blocks) ? blocks[k+1] : block
+                expected.language == "text" && @test found == rstrip(expected.text)
+            end
+            @test isfile("trained.h5")
+        end
+    end
+    @test count(block -> block.language == "text", blocks) > 5
+end
