@@ -46,6 +46,7 @@ include("show.jl")
 include("print_tree.jl")
 include("engine/engine.jl")
 include("serve.jl")
+include("serve_workload.jl")
 include("juice.jl")
 
 end

@@ -13,9 +13,9 @@ struct Request
 end
 
 "Who follows a training: functions of an epoch's figures, and of (batches done, batches in all)."
-struct Listener{E,B}
-    on_epoch::E
-    on_batch::B
+struct Listener
+    on_epoch::Any
+    on_batch::Any
 end
 
 """
@@ -28,7 +28,7 @@ where something unexpected happened and `trace` tells where.
 While it trains it calls `on_epoch(epoch, step_size, train, valid, seconds)` and
 `on_batch(done, total)`.
 """
-function respond(folder, on_epoch, on_batch)
+function respond(folder, @nospecialize(on_epoch), @nospecialize(on_batch))
     try
         request = read_request(string(folder))
         get(request.facts, "device", "cpu") == "cuda" && load_cuda()
@@ -230,7 +230,7 @@ function answer(::Val{:fit}, request, listener)
             epoch.valid,
             epoch.seconds,
         ),
-        on_batch = listener.on_batch,
+        on_batch = (done, total) -> listener.on_batch(done, total),
         device = device_of(request),
         precision = precision_of(request),
     )

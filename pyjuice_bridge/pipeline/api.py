@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pyjuice_bridge.pipeline.store import Store
 from pyjuice_bridge.pipeline.text import text_work
 from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
+from pyjuice_bridge.report.words import seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model
@@ -146,6 +148,8 @@ def run(
             return _run(checked, folder, store, reporter, given)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {error or 'interrupted'}")
+            for note in getattr(error, "__notes__", ()):
+                reporter.note(note)
             raise
         except Exception as error:
             reporter.note(traceback.format_exc())
@@ -185,6 +189,17 @@ def _checked(
     return make_config(values, where)
 
 
+def _start(engine: Engine, reporter: Reporter) -> None:
+    """Have an engine in another process ready before anything is timed."""
+    if engine.name == "torch":
+        return
+    began = time.perf_counter()
+    with reporter.task(f"start {engine.name}"):
+        threads = engine.facts()["threads"]
+    spent = seconds_text(time.perf_counter() - began)
+    reporter.say(f"{engine.name} started with {threads} threads in {spent}")
+
+
 def _run(config: Config, folder: Path, store: Store, reporter: Reporter, given: Given) -> RunResult:
     choice = choose_engine(config.engine, config.device)
     reporter.say(choice.reason)
@@ -192,6 +207,7 @@ def _run(config: Config, folder: Path, store: Store, reporter: Reporter, given: 
     work = _work(config, engine, store, reporter, given)
     context = work.context
     record.write_config(context, folder)
+    _start(engine, reporter)
     metrics = record.Metrics(folder / "metrics.jsonl")
     begun = work.starts()
     left = TimeLeft(begun, config.train.epochs)
