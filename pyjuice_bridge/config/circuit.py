@@ -33,11 +33,15 @@ class PatchCircuit(Section):
 
 
 class HmmCircuit(Section):
-    """A homogeneous hidden Markov model over the tokens of a window, distilled by counting."""
+    """A homogeneous hidden Markov model over the tokens of a window, distilled by counting.
+
+    ``smoothing`` is the share of every counted row that is given to overall frequencies.
+    """
 
     kind: Literal["hmm"]
     states: States = 128
     pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 CircuitSection = Annotated[HcltCircuit | PatchCircuit | HmmCircuit, Field(discriminator="kind")]

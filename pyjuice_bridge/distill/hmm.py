@@ -67,6 +67,37 @@ def count_hmm(
     return Hmm(rows[0][0], rows[1], rows[2])
 
 
+def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm:
+    """Rows mixed with overall frequencies: (1 - share)·row + share·frequencies of all states.
+
+    Counted rows are near zero wherever a state was never seen with a token, and EM, which
+    multiplies, brings such an entry back slowly.  Mixed with the frequencies of tokens (emission)
+    and of states (transition), a state can move away from what the teacher said (Jelinek-Mercer
+    smoothing: Jelinek & Mercer, 1980).
+
+    Args:
+        hmm: counted from ``x`` and ``z``.
+        x: int [N, T], token ids, -1 where missing.
+        z: int [N, T], states, -1 where there is none.
+        share: from 0 (as counted) to 1.
+
+    Raises:
+        UserError: a share outside 0 … 1, or no token or state at all.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"the share of the frequencies must be from 0 to 1, got {share}.")
+    tables = []
+    for row, values, name in ((hmm.transition, z, "z"), (hmm.emission, x, "x")):
+        values = np.asarray(values)
+        counts = np.bincount(values[values != MISSING], minlength=row.shape[1])
+        if not counts.sum():
+            raise UserError(f"{name} holds missing values only.")
+        mixed = row * np.float32(1 - share)
+        mixed += (share * counts / counts.sum()).astype(np.float32)
+        tables.append(mixed)
+    return Hmm(hmm.initial, *tables)
+
+
 def _in_range(values: NDArray[Any], size: int, name: str, start: int) -> NDArray[np.int64]:
     bad = (values < MISSING) | (values >= size)
     if bad.any():

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.hmm import interpolate
 from pyjuice_bridge.pipeline.arms import CIRCUIT, Stage, Start, made_by
 from pyjuice_bridge.pipeline.latents import FILE, LatentValues
 from pyjuice_bridge.pipeline.sizes import hmm_parameters, hmm_work
@@ -76,12 +78,13 @@ def _counted(context: TextContext, size: int | None, latents: LatentValues) -> S
     """LVD by counting: one pass over the windows and their latents."""
     data, count = context.data, size or context.circuit.states
     vocabulary = len(data.dataset.vocabulary)
-    pseudocount = context.circuit.pseudocount
+    pseudocount, smoothing = context.circuit.pseudocount, context.circuit.smoothing
     inputs = {
         "data": data.key,
         "clusters": latents.artifact.id,
         "states": count,
         "pseudocount": pseudocount,
+        "smoothing": smoothing,
         "engine": context.engine_key,
     }
 
@@ -90,6 +93,8 @@ def _counted(context: TextContext, size: int | None, latents: LatentValues) -> S
             builders = context.builders
             rows, z = data.rows["train"], latents.z["train"]
             circuit = builders.count_hmm(rows, z, count, vocabulary, pseudocount=pseudocount)
+            smooth = interpolate(Hmm.of(circuit), rows, z, smoothing)
+            circuit = smooth.circuit(rows.shape[1])
             hdf5.save(circuit, folder / CIRCUIT)
             bound, marginal = bound_and_marginal(
                 context.engine, circuit, data.rows["valid"], latents.z["valid"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.distill import hmm as counting
-from pyjuice_bridge.distill.hmm import count_hmm
+from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
@@ -112,3 +112,27 @@ def test_what_does_not_fit() -> None:
     x[1, 0] = -2
     with pytest.raises(UserError, match="x: window 1, position 0 is -2"):
         count_hmm(x, z, STATES, TOKENS, 0.1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.0, 0.3, 1.0]))
+def test_interpolation_mixes_rows_with_what_is_frequent(seed: int, share: float) -> None:
+    x, z = windows(seed, rows=6)
+    x[0, 0], z[0, 0] = 1, 2
+    counted = count_hmm(x, z, STATES, TOKENS, 0.5)
+    mixed = interpolate(counted, x, z, share)
+    np.testing.assert_array_equal(mixed.initial, counted.initial)
+    for name, values in (("transition", z), ("emission", x)):
+        before, after = getattr(counted, name), getattr(mixed, name)
+        seen = [np.mean(values[values >= 0] == v) for v in range(before.shape[1])]
+        np.testing.assert_allclose(after, (1 - share) * before + share * np.array(seen), atol=1e-6)
+        np.testing.assert_allclose(after.sum(-1), 1, atol=1e-6)
+
+
+def test_interpolation_refuses_other_shares_and_empty_data() -> None:
+    x, z = windows(0)
+    counted = count_hmm(x, z, STATES, TOKENS, 0.5)
+    with pytest.raises(UserError, match=r"from 0 to 1, got 1\.5"):
+        interpolate(counted, x, z, 1.5)
+    with pytest.raises(UserError, match="x holds missing values only"):
+        interpolate(counted, np.full_like(x, -1), z, 0.5)
