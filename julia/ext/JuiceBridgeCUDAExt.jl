@@ -1,4 +1,5 @@
-# The engine on CUDA: where its arrays are, batched products by CUBLAS, scattered sums by atomics.
+# The engine on CUDA: where its arrays are, batched products by CUBLAS, scattered sums by
+# atomics.
 module JuiceBridgeCUDAExt
 
 using CUDA

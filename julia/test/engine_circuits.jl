@@ -1,4 +1,5 @@
-# Circuits for the engine's tests: one of every kind, and random ones with ragged sums and ties.
+# Circuits for the engine's tests: one of every kind, and random ones with ragged sums and
+# ties.
 
 using Random: AbstractRNG, Xoshiro, shuffle
 
@@ -28,7 +29,7 @@ const WITH_LATENT = ("hclt", "hmm", "glued")
 rows_of(circuit, count, seed; missing_share = 0.2) =
     random_rows(num_categories(circuit), count, seed; missing_share)
 
-# Random circuits -----------------------------------------------------------------------------
+# Random circuits --------------------------------------------------------------------------
 
 "Blocks made for every scope."
 const COPIES = 2

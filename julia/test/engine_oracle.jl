@@ -1,11 +1,15 @@
-# Plain float64 evaluation of circuits in the log domain, block by block, for the engine's tests. Nothing
-# is shared with the engine.
+# Plain float64 evaluation of circuits in the log domain, block by block, for the engine's
+# tests. Nothing is shared with the engine.
 
 using JuiceBridge: child_range, layer_of, owns_params
 
-logsum(terms) = (top = maximum(terms)) == -Inf ? -Inf : top + log(sum(t -> exp(t - top), terms))
+logsum(terms) =
+    (top = maximum(terms)) == -Inf ? -Inf : top + log(sum(t -> exp(t - top), terms))
 
-"Log values of every node: a vector per block. `latents`: name → states or a matrix of weights."
+"""
+Log values of every node: a vector per block. `latents`: name → states or a matrix of
+weights.
+"""
 function node_logs(circuit::Circuit, x; latents = Dict(), sums = logsum)
     evidence = log_evidence(circuit, latents)
     values = Vector{Float64}[]
@@ -53,8 +57,10 @@ function block_logs(layer::SumLayer, b, values, x, sums)
 end
 
 "log p of one row under each root."
-oracle_ll(circuit, x; kw...) = (v = node_logs(circuit, x; kw...); [v[r][1] for r in circuit.roots])
-oracle_ll(circuit, x::AbstractMatrix) = reduce(hcat, [oracle_ll(circuit, c) for c in eachcol(x)])
+oracle_ll(circuit, x; kw...) =
+    (v = node_logs(circuit, x; kw...); [v[r][1] for r in circuit.roots])
+oracle_ll(circuit, x::AbstractMatrix) =
+    reduce(hcat, [oracle_ll(circuit, c) for c in eachcol(x)])
 
 "The log value of the best joint completion of variables and latents."
 oracle_max(circuit, x) = oracle_ll(circuit, x; sums = maximum)
@@ -63,7 +69,12 @@ oracle_max(circuit, x) = oracle_ll(circuit, x; sums = maximum)
 latents_at(latents, n) = Dict(k => selectdim(v, ndims(v), n) for (k, v) in latents)
 
 "Σ weight · ∂ log p / ∂ log θ by central differences, as `Counts.layers`; zero where θ is."
-function oracle_counts(circuit, x, weights = ones(length(circuit.roots), size(x, 2)); latents = Dict())
+function oracle_counts(
+    circuit,
+    x,
+    weights = ones(length(circuit.roots), size(x, 2));
+    latents = Dict(),
+)
     exact = [owns_params(a) ? Float64.(layer_params(a)) : nothing for a in circuit.layers]
     function total(params)
         moved = with_params(circuit, params)
@@ -111,9 +122,11 @@ latents_at_columns(latents, columns) =
 
 mean_difference(a, b) = count(a .!= b) / length(a)
 
-close_counts(found, expected; atol = 1e-5) = all(zip(found, expected)) do (a, b)
-    isnothing(a) == isnothing(b) && (isnothing(a) || isapprox(a, b; atol, norm = m -> maximum(abs, m)))
-end
+close_counts(found, expected; atol = 1e-5) =
+    all(zip(found, expected)) do (a, b)
+        isnothing(a) == isnothing(b) &&
+            (isnothing(a) || isapprox(a, b; atol, norm = m -> maximum(abs, m)))
+    end
 
 soft_latents(circuit, name, count, seed) = rand(
     Xoshiro(seed),
@@ -127,6 +140,7 @@ same_logs(a, b; rtol = 1e-5, atol = 1e-6) =
         p == q || isapprox(p, q; rtol, atol)
     end
 
-close_params(circuit, expected; atol = 2e-5) = all(zip(circuit.layers, expected)) do (a, b)
-    isnothing(b) || isapprox(layer_params(a), b; atol, norm = m -> maximum(abs, m))
-end
+close_params(circuit, expected; atol = 2e-5) =
+    all(zip(circuit.layers, expected)) do (a, b)
+        isnothing(b) || isapprox(layer_params(a), b; atol, norm = m -> maximum(abs, m))
+    end

@@ -1,11 +1,17 @@
 # Likelihoods, counts and EM steps against plain evaluation.
 
 @testset "likelihoods and counts of a $name" for (name, circuit) in ENGINE_CIRCUITS
-    x = [rows_of(circuit, 12, 1; missing_share = 0) rows_of(circuit, 12, 2; missing_share = 0.4)]
+    x = [rows_of(circuit, 12, 1; missing_share = 0) rows_of(
+        circuit,
+        12,
+        2;
+        missing_share = 0.4,
+    )]
     found = log_likelihood(circuit, x)
     @test found isa Matrix{Float64}
     @test found ≈ oracle_ll(circuit, x) rtol = 1e-6
-    @test log_likelihood(circuit, x; precision = Float64) ≈ oracle_ll(circuit, x) rtol = 1e-12
+    @test log_likelihood(circuit, x; precision = Float64) ≈ oracle_ll(circuit, x) rtol =
+        1e-12
     for root in eachindex(circuit.roots)
         every = reduce(hcat, completions(circuit, fill(-1, circuit.num_vars); root))
         @test sum(exp, log_likelihood(circuit, every)[root, :]) ≈ 1 atol = 1e-5
@@ -67,8 +73,11 @@ end
         x, rng = rows_of(circuit, 5, seed), Xoshiro(seed)
         for b in rand(rng, blocks[1:(end-1)], 3)
             latents = Dict("b$b" => soft_latents(circuit, "b$b", 5, seed))
-            expected = [oracle_ll(circuit, x[:, n]; latents = latents_at(latents, n))[1] for n = 1:5]
-            @test vec(log_likelihood(circuit, x; latents)) ≈ expected rtol = 1e-5 atol = 1e-6
+            expected = [
+                oracle_ll(circuit, x[:, n]; latents = latents_at(latents, n))[1] for n = 1:5
+            ]
+            @test vec(log_likelihood(circuit, x; latents)) ≈ expected rtol = 1e-5 atol =
+                1e-6
             counts = expected_counts(circuit, x; latents)
             @test close_counts(counts.layers, oracle_counts(circuit, x; latents))
         end
@@ -86,7 +95,11 @@ end
     @test_throws BridgeError log_likelihood(circuit, x .- Int32(2))
     @test_throws "nonsense" log_likelihood(circuit, x; latents = Dict("nonsense" => x))
     @test_throws "size (4, 2)" log_likelihood(circuit, x; latents = Dict("z" => x[:, 1:2]))
-    @test_throws "states from 0 to 2" log_likelihood(circuit, x; latents = Dict("z" => x .+ 3))
+    @test_throws "states from 0 to 2" log_likelihood(
+        circuit,
+        x;
+        latents = Dict("z" => x .+ 3),
+    )
     @test_throws "weights from 0 to 1" log_likelihood(
         circuit,
         x;

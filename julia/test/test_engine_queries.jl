@@ -3,10 +3,16 @@
 const DRAWS = 4000
 
 """
-Pearson's chi-square of draws against enumerated probabilities, rare ones pooled; the limit is some four
-standard deviations above its mean.
+Pearson's chi-square of draws against enumerated probabilities, rare ones pooled; the limit
+is some four standard deviations above its mean.
 """
-function follows(circuit, drawn; evidence = fill(-1, circuit.num_vars), root = 1, latents = Dict())
+function follows(
+    circuit,
+    drawn;
+    evidence = fill(-1, circuit.num_vars),
+    root = 1,
+    latents = Dict(),
+)
     rows = completions(circuit, evidence; root)
     logs = [oracle_ll(circuit, row; latents)[root] for row in rows]
     expected = exp.(logs .- logsum(logs)) .* size(drawn, 2)
@@ -61,9 +67,12 @@ end
     @test all(drawn[1:2, :] .== -1) && all(drawn[3:4, :] .>= 0)
 end
 
-@testset "best joint state of a $name" for (name, circuit) in
-                                           merge(ENGINE_CIRCUITS, Dict("random $s" => random_circuit(s, 5) for s = 1:8))
-    evidence = [rows_of(circuit, 20, 6; missing_share = 0.5) fill(Int32(-1), circuit.num_vars)]
+@testset "best joint state of a $name" for (name, circuit) in merge(
+    ENGINE_CIRCUITS,
+    Dict("random $s" => random_circuit(s, 5) for s = 1:8),
+)
+    evidence =
+        [rows_of(circuit, 20, 6; missing_share = 0.5) fill(Int32(-1), circuit.num_vars)]
     for root in eachindex(circuit.roots)
         x, value = mpe(circuit, evidence; root)
         expected = [oracle_max(circuit, row)[root] for row in eachcol(evidence)]

@@ -16,9 +16,10 @@ function oracle_step(circuit, counts, η, pseudocount)
     end
 end
 
-same_params(a, b) = all(zip(a.layers, b.layers)) do (p, q)
-    layer_params(p) == layer_params(q)
-end
+same_params(a, b) =
+    all(zip(a.layers, b.layers)) do (p, q)
+        layer_params(p) == layer_params(q)
+    end
 
 total_ll(circuit, x) = sum(log_likelihood(circuit, x))
 
@@ -108,7 +109,8 @@ end
 
 @testset "full-batch EM of a $name never falls" for (name, circuit) in TRAINED
     x = rows_of(circuit, 20, 6)
-    options = FitOptions(; optimizer = :full_em, epochs = 8, batch_size = 7, pseudocount = 0.0)
+    options =
+        FitOptions(; optimizer = :full_em, epochs = 8, batch_size = 7, pseudocount = 0.0)
     curve = [epoch.train for epoch in fit(circuit, x, options).history]
     @test all(>(-1e-5), diff(curve))
     @test curve[end] > curve[1]
@@ -118,7 +120,8 @@ end
     (name, circuit) in ENGINE_CIRCUITS
 
     x = rows_of(circuit, 40, 7; missing_share = 0.1)
-    options = FitOptions(; optimizer, epochs = 6, batch_size = 16, pseudocount = 0.01, seed = 8)
+    options =
+        FitOptions(; optimizer, epochs = 6, batch_size = 16, pseudocount = 0.01, seed = 8)
     first, second = (fit(circuit, x, options).circuit for _ = 1:2)
     @test total_ll(first, x) > total_ll(circuit, x)
     @test same_params(first, second)
@@ -175,7 +178,8 @@ end
     circuit = ENGINE_CIRCUITS["hclt"]
     x = rows_of(circuit, 6, 1; missing_share = 0)
     valid = rows_of(circuit, 40, 2; missing_share = 0)
-    options = FitOptions(; optimizer = :full_em, epochs = 30, pseudocount = 0.0, patience = 2)
+    options =
+        FitOptions(; optimizer = :full_em, epochs = 30, pseudocount = 0.0, patience = 2)
     fitted = fit(circuit, x, options; valid)
     scores = [epoch.valid for epoch in fitted.history]
     @test length(scores) < 30

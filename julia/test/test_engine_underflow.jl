@@ -1,9 +1,10 @@
-# What underflow would take away in float32: circuits whose parts agree only far below their maxima,
-# against plain evaluation and against float64.
+# What underflow would take away in float32: circuits whose parts agree only far below their
+# maxima, against plain evaluation and against float64.
 
 @testset "sharp random circuits" begin
     for seed = 1:150
-        circuit = sharpened(random_circuit(seed, 3 + seed % 6), (5, 30, 100)[1+seed%3], seed)
+        circuit =
+            sharpened(random_circuit(seed, 3 + seed % 6), (5, 30, 100)[1+seed%3], seed)
         x = rows_of(circuit, 20, seed; missing_share = 0.1)
         expected = oracle_ll(circuit, x)
         @test same_logs(log_likelihood(circuit, x), expected)
@@ -11,7 +12,11 @@
         possible = x[:, vec(all(isfinite, expected; dims = 1))]
         isempty(possible) && continue
         exact = expected_counts(circuit, possible; precision = Float64)
-        @test close_counts(expected_counts(circuit, possible).layers, exact.layers; atol = 1e-3)
+        @test close_counts(
+            expected_counts(circuit, possible).layers,
+            exact.layers;
+            atol = 1e-3,
+        )
     end
 end
 
@@ -137,7 +142,8 @@ end
     circuit = Circuit(n, layers, [2 * n + 4]; latents = Dict("z" => Int32[2*n+3]))
     x = ones(Int32, n, 3)
     latents = Dict("z" => Int32[1 0 -1])
-    expected = [oracle_ll(circuit, x[:, k]; latents = latents_at(latents, k))[1] for k = 1:3]
+    expected =
+        [oracle_ll(circuit, x[:, k]; latents = latents_at(latents, k))[1] for k = 1:3]
     @test vec(log_likelihood(circuit, x; latents)) ≈ expected rtol = 1e-6
     exact = expected_counts(circuit, x; latents, precision = Float64)
     @test close_counts(expected_counts(circuit, x; latents).layers, exact.layers)

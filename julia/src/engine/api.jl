@@ -9,7 +9,8 @@ log p(x, observed latents) in nats: float64 `[roots, N]`.
 - `latents`: name → states, integers `[positions, N]` (-1 = not observed), or weights
   `[width, positions, N]` from 0 to 1;
 - `device`: `"cpu"`, `"cuda"`, `"cuda:1"`, … or an array type;
-- `precision`: of tiles and parameters; results equal those of the log domain to 1e-5 in either.
+- `precision`: of tiles and parameters; results equal those of the log domain to 1e-5 in
+  either.
 """
 function log_likelihood(
     circuit::Circuit,
@@ -28,8 +29,8 @@ function log_likelihood(
 end
 
 """
-Expected edge counts (flows), summed over rows: an array per layer in the shape of its parameters,
-`nothing` for products and for layers tied to another, whose counts stand there.
+Expected edge counts (flows), summed over rows: an array per layer in the shape of its
+parameters, `nothing` for products and for layers tied to another, whose counts stand there.
 """
 struct Counts
     layers::Vector{Union{Nothing,Array}}
@@ -39,8 +40,8 @@ end
 """
     expected_counts(circuit, x; weights = nothing, latents = nothing, device = "cpu", …)
 
-Flows summed over the columns of `x` ([`Counts`](@ref)). `weights` is `[N]` or `[roots, N]`, all one
-unless given. Other arguments as in [`log_likelihood`](@ref).
+Flows summed over the columns of `x` ([`Counts`](@ref)). `weights` is `[N]` or `[roots, N]`,
+all one unless given. Other arguments as in [`log_likelihood`](@ref).
 """
 function expected_counts(
     circuit::Circuit,
@@ -64,8 +65,8 @@ function expected_counts(
 end
 
 """
-Checked rows on the device; weights are divided by their maximum, which is returned. With weights of at
-most one no intermediate of the downward pass overflows.
+Checked rows on the device; weights are divided by their maximum, which is returned. With
+weights of at most one no intermediate of the downward pass overflows.
 """
 function training_rows(circuit, A, x, weights, latents, ::Type{T}) where {T}
     given = check_weights(circuit, weights, size(x, 2))
@@ -82,11 +83,12 @@ Train by EM; returns a [`FitResult`](@ref).
 
 - `weights`, `latents`, `device`, `precision`: as in [`expected_counts`](@ref);
 - `valid`: validation rows `[num_vars, M]`; the returned circuit is then the best one seen;
-- `order`: `[N, epochs]`, for each epoch a permutation of the rows; `nothing` draws them from the seed;
-- `checkpoint`: a file written after every epoch, and resumed from when it exists; `key` is text that
-  identifies the training, so that a file of another one is refused;
-- `on_epoch(epoch)` is called after every [`Epoch`](@ref), those of a resumed training included, and
-  `on_batch(done, total)` after every step.
+- `order`: `[N, epochs]`, for each epoch a permutation of the rows; `nothing` draws them
+  from the seed;
+- `checkpoint`: a file written after every epoch, and resumed from when it exists; `key` is
+  text that identifies the training, so that a file of another one is refused;
+- `on_epoch(epoch)` is called after every [`Epoch`](@ref), those of a resumed training
+  included, and `on_batch(done, total)` after every step.
 """
 function fit(
     circuit::Circuit,
@@ -129,13 +131,15 @@ end
 function check_options(circuit, options::FitOptions, order, rows)
     options.optimizer in (:full_em, :mini_em, :anemone) || throw(
         BridgeError(
-            "The optimizer '$(options.optimizer)' is unknown; there is full_em, mini_em and anemone.",
+            "The optimizer '$(options.optimizer)' is unknown; there is full_em, mini_em " *
+            "and anemone.",
         ),
     )
     options.epochs >= 0 && options.batch_size >= 1 ||
         throw(BridgeError("epochs must not be negative, and batch_size at least 1."))
-    options.pseudocount >= 0 && 0 <= options.momentum < 1 ||
-        throw(BridgeError("pseudocount must not be negative, and momentum from 0 to below 1."))
+    options.pseudocount >= 0 && 0 <= options.momentum < 1 || throw(
+        BridgeError("pseudocount must not be negative, and momentum from 0 to below 1."),
+    )
     all(in(eachindex(circuit.layers)), options.frozen) ||
         throw(BridgeError("frozen names a layer that is not there."))
     isnothing(order) && return nothing
@@ -148,9 +152,10 @@ function check_options(circuit, options::FitOptions, order, rows)
 end
 
 """
-    sample(circuit, n; evidence = nothing, latents = nothing, seed, root = 1, device = "cpu", …)
+    sample(circuit, n; evidence = nothing, latents = nothing, seed, root = 1, …)
 
-Draw int32 `[num_vars, n]`, or `[num_vars, n, N]` given `evidence` `[num_vars, N]` or latents of N columns.
+Draw int32 `[num_vars, n]`, or `[num_vars, n, N]` given `evidence` `[num_vars, N]` or
+latents of N columns.
 """
 function sample(
     circuit::Circuit,
@@ -175,7 +180,8 @@ function sample(
         A = array_type(device)
         pass = prepare(circuit, A, precision)
         observed = evidence_on_device(A, given, precision)
-        drawn = draw_rows(circuit, pass, rows_on_device(A, evidence), observed, n, seed, root)
+        drawn =
+            draw_rows(circuit, pass, rows_on_device(A, evidence), observed, n, seed, root)
         return alone ? drawn[:, :, 1] : drawn
     end
 end
@@ -183,8 +189,9 @@ end
 """
     mpe(circuit, evidence; root = 1)
 
-The jointly most probable completion and latents: `x`, int32 `[num_vars, N]`, and the log-values `[N]`,
--Inf where the evidence is impossible. It runs on the host, whatever the device.
+The jointly most probable completion and latents: `x`, int32 `[num_vars, N]`, and the
+log-values `[N]`, -Inf where the evidence is impossible. It runs on the host, whatever the
+device.
 """
 function mpe(circuit::Circuit, evidence; root::Integer = 1, device = "cpu")
     check_rows(circuit, evidence, "evidence")

@@ -1,5 +1,6 @@
-# What the engine needs of an array type: threads, exact powers of two, buffers that are reused,
-# batched products. Everything has a method for any array and a threaded one for `Array`.
+# What the engine needs of an array type: threads, exact powers of two, buffers that are
+# reused, batched products. Everything has a method for any array and a threaded one for
+# `Array`.
 
 "Device name → a function of the ordinal after the colon that returns an array type."
 const DEVICES = Dict{String,Function}("cpu" => _ -> Array)
@@ -7,13 +8,15 @@ const DEVICES = Dict{String,Function}("cpu" => _ -> Array)
 """
     array_type(device)
 
-The array type to compute with: `device` is a name (`"cpu"`, `"cuda"`, `"cuda:1"`) or the array type
-itself (`Array`, `CuArray`, `JLArray`).
+The array type to compute with: `device` is a name (`"cpu"`, `"cuda"`, `"cuda:1"`) or the
+array type itself (`Array`, `CuArray`, `JLArray`).
 """
 function array_type(device::AbstractString)
     kind, ordinal = split(string(device, ":"), ':')
     haskey(DEVICES, kind) && return DEVICES[kind](ordinal)
-    hint = kind == "cuda" ? "load CUDA.jl first (`using CUDA`)" : "there is \"cpu\" and \"cuda\""
+    hint =
+        kind == "cuda" ? "load CUDA.jl first (`using CUDA`)" :
+        "there is \"cpu\" and \"cuda\""
     throw(BridgeError("The device \"$device\" is not available: $hint."))
 end
 array_type(device::Type{<:AbstractArray}) = device
@@ -22,10 +25,12 @@ array_type(device::Type{<:AbstractArray}) = device
 on_device(::Type{Array}, array::AbstractArray) = convert(Array, array)
 on_device(A::Type, array::AbstractArray) = A(array)
 
-"Bytes the engine may fill on the device of `array`; `nothing` where memory is like a CPU's."
+"""
+Bytes the engine may fill on the device of `array`; `nothing` where memory is like a CPU's.
+"""
 free_bytes(array::AbstractArray) = nothing
 
-# Threads -------------------------------------------------------------------------------------
+# Threads ----------------------------------------------------------------------------------
 
 "Operations below which another thread costs more than it saves."
 const GRAIN = 1 << 15
@@ -33,11 +38,10 @@ const GRAIN = 1 << 15
 """
     with_engine(f)
 
-Run `f()` as the engine wants the machine: subnormal numbers flushed to zero (they are slow and mean
-nothing here) and BLAS on one thread. Many small products run side by side
-on Julia's threads, and a large one is cut by columns: threads of BLAS would not flush, and cannot be
-told to. The former
-settings come back at the end.
+Run `f()` as the engine wants the machine: subnormal numbers flushed to zero (they are slow
+and mean nothing here) and BLAS on one thread. Many small products run side by side on
+Julia's threads, and a large one is cut by columns: threads of BLAS would not flush, and
+cannot be told to. The former settings come back at the end.
 """
 function with_engine(f::F) where {F}
     threads, flushed = BLAS.get_num_threads(), get_zero_subnormals()
@@ -54,8 +58,9 @@ end
 """
     threaded(body, count, work)
 
-Call `body(range, part)` on ranges that cut `1:count` into parts, one per thread as far as `work`
-(operations in all) is worth it. `body` returns a `Bool`; returns whether any was true.
+Call `body(range, part)` on ranges that cut `1:count` into parts, one per thread as far as
+`work` (operations in all) is worth it. `body` returns a `Bool`; returns whether any was
+true.
 """
 function threaded(body::F, count::Int, work::Int) where {F}
     parts = min(count, Threads.nthreads(), cld(work, GRAIN))
@@ -82,8 +87,9 @@ end
 """
     each_slab(body, batch, blocks, work)
 
-Call `body(block, columns, part)` for all `batch` columns of all blocks, cut over threads: a thread
-takes whole blocks as far as there are enough of them. Returns whether any call was true.
+Call `body(block, columns, part)` for all `batch` columns of all blocks, cut over threads: a
+thread takes whole blocks as far as there are enough of them. Returns whether any call was
+true.
 """
 function each_slab(body::F, batch::Int, blocks::Int, work::Int) where {F}
     return threaded(batch * blocks, work) do range, part
@@ -100,7 +106,7 @@ function each_slab(body::F, batch::Int, blocks::Int, work::Int) where {F}
     end
 end
 
-# Powers of two -------------------------------------------------------------------------------
+# Powers of two ----------------------------------------------------------------------------
 
 "The integer e with 0.5 ≤ x / 2^e < 1, for a positive normal number."
 @inline power_of(x::Float32) =
@@ -108,7 +114,10 @@ end
 @inline power_of(x::Float64) =
     Int32((reinterpret(UInt64, x) >> 52) & 0x00000000000007ff) - Int32(1022)
 
-"2^e exactly, for an integer e; 0 below the type's smallest exponent, its largest power above."
+"""
+2^e exactly, for an integer e; 0 below the type's smallest exponent, its largest power
+above.
+"""
 @inline function power_of_two(::Type{Float32}, e::Real)
     bits = (unsafe_trunc(Int32, clamp(e, -126, 127)) + Int32(127)) << 23
     return ifelse(e < -126, 0.0f0, reinterpret(Float32, bits))
@@ -124,8 +133,9 @@ bits_type(::Type{Float64}) = Int64
 """
     extremes(values, start, count)
 
-The smallest and largest of `values[start + 1]` … `values[start + count]`, none of them negative.
-They are compared as integers, which has the same order and compiles to vector instructions.
+The smallest and largest of `values[start + 1]` … `values[start + count]`, none of them
+negative. They are compared as integers, which has the same order and compiles to vector
+instructions.
 """
 @inline function extremes(values::Array{T}, start::Int, count::Int) where {T}
     I = bits_type(T)
@@ -142,7 +152,7 @@ end
 any_below(values::Array, limit) = first(extremes(values, 0, length(values))) < limit
 any_below(values::AbstractArray, limit) = minimum(values; init = one(limit)) < limit
 
-# Buffers -------------------------------------------------------------------------------------
+# Buffers ----------------------------------------------------------------------------------
 
 "An array that keeps its memory when it changes its size."
 mutable struct Buffer{V<:AbstractVector,A<:AbstractArray}
@@ -177,7 +187,7 @@ end
     return nothing
 end
 
-# Products and scattered sums -----------------------------------------------------------------
+# Products and scattered sums --------------------------------------------------------------
 
 @inline gemm!(tA, A, tB, B, β, C) =
     BLAS.gemm!(tA, tB, one(eltype(C)), A, B, convert(eltype(C), β), C)
@@ -185,9 +195,9 @@ end
 """
     batched_mul!(C, tA, A, tB, B, β)
 
-`C[:, :, i] = op(A[:, :, i]) * op(B[:, :, i]) + β * C[:, :, i]` for every i, where `tA` and `tB` are
-`'N'` or `'T'`. The CUDA extension has a method for its arrays; on the CPU the engine cuts its
-products over threads itself (`sums.jl`).
+`C[:, :, i] = op(A[:, :, i]) * op(B[:, :, i]) + β * C[:, :, i]` for every i, where `tA` and
+`tB` are `'N'` or `'T'`. The CUDA extension has a method for its arrays; on the CPU the
+engine cuts its products over threads itself (`sums.jl`).
 """
 function batched_mul!(
     C::AbstractArray{T,3},
@@ -208,8 +218,8 @@ end
 """
     scatter_add!(sums, columns, values)
 
-`sums[:, columns[i]] += values[:, i]` for every i; columns may repeat. Arrays without a method
-of their own (the CUDA extension has one) go through the host.
+`sums[:, columns[i]] += values[:, i]` for every i; columns may repeat. Arrays without a
+method of their own (the CUDA extension has one) go through the host.
 """
 function scatter_add!(sums::AbstractMatrix, columns::AbstractVector, values::AbstractMatrix)
     host, from = Array(sums), Array(values)

@@ -9,7 +9,8 @@ const EVALUATION_ROWS = 1024
 """
     micro_batch(pass)
 
-Rows that go through the circuit together. On a GPU the tiles take at most half of what is free.
+Rows that go through the circuit together. On a GPU the tiles take at most half of what is
+free.
 """
 function micro_batch(pass::Pass{T}) where {T}
     program = pass.program
@@ -107,7 +108,9 @@ function new_counts(pass::Pass, frozen = Int[])
     end
 end
 
-"Rows to train on, on the device: `x` `[num_vars, N]`, weights `[N, roots]`, latent evidence."
+"""
+Rows to train on, on the device: `x` `[num_vars, N]`, weights `[N, roots]`, latent evidence.
+"""
 struct Rows{X<:AbstractMatrix,W<:AbstractMatrix}
     x::X
     weights::W
@@ -117,8 +120,8 @@ end
 """
     collect!(pass, counts, rows, columns)
 
-Add the flows of some columns of `rows` to `counts`; returns Σ weight · log p. Counts are sums over
-rows, so a batch may be cut anywhere.
+Add the flows of some columns of `rows` to `counts`; returns Σ weight · log p. Counts are
+sums over rows, so a batch may be cut anywhere.
 """
 function collect!(pass::Pass, counts, rows::Rows, columns)
     total = 0.0
@@ -149,7 +152,9 @@ function count_batch!(pass::Pass, counts, weights, rows, columns)
     return total
 end
 
-"Counts without their factor θ stay in the range of float32: one of θ = 1e-36 is cut at 100."
+"""
+Counts without their factor θ stay in the range of float32: one of θ = 1e-36 is cut at 100.
+"""
 const LARGEST_RATIO = 1e38
 
 function collect_double!(pass::Pass{T}, counts, rows, columns) where {T}

@@ -69,7 +69,16 @@ end
 "Epochs as a matrix, a column each; NaN stands for a validation score that is not there."
 history_table(history) = reduce(
     hcat,
-    [[e.epoch, e.step_size, e.train, something(e.valid, NaN), !isnothing(e.valid), e.seconds] for e in history];
+    [
+        [
+            e.epoch,
+            e.step_size,
+            e.train,
+            something(e.valid, NaN),
+            !isnothing(e.valid),
+            e.seconds,
+        ] for e in history
+    ];
     init = zeros(6, 0),
 )
 

@@ -1,6 +1,9 @@
 # From a circuit's arrays to the index vectors of a program.
 
-"The layer and place of every block, how many blocks and edges read it, and whether it is a root."
+"""
+The layer and place of every block, how many blocks and edges read it, and whether it is a
+root.
+"""
 struct BlockMap
     layers::Vector{Int32}
     places::Vector{Int32}
@@ -79,15 +82,16 @@ function is_direct(circuit::Circuit, i, blocks::BlockMap)
     length(children) == num_blocks(layer) || return false
     all(==(1), diff(children)) || return false
     source = blocks.layers[first(children)]
-    return source == blocks.layers[last(children)] && circuit.layers[source] isa ProductLayer
+    return source == blocks.layers[last(children)] &&
+           circuit.layers[source] isa ProductLayer
 end
 
 """
     links(readers, children, blocks, ints; unique, lows, slots)
 
-Links of the pairs, split by the children's layer and by `lows` and `slots`, so that within a link no
-entry of `unique` (`:readers`, `:children` or `:none`) occurs twice. `blocks` is the map of the
-circuit's blocks, or `nothing` where children are places already.
+Links of the pairs, split by the children's layer and by `lows` and `slots`, so that within
+a link no entry of `unique` (`:readers`, `:children` or `:none`) occurs twice. `blocks` is
+the map of the circuit's blocks, or `nothing` where children are places already.
 """
 function links(
     readers,
@@ -137,7 +141,9 @@ function is_in_place(i, context::Context)
     return all(j -> context.direct[j], reading_layers(context.circuit, i))
 end
 
-"The one Hadamard layer that has every block of sum layer `i` as a factor exactly once, or 0."
+"""
+The one Hadamard layer that has every block of sum layer `i` as a factor exactly once, or 0.
+"""
 function lender_of(circuit, i, blocks)
     circuit.layers[i] isa SumLayer && read_once(circuit, i, blocks) || return 0
     readers = reading_layers(circuit, i)

@@ -1,15 +1,17 @@
-# The top-down pass that turns values into states: shared by sampling and MPE. It runs on the host.
+# The top-down pass that turns values into states: shared by sampling and MPE. It runs on
+# the host.
 #
-# A *state* is a node of a block. From the root down, every active sum block picks an (edge, child
-# node); every active product block hands states to its children; an active input block whose variable
-# is missing picks a value. Smooth, decomposable circuits reach a block at most once.
+# A *state* is a node of a block. From the root down, every active sum block picks an (edge,
+# child node); every active product block hands states to its children; an active input
+# block whose variable is missing picks a value. Smooth, decomposable circuits reach a block
+# at most once.
 
 """
     descend!(out, states, circuit, root, chooser)
 
-Fill in the missing values of `out` `[num_vars]` below the block `root`; `states` is scratch, an integer
-per block. `choose_edge(chooser, i, b, state)` returns (edge, child node) for block `b` of sum layer
-`i`, and `choose_leaf(chooser, i, b, state)` a value.
+Fill in the missing values of `out` `[num_vars]` below the block `root`; `states` is
+scratch, an integer per block. `choose_edge(chooser, i, b, state)` returns (edge, child
+node) for block `b` of sum layer `i`, and `choose_leaf(chooser, i, b, state)` a value.
 """
 function descend!(out, states::Vector{Int32}, circuit::Circuit, root::Int, chooser)
     fill!(states, 0)

@@ -1,15 +1,16 @@
 # The downward pass: flows, and the expected counts they add up to.
 #
-# The flow of a node is ∂ log p / ∂ log (its value); of an edge θ · ∂ log p / ∂θ, which defines the
-# expected counts. Counts of a sum layer are collected without their factor θ, the same for a whole
-# pass: `finish_counts!` multiplies it in once. Flows overwrite the values of products where each
-# product has one reader; the ratios flow / value overwrite the values of sums.
+# The flow of a node is ∂ log p / ∂ log (its value); of an edge θ · ∂ log p / ∂θ, which
+# defines the expected counts. Counts of a sum layer are collected without their factor θ,
+# the same for a whole pass: `finish_counts!` multiplies it in once. Flows overwrite the
+# values of products where each product has one reader; the ratios flow / value overwrite
+# the values of sums.
 
 """
     downward!(pass, counts, weights)
 
-Add the flows of the batch to `counts` ([`new_counts`](@ref)); `weights` `[columns, roots]` enter at
-the roots. An upward pass comes before; its values are gone afterwards.
+Add the flows of the batch to `counts` ([`new_counts`](@ref)); `weights` `[columns, roots]`
+enter at the roots. An upward pass comes before; its values are gone afterwards.
 """
 function downward!(pass::Pass, counts::AbstractVector, weights::AbstractMatrix)
     for plan in pass.program.plans
@@ -28,7 +29,10 @@ has_flow(pass, plan::InputPlan) = pass.kept[plan.layer]
 has_flow(pass, plan::ProductPlan) = !plan.in_place
 has_flow(pass, plan::SumPlan) = plan.lender == 0
 
-"The flows of a layer after a downward pass, and for each block where among them (`nothing`: in order)."
+"""
+The flows of a layer after a downward pass, and for each block where among them (`nothing`:
+in order).
+"""
 function flow_of(pass::Pass, i)
     plan = pass.program.plans[i]
     has_flow(pass, plan) && return pass.flows[i].array, nothing
@@ -58,7 +62,7 @@ function enter!(pass::Pass, link, weights)
     return nothing
 end
 
-# Products ------------------------------------------------------------------------------------
+# Products ---------------------------------------------------------------------------------
 
 down!(::Pass, ::InputPlan, counts) = nothing
 
@@ -121,7 +125,7 @@ function add_flow!(into::AbstractArray, link, flow)
     return into
 end
 
-# Leaves --------------------------------------------------------------------------------------
+# Leaves -----------------------------------------------------------------------------------
 
 "Nodes of a leaf from which a thread is worth a part of them."
 const LEAF_NODES = 16
@@ -134,7 +138,8 @@ function count_leaves!(count::Array, pass::HostPass, plan::InputPlan, link, flow
         end
     else  # blocks share columns of the table: cut the nodes, not the blocks
         threaded(cld(plan.width, LEAF_NODES), work) do range, _
-            nodes = (LEAF_NODES*(first(range)-1)+1):min(LEAF_NODES * last(range), plan.width)
+            nodes =
+                (LEAF_NODES*(first(range)-1)+1):min(LEAF_NODES * last(range), plan.width)
             count_nodes!(count, pass, plan, link, flow, 1:links, nodes)
         end
     end
@@ -164,7 +169,7 @@ function count_leaves!(count::AbstractArray, pass::Pass, plan::InputPlan, link, 
     return count
 end
 
-# Sums ----------------------------------------------------------------------------------------
+# Sums -------------------------------------------------------------------------------------
 
 function down!(pass::Pass, plan::SumPlan, counts)
     values_to_ratios!(pass, plan)
@@ -178,7 +183,10 @@ function down!(pass::Pass, plan::SumPlan, counts)
     return nothing
 end
 
-"Turn the values of a sum layer into flow / value, the value being that before latent evidence."
+"""
+Turn the values of a sum layer into flow / value, the value being that before latent
+evidence.
+"""
 function values_to_ratios!(pass::HostPass{T}, plan::SumPlan) where {T}
     ratio, flow = pass.tiles[plan.layer].array, flow_tile(pass, plan)
     masked, mask = pass.masked[plan.layer], pass.masks[plan.layer].array
@@ -215,7 +223,14 @@ function count_edges!(count::Array{T,3}, pass::HostPass{T}, plan::SumPlan) where
             for k in range
                 e = Int(plan.group_edges[k])
                 b = plan.single ? e : Int(plan.blocks_there[e])
-                gemm!('N', view(values, :, :, before + e), 'T', view(ratio, nodes, :, b), 1, into)
+                gemm!(
+                    'N',
+                    view(values, :, :, before + e),
+                    'T',
+                    view(ratio, nodes, :, b),
+                    1,
+                    into,
+                )
             end
         end
         return false
@@ -224,8 +239,8 @@ function count_edges!(count::Array{T,3}, pass::HostPass{T}, plan::SumPlan) where
 end
 
 """
-The flows of a sum layer's edges: into the products' own tile where that is theirs alone, added to their
-flows where not, and into the tile of edges where they were gathered.
+The flows of a sum layer's edges: into the products' own tile where that is theirs alone,
+added to their flows where not, and into the tile of edges where they were gathered.
 """
 function hand_down!(pass::HostPass, plan::SumPlan)
     values, before = edge_tile(pass, plan)
@@ -250,7 +265,7 @@ function hand_down!(pass::HostPass, plan::SumPlan)
     return nothing
 end
 
-# Sums on any device --------------------------------------------------------------------------
+# Sums on any device -----------------------------------------------------------------------
 
 function values_to_ratios!(pass::Pass{T}, plan::SumPlan) where {T}
     ratio, flow = pass.tiles[plan.layer].array, flow_tile(pass, plan)
@@ -280,14 +295,26 @@ function hand_down!(pass::Pass, plan::SumPlan)
     weights = pass.weights[plan.owner]
     found = sized!(pass.scratch, plan.width_in, pass.batch, plan.edges)
     if plan.single && plan.major
-        batched_mul!(by_group(found, weights), 'N', weights, 'N', by_group(ratio, weights), 0)
+        batched_mul!(
+            by_group(found, weights),
+            'N',
+            weights,
+            'N',
+            by_group(ratio, weights),
+            0,
+        )
     else
         ratios = plan.single ? ratio : ratio[:, :, plan.blocks_there]
         batched_mul!(found, 'N', weights[:, :, plan.groups_there], 'N', ratios, 0)
     end
     source = pass.program.plans[plan.sources[1]]
     if plan.direct && source isa ProductPlan && !source.in_place
-        flow = view(pass.flows[source.layer].array, :, :, (plan.before+1):(plan.before+plan.edges))
+        flow = view(
+            pass.flows[source.layer].array,
+            :,
+            :,
+            (plan.before+1):(plan.before+plan.edges),
+        )
         flow .+= found .* values
     else
         values .*= found

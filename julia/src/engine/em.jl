@@ -17,7 +17,8 @@ end
 function spread_missing!(pass::Pass, counts)
     for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
         plan isa InputPlan && !isempty(count) || continue
-        view(count, :, 2:size(count, 2), :) .+= count[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
+        view(count, :, 2:size(count, 2), :) .+=
+            count[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
     end
     return counts
 end
@@ -25,7 +26,8 @@ end
 """
     m_step!(pass, counts, η, pseudocount)
 
-θ ← (1 - η)·θ + η·normalise(counts + pseudocount / siblings), in place; counts are set to zero.
+θ ← (1 - η)·θ + η·normalise(counts + pseudocount / siblings), in place; counts are set to
+zero.
 
 `counts` are as the downward pass collects them. A row without flow stays as it is, before
 pseudocounts. η = 1 is full-batch EM.
@@ -40,13 +42,15 @@ function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
             families = pass.program.families[plan.layer]
             step_weights!(θ, count, families, T(η), T(pseudocount))
         end
-        fill!(count, 0)
     end
     params_changed!(pass)
     return nothing
 end
 
-"The share of the old parameter, the rate of counts and what is added, for a row of this total."
+"""
+The share of the old parameter, the rate of counts and what is added, for a row of this
+total.
+"""
 @inline function blend(total::T, siblings, η::T, pseudocount::T) where {T}
     rate = ifelse(total > 0, η / (total + pseudocount), zero(T))
     keep = ifelse(total > 0, one(T) - η, one(T))
@@ -71,8 +75,10 @@ function step_table!(θ::Array{T,3}, count::Array{T,3}, η::T, pseudocount::T) w
             @inbounds for c = 2:columns
                 @simd ivdep for w = 1:width
                     θ[w, c, g] = keep[w] * θ[w, c, g] + rate[w] * count[w, c, g] + add[w]
+                    count[w, c, g] = 0
                 end
             end
+            count[:, 1, g] .= 0
         end
         return false
     end
@@ -83,14 +89,17 @@ function step_table!(θ::AbstractArray{T,3}, count, η::T, pseudocount::T) where
     values, counted = view(θ, :, 2:size(θ, 2), :), view(count, :, 2:size(θ, 2), :)
     total = sum(counted; dims = 2)
     step_rows!(values, counted, total, size(values, 2), η, pseudocount)
+    fill!(count, 0)
     return θ
 end
 
-"The broadcast form of a step, for any array: `total` and `siblings` are those of each entry's row."
+"The broadcast form of a step: `total` and `siblings` are those of each entry's row."
 function step_rows!(θ, counted, total, siblings, η::T, pseudocount::T) where {T}
     seen = total .> 0
     rate = ifelse.(seen, η ./ (total .+ pseudocount), zero(T))
-    θ .= ifelse.(seen, one(T) - η, one(T)) .* θ .+ rate .* (counted .+ pseudocount ./ siblings)
+    θ .=
+        ifelse.(seen, one(T) - η, one(T)) .* θ .+
+        rate .* (counted .+ pseudocount ./ siblings)
     return θ
 end
 
@@ -113,6 +122,7 @@ function step_weights!(
             keep, rate, add = blend(total, width_in, η, pseudocount)
             @inbounds @simd ivdep for k = (at+1):(at+width_in)
                 θ[k] = keep * θ[k] + rate * count[k] + add
+                count[k] = 0
             end
         end
         return false
@@ -120,20 +130,32 @@ function step_weights!(
     return θ
 end
 
-function step_weights!(θ::AbstractArray{T,3}, count, families, η::T, pseudocount::T) where {T}
+function step_weights!(
+    θ::AbstractArray{T,3},
+    count,
+    families,
+    η::T,
+    pseudocount::T,
+) where {T}
     isempty(families.family) || return step_families!(θ, count, families, η, pseudocount)
     count .*= θ
     step_rows!(θ, count, sum(count; dims = 1), size(θ, 1), η, pseudocount)
+    fill!(count, 0)
     return θ
 end
 
 function step_families!(θ, count, families, η, pseudocount)
     count .*= θ
     totals, siblings = family_totals(count, families)
-    return step_rows!(θ, count, totals, siblings, η, pseudocount)
+    step_rows!(θ, count, totals, siblings, η, pseudocount)
+    fill!(count, 0)
+    return θ
 end
 
-"Row totals `[1, width out, groups]` over all edges of a block, and the entries a total is over."
+"""
+Row totals `[1, width out, groups]` over all edges of a block, and the entries a total is
+over.
+"""
 function family_totals(count::AbstractArray{T,3}, families) where {T}
     rows = sum(count; dims = 1)
     isempty(families.family) && return rows, size(count, 1)
@@ -141,17 +163,20 @@ function family_totals(count::AbstractArray{T,3}, families) where {T}
     for link in families.members
         view(totals, :, :, link.readers) .+= rows[:, :, link.children]
     end
-    siblings = copyto!(similar(rows, T, 1, 1, length(families.siblings)), T.(families.siblings))
+    siblings =
+        copyto!(similar(rows, T, 1, 1, length(families.siblings)), T.(families.siblings))
     return totals[:, :, families.family_there], siblings
 end
 
 """
     anemone_step!(pass, counts, average, correction, prior, η, pseudocount)
 
-θ ∝ η·(average / correction + pseudocount / siblings) + (1 - η)·prior, in place (arXiv 2505.19982).
+θ ∝ η·(average / correction + pseudocount / siblings) + (1 - η)·prior, in place (arXiv
+2505.19982).
 
-All are expected counts: `counts` of the batch, `average / correction` their mean over batches, and
-`prior` of as many draws from the circuit itself. Rows without flow in the batch stay as they are.
+All are expected counts: `counts` of the batch, `average / correction` their mean over
+batches, and `prior` of as many draws from the circuit itself. Rows without flow in the
+batch stay as they are.
 """
 function anemone_step!(pass::Pass, counts, average, correction, prior, η, pseudocount)
     for (i, plan) in enumerate(pass.program.plans)

@@ -3,8 +3,8 @@
 """
     check_rows(circuit, x, name = "x")
 
-Throw unless `x` is an integer matrix `[num_vars, N]` of values of the circuit's variables, -1 where
-missing.
+Throw unless `x` is an integer matrix `[num_vars, N]` of values of the circuit's variables,
+-1 where missing.
 """
 function check_rows(circuit::Circuit, x, name = "x")
     if !(x isa AbstractMatrix) || size(x, 1) != circuit.num_vars
@@ -17,12 +17,14 @@ function check_rows(circuit::Circuit, x, name = "x")
     end
     limits = num_categories(circuit)
     for n in axes(x, 2), v in axes(x, 1)
-        MISSING <= x[v, n] < limits[v] || limits[v] == 0 || throw(
-            BridgeError(
-                "$name: in column $n the variable $v is $(x[v, n]); values must be " *
-                "0 … $(limits[v] - 1), or -1 where missing.",
-            ),
-        )
+        MISSING <= x[v, n] < limits[v] ||
+            limits[v] == 0 ||
+            throw(
+                BridgeError(
+                    "$name: in column $n the variable $v is $(x[v, n]); values must be " *
+                    "0 … $(limits[v] - 1), or -1 where missing.",
+                ),
+            )
     end
     return x
 end
@@ -31,7 +33,8 @@ end
     check_latents(circuit, latents, rows)
 
 Throw unless names, sizes and values of the latent evidence fit the circuit: states
-`[positions, rows]`, -1 where not observed, or weights `[width, positions, rows]` from 0 to 1.
+`[positions, rows]`, -1 where not observed, or weights `[width, positions, rows]` from 0 to
+1.
 """
 function check_latents(circuit::Circuit, latents, rows)
     isnothing(latents) && return nothing
@@ -53,28 +56,38 @@ function check_latent(circuit, name, values, rows)
     end
     if !soft && !all(MISSING .<= values .< widths)
         limit = maximum(widths) - 1
-        throw(BridgeError("Latents '$name' must hold states from 0 to $limit (-1 = unknown)."))
+        throw(
+            BridgeError(
+                "Latents '$name' must hold states from 0 to $limit (-1 = unknown).",
+            ),
+        )
     end
 end
 
 "The blocks of a latent, or one sentence on which there are."
 function latent_blocks(circuit::Circuit, name)
     haskey(circuit.latents, name) && return circuit.latents[name]
-    known = isempty(circuit.latents) ? "none" : join(sort!(collect(keys(circuit.latents))), ", ")
+    known =
+        isempty(circuit.latents) ? "none" :
+        join(sort!(collect(keys(circuit.latents))), ", ")
     throw(BridgeError("The circuit has no latent '$name'; it has: $known."))
 end
 
 """
     check_weights(circuit, weights, rows)
 
-The weights of rows as float64 `[roots, rows]`: from `[rows]`, `[roots, rows]` or `nothing` (all one).
+The weights of rows as float64 `[roots, rows]`: from `[rows]`, `[roots, rows]` or `nothing`
+(all one).
 """
 function check_weights(circuit::Circuit, weights, rows)
-    rows > 0 || throw(BridgeError("x has no rows; training and counting need at least one."))
+    rows > 0 ||
+        throw(BridgeError("x has no rows; training and counting need at least one."))
     shape = (length(circuit.roots), rows)
     given = isnothing(weights) ? ones(1, rows) : Float64.(weights)
     given isa AbstractVector && (given = reshape(given, 1, :))
-    if !(given isa AbstractMatrix) || size(given, 2) != rows || size(given, 1) ∉ (1, shape[1])
+    if !(given isa AbstractMatrix) ||
+       size(given, 2) != rows ||
+       size(given, 1) ∉ (1, shape[1])
         throw(BridgeError("weights have size $(size(weights)), expected $shape."))
     end
     if !all(w -> isfinite(w) && w >= 0, given) || !any(>(0), given)

@@ -3,8 +3,9 @@
 """
     Schedule(start = 0.1, stop = 0.01, kind = :linear, switch = 0.8)
 
-Step size η over training, from `start` to `stop`, per mini-batch. `kind` is `:linear`, `:cosine`,
-`:constant`, or `:step`, which keeps `start` for the share `switch` of the training.
+Step size η over training, from `start` to `stop`, per mini-batch. `kind` is `:linear`,
+`:cosine`, `:constant`, or `:step`, which keeps `start` for the share `switch` of the
+training.
 """
 struct Schedule
     start::Float64
@@ -35,13 +36,13 @@ function step_size(schedule::Schedule, step, total)
 end
 
 """
-    FitOptions(; optimizer = :mini_em, epochs = 10, batch_size = 512, step_size = Schedule(), …)
+    FitOptions(; optimizer = :mini_em, epochs = 10, batch_size = 512, keywords...)
 
 How to train.
 
-- `optimizer`: `:full_em` (one step per pass), `:mini_em` (Liu et al., ICLR 2023, app. B.1) or
-  `:anemone` (arXiv 2505.19982);
-- `step_size`: η for `:mini_em` and `:anemone`;
+- `optimizer`: `:full_em` (one step per pass), `:mini_em` (Liu et al., ICLR 2023, app. B.1)
+  or `:anemone` (arXiv 2505.19982);
+- `step_size = Schedule()`: η for `:mini_em` and `:anemone`;
 - `pseudocount = 0.1`: added to the counts of a row, shared evenly by its entries;
 - `momentum = 0.9`: on the counts, for `:anemone`;
 - `patience = nothing`: stop after this many epochs without a better validation score;
@@ -61,8 +62,9 @@ Base.@kwdef struct FitOptions
 end
 
 """
-One line of a learning curve; log-likelihoods are nats per row, averaged. `epoch` counts from one. `train`
-is measured while the epoch's steps are taken, `valid` (`nothing` without validation rows) after them.
+One line of a learning curve; log-likelihoods are nats per row, averaged. `epoch` counts
+from one. `train` is measured while the epoch's steps are taken, `valid` (`nothing` without
+validation rows) after them.
 """
 struct Epoch
     epoch::Int
@@ -79,8 +81,8 @@ struct FitResult
 end
 
 """
-All that training changes; a checkpoint is this, written out. `momentum_rows` are the rows `[1, roots]`
-that `momentum` averages, averaged with the same weights.
+All that training changes; a checkpoint is this, written out. `momentum_rows` are the rows
+`[1, roots]` that `momentum` averages, averaged with the same weights.
 """
 mutable struct FitState{P}
     params::Vector{P}
@@ -91,7 +93,10 @@ mutable struct FitState{P}
     best::Union{Nothing,Vector{P}}
 end
 
-"The number of the best epoch on validation, the first of equal ones; `nothing` without validation."
+"""
+The number of the best epoch on validation, the first of equal ones; `nothing` without
+validation.
+"""
 function best_epoch(state::FitState)
     isempty(state.history) || isnothing(state.history[1].valid) && return nothing
     isempty(state.history) && return nothing
@@ -174,9 +179,9 @@ function take_step!(trainer::Trainer, columns)
 end
 
 """
-What a row with every value missing counts is TD(n)·θ: one extra row per step. The rows of a batch are
-averaged like its counts, so that a short last batch, or one in which a root has no rows, does not
-change the proportion of the two.
+What a row with every value missing counts is TD(n)·θ: one extra row per step. The rows of a
+batch are averaged like its counts, so that a short last batch, or one in which a root has
+no rows, does not change the proportion of the two.
 """
 function take_anemone_step!(trainer::Trainer, columns, η)
     (; pass, counts, prior, options, state) = trainer
@@ -188,7 +193,8 @@ function take_anemone_step!(trainer::Trainer, columns, η)
         average .= T(β) .* average .+ T(1 - β) .* count
     end
     taken = Array(trainer.rows.weights[columns, :])
-    state.momentum_rows .= β .* state.momentum_rows .+ (1 - β) .* sum(Float64, taken; dims = 1)
+    state.momentum_rows .=
+        β .* state.momentum_rows .+ (1 - β) .* sum(Float64, taken; dims = 1)
     correction = 1 - β^(state.steps + 1)
     load_missing!(pass, 1)
     upward!(pass)

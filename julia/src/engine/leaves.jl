@@ -1,6 +1,7 @@
 # Input layers on the way up: a tile, where someone needs one.
 
-up!(pass::Pass, plan::InputPlan) = has_tile(pass, plan, plan.layer) && fill_tile!(pass, plan)
+up!(pass::Pass, plan::InputPlan) =
+    has_tile(pass, plan, plan.layer) && fill_tile!(pass, plan)
 
 "The column of the table that (column `n`, block `b`) reads."
 @inline leaf_column(plan::InputPlan, codes, n, b) =
@@ -45,7 +46,10 @@ function leaf_values(pass::Pass{T}, plan::InputPlan, places) where {T}
     return T.(table[:, leaf_columns(pass, plan, places)])
 end
 
-"Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it, if `first`)."
+"""
+Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it, if
+`first`).
+"""
 @inline function times_leaf!(tile, b, pass::HostPass, source, leaf, columns, first)
     table = pass.params[source]
     plan = pass.program.plans[source]::InputPlan{Vector{Int32}}

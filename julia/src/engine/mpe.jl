@@ -1,8 +1,8 @@
 # Most probable explanation: the best joint state of the missing variables and all latents.
 #
-# An upward pass on the host in the log domain (float64), in which sums and missing variables are
-# maximised, then a top-down pass that takes the best choice; ties go to the first. On a hidden Markov
-# model this is the Viterbi algorithm.
+# An upward pass on the host in the log domain (float64), in which sums and missing
+# variables are maximised, then a top-down pass that takes the best choice; ties go to the
+# first. On a hidden Markov model this is the Viterbi algorithm.
 
 "Columns that are maximised side by side."
 const MPE_COLUMNS = 16
@@ -32,7 +32,10 @@ function LogParams(circuit::Circuit)
     return LogParams(arrays, best, tops)
 end
 
-"Max-product values `(columns, width, blocks)` of some columns, and what is chosen in one of them."
+"""
+Max-product values `(columns, width, blocks)` of some columns, and what is chosen in one of
+them.
+"""
 mutable struct Best
     const circuit::Circuit
     const logs::LogParams
@@ -50,9 +53,9 @@ end
 """
     best_rows(circuit, x, root)
 
-The best completion of every column of `x`, int32 `[num_vars, N]` (variables outside the root's scope stay
-as in `x`), and the log-value of the best joint state, float64 `[N]`: -Inf where the evidence is
-impossible, and the completion then means nothing.
+The best completion of every column of `x`, int32 `[num_vars, N]` (variables outside the
+root's scope stay as in `x`), and the log-value of the best joint state, float64 `[N]`: -Inf
+where the evidence is impossible, and the completion then means nothing.
 """
 function best_rows(circuit::Circuit, x, root)
     out, values = Int32.(x), Vector{Float64}(undef, size(x, 2))

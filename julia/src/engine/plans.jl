@@ -1,11 +1,13 @@
 # A circuit compiled for tiles: who reads what, as index vectors on the device.
 #
-# A tile is (width, batch, blocks). A block's number within its layer is its *place*. Of an input
-# layer's parameters the engine keeps a table (width, 1 + categories, groups) whose first column is
-# all ones: the column a missing value reads, so that marginalisation needs no mask.
+# A tile is (width, batch, blocks). A block's number within its layer is its *place*. Of an
+# input layer's parameters the engine keeps a table (width, 1 + categories, groups) whose
+# first column is all ones: the column a missing value reads, so that marginalisation needs
+# no mask.
 
 """
-Pairs of a reader (a block or an edge of the layer that has the link) and the child it reads.
+Pairs of a reader (a block or an edge of the layer that has the link) and the child it
+reads.
 
 - `layer`: the layer of the children;
 - `low`: how many nodes of the reader come before the child's (`:concat`);
@@ -23,7 +25,8 @@ end
 """
 What an input layer reads.
 
-- `variables`: of each block; `bases`: the table's columns before those of the block's group;
+- `variables`: of each block; `bases`: the table's columns before those of the block's
+  group;
 - `apart`: no two blocks share a group, so that blocks can be counted side by side;
 - `tiled`: someone reads the layer as a tile, not only as a factor of a `:hadamard` product.
 """
@@ -40,12 +43,12 @@ end
 """
 A product layer's children.
 
-- `offsets`, `sources`, `places`, `lows`: of each block's children, their layers, places and the nodes
-  before them, on the host;
+- `offsets`, `sources`, `places`, `lows`: of each block's children, their layers, places and
+  the nodes before them, on the host;
 - `reads`: the same as links in which no reader occurs twice;
 - `pushes`: the children that are handed a flow, as links in which no child occurs twice;
-- `in_place`: each block has one reader, an edge of a direct sum layer, which leaves the flow
-  where the value was.
+- `in_place`: each block has one reader, an edge of a direct sum layer, which leaves the
+  flow where the value was.
 """
 struct ProductPlan{V}
     layer::Int
@@ -66,13 +69,15 @@ end
 A sum layer's edges.
 
 - `owner`: the layer that keeps the weights;
-- `direct`: one edge per block, to consecutive products of one layer, the first after `before` others:
-  their tile is read where it is; otherwise a tile of edges is gathered and rescaled;
+- `direct`: one edge per block, to consecutive products of one layer, the first after
+  `before` others: their tile is read where it is; otherwise a tile of edges is gathered and
+  rescaled;
 - `single`: one edge per block; `major`: edges are group after group, equally many each;
-- `by_slot`: (block, edge) links in which no block occurs twice; `by_group`: (group, edge) likewise;
+- `by_slot`: (block, edge) links in which no block occurs twice; `by_group`: (group, edge)
+  likewise;
 - `group_offsets`, `group_edges`: the edges of each group, on the host;
-- `lender`, `lent`: where each block is the factor of exactly one product, all in the layer `lender`,
-  its flow is that product's and is read there; 0 otherwise.
+- `lender`, `lent`: where each block is the factor of exactly one product, all in the layer
+  `lender`, its flow is that product's and is read there; 0 otherwise.
 """
 struct SumPlan{V}
     layer::Int
@@ -137,7 +142,9 @@ struct Program{V}
     num_vars::Int
 end
 
-"Values per column that a layer keeps; none for an input layer that is read where it is used."
+"""
+Values per column that a layer keeps; none for an input layer that is read where it is used.
+"""
 kept_values(plan::InputPlan) = plan.tiled ? plan.width * plan.blocks : 0
 kept_values(plan::ProductPlan) = plan.width * plan.blocks
 function kept_values(plan::SumPlan)

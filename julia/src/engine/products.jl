@@ -1,8 +1,9 @@
 # Product layers on the way up.
 #
-# All factors are at most one, so a product's entry that underflows is truly below the smallest normal
-# number and matters only where the whole tile is tiny. Tiles whose maximum is below the cube root of
-# that number are redone from the logarithms of their factors (`redo_column!`).
+# All factors are at most one, so a product's entry that underflows is truly below the
+# smallest normal number and matters only where the whole tile is tiny. Columns whose
+# maximum is below the cube root of that number are redone with mantissas and exponents
+# apart (`redo_column!`).
 
 weakest(::Type{T}) where {T} = cbrt(floatmin(T))
 
@@ -10,20 +11,22 @@ function up!(pass::HostPass, plan::ProductPlan)
     tile, scale = start_tile!(pass, plan)
     inherits = any(i -> pass.lossy[i], plan.below)
     error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
-    lost = each_slab(pass.batch, plan.blocks, 4 * length(tile)) do b, columns, _
+    sized!(pass.mantissas, plan.width, Threads.nthreads())
+    sized!(pass.exponents, plan.width, Threads.nthreads())
+    lost = each_slab(pass.batch, plan.blocks, 4 * length(tile)) do b, columns, part
         multiply!(tile, scale, pass, plan, b, columns)
         if pass.masked[plan.layer]
             mask = pass.masks[plan.layer].array
             times_mask!(tile, mask, b, columns)
-            return normalise_masked!(tile, scale, error, pass, plan, b, columns, mask)
+            return normalise_masked!(tile, scale, error, pass, plan, b, columns, mask, part)
         end
-        return normalise!(tile, scale, error, pass, plan, b, columns, inherits)
+        return normalise!(tile, scale, error, pass, plan, b, columns, inherits, part)
     end
     pass.lossy[plan.layer] = lost
     return nothing
 end
 
-# The product itself --------------------------------------------------------------------------
+# The product itself -----------------------------------------------------------------------
 
 function multiply!(tile, scale, pass, plan, b, columns)
     children = plan.offsets[b]:(plan.offsets[b+1]-1)
@@ -91,7 +94,8 @@ function list_nodes!(tile::Array{T}, scale, pass, plan, b, columns, children) wh
         end
         common = isfinite(common) ? common : 0.0
         for k in children
-            source, place, low = pass.tiles[plan.sources[k]].array, plan.places[k], plan.lows[k]
+            source, place, low =
+                pass.tiles[plan.sources[k]].array, plan.places[k], plan.lows[k]
             shift = pass.scales[plan.sources[k]].array[n, place] - common
             factor = power_of_two(T, shift)
             @simd ivdep for w in axes(source, 1)
@@ -103,11 +107,11 @@ function list_nodes!(tile::Array{T}, scale, pass, plan, b, columns, children) wh
     return nothing
 end
 
-# Normalising ---------------------------------------------------------------------------------
+# Normalising ------------------------------------------------------------------------------
 
 """
-Give each column of block `b` a maximum from 0.5 to 1, and bound what underflow took from it.
-Returns whether it took anything.
+Give each column of block `b` a maximum from 0.5 to 1, and bound what underflow took from
+it. Returns whether it took anything.
 """
 function normalise!(
     tile::Array{T},
@@ -118,6 +122,7 @@ function normalise!(
     b,
     columns,
     inherits,
+    part,
 ) where {T}
     width, batch, lost = size(tile, 1), size(tile, 2), false
     tiny, weak = floatmin(T), weakest(T)
@@ -126,7 +131,7 @@ function normalise!(
         low, top = extremes(tile, at, width)
         power = 0.0
         if top < weak
-            power = redo_column!(tile, pass, plan, n, b)
+            power = redo_column!(tile, pass, plan, n, b, part)
             low, _ = extremes(tile, at, width)
             loss = low < tiny ? Float64(tiny) : 0.0
         else
@@ -155,6 +160,7 @@ function normalise_masked!(
     b,
     columns,
     mask,
+    part,
 ) where {T}
     inherits = any(i -> pass.lossy[i], plan.below)
     lost = false
@@ -163,7 +169,7 @@ function normalise_masked!(
         top = maximum(column)
         power = 0.0
         if top < weakest(T)
-            power = redo_column!(tile, pass, plan, n, b)
+            power = redo_column!(tile, pass, plan, n, b, part)
         else
             power = Float64(power_of(top))
             column .*= power_of_two(T, -power)
@@ -188,65 +194,95 @@ function smallest_allowed(column, allowed)
     return low
 end
 
-# What is redone from logarithms --------------------------------------------------------------
+# What is redone with exponents apart ------------------------------------------------------
 
 """
-Set a column from the logarithms of its factors, with a maximum from 0.5 to 1. Returns the power of
-two it is to be multiplied by on top of the children's scales, -Inf where all is zero.
+Set a column from the mantissas and exponents of its factors, in double precision, with a
+maximum from 0.5 to 1. Returns the power of two it is to be multiplied by on top of the
+children's scales, -Inf where all is zero.
 """
-@noinline function redo_column!(tile::Array{T}, pass, plan, n, b) where {T}
-    peak = -Inf
-    for w in axes(tile, 1)
-        peak = max(peak, log2_value(pass, plan, w, n, b))
+@noinline function redo_column!(tile::Array{T}, pass, plan, n, b, part) where {T}
+    mantissas = view(pass.mantissas.array, :, part)
+    exponents = view(pass.exponents.array, :, part)
+    fill!(mantissas, 0.5)
+    fill!(exponents, 1)
+    multiply_exactly!(mantissas, exponents, pass, plan, n, b)
+    if pass.masked[plan.layer]
+        mask = view(pass.masks[plan.layer].array, :, n, b)
+        foreach(w -> times_exactly!(mantissas, exponents, w, mask[w]), eachindex(mask))
     end
-    if peak == -Inf
-        tile[:, n, b] .= 0
-        return -Inf
+    power = -Inf
+    for w in eachindex(mantissas)
+        power = ifelse(mantissas[w] > 0, max(power, exponents[w]), power)
     end
-    power = floor(peak) + 1
-    for w in axes(tile, 1)
-        tile[w, n, b] = exp2(log2_value(pass, plan, w, n, b) - power)
+    common = finite_or_zero(power)
+    for w in eachindex(mantissas)
+        tile[w, n, b] = mantissas[w] * power_of_two(Float64, exponents[w] - common)
     end
     return power
 end
 
-"log2 of node `w` of block `b` in column `n`, before the children's scales."
-function log2_value(pass, plan, w, n, b)
+"One more factor of node `w`; its mantissa stays from 0.5 to 1, or zero."
+@inline function times_exactly!(mantissas, exponents, w, factor, shift = 0.0)
+    bits = reinterpret(UInt64, Float64(factor))
+    own = reinterpret(Float64, (bits & 0x000fffffffffffff) | 0x3fe0000000000000)
+    product = mantissas[w] * ifelse(factor > 0, own, 0.0)
+    low = product < 0.5
+    mantissas[w] = ifelse(low, 2 * product, product)
+    exponents[w] += power_of(Float64(factor)) - low + shift
+    return nothing
+end
+
+function multiply_exactly!(mantissas, exponents, pass, plan, n, b)
     children = plan.offsets[b]:(plan.offsets[b+1]-1)
-    total = 0.0
-    if plan.kind === :kronecker
-        inner = pass.program.plans[plan.sources[children[2]]].width
-        total += log2_child(pass, plan, children[1], (w - 1) ÷ inner + 1, n)
-        total += log2_child(pass, plan, children[2], (w - 1) % inner + 1, n)
-    elseif plan.kind === :concat
-        k = children[findlast(k -> plan.lows[k] < w, children)]
-        common = maximum(k -> child_scale(pass, plan, k, n), children)
-        total += log2_child(pass, plan, k, w - plan.lows[k], n)
-        total > -Inf && (total += child_scale(pass, plan, k, n) - common)
-    else
-        for k in children
-            total += log2_child(pass, plan, k, w, n)
+    common = plan.kind === :concat ? scale_of_parts(pass, plan, n, children) : 0.0
+    for k in children
+        values, at, width = child_column(pass, plan, k, n)
+        if plan.kind === :hadamard
+            @inbounds @simd ivdep for w = 1:width
+                times_exactly!(mantissas, exponents, w, values[at+w])
+            end
+        elseif plan.kind === :concat
+            low, shift = Int(plan.lows[k]), child_scale(pass, plan, k, n) - common
+            for w = 1:width
+                times_exactly!(mantissas, exponents, low + w, values[at+w], shift)
+            end
+        else  # the second child's nodes run fastest
+            fast, other = k == last(children), length(mantissas) ÷ width
+            for w = 1:width, v = 1:other
+                node = fast ? width * (v - 1) + w : other * (w - 1) + v
+                times_exactly!(mantissas, exponents, node, values[at+w])
+            end
         end
     end
-    pass.masked[plan.layer] && (total += log2(Float64(pass.masks[plan.layer].array[w, n, b])))
-    return total
+    return nothing
 end
 
 child_scale(pass, plan, k, n) = pass.scales[plan.sources[k]].array[n, plan.places[k]]
 
-function log2_child(pass, plan, k, w, n)
+"""
+Where the values of a child are in column `n`: an array, how many come before, and how many
+they are.
+"""
+function child_column(pass, plan, k, n)
     i, place = Int(plan.sources[k]), Int(plan.places[k])
-    has_tile(pass, i) && return log2(Float64(pass.tiles[i].array[w, n, place]))
+    if has_tile(pass, i)
+        tile = pass.tiles[i].array
+        return tile, size(tile, 1) * (n - 1 + pass.batch * (place - 1)), size(tile, 1)
+    end
     leaf = pass.program.plans[i]::InputPlan{Vector{Int32}}
-    column = leaf_column(leaf, pass.codes.array, n, place)
-    return log2(Float64(pass.params[i][w+leaf.width*(column-1)]))
+    table = pass.params[i]
+    return table,
+    leaf.width * (leaf_column(leaf, pass.codes.array, n, place) - 1),
+    leaf.width
 end
 
-# What the children lost ----------------------------------------------------------------------
+# What the children lost -------------------------------------------------------------------
 
 """
-The share of the children in a column's error bound, on the scale of the normalised column: the product
-of (maximum + error) less that of the maxima; for `:concat` the largest of the children's.
+The share of the children in a column's error bound, on the scale of the normalised column:
+the product of (maximum + error) less that of the maxima; for `:concat` the largest of the
+children's.
 """
 @noinline function inherited_loss(pass, plan, n, b, power)
     children = plan.offsets[b]:(plan.offsets[b+1]-1)
@@ -257,9 +293,10 @@ of (maximum + error) less that of the maxima; for `:concat` the largest of the c
         lost = pass.lossy[i] ? pass.errors[i].array[n, place] : 0.0
         if plan.kind === :concat
             lost > 0 || continue
-            largest = max(largest, or_unknown(lost * exp2(child_scale(pass, plan, k, n) - common - power)))
+            shift = child_scale(pass, plan, k, n) - common - power
+            largest = max(largest, or_unknown(lost * exp2(shift)))
         else
-            top = largest_value(pass, i, place, n)
+            _, top = extremes(child_column(pass, plan, k, n)...)
             tops += log(top)
             lost > 0 && (ratios += log1p(lost / top))
         end
@@ -274,12 +311,4 @@ function scale_of_parts(pass, plan, n, children)
     plan.kind === :concat || return 0.0
     common = maximum(k -> child_scale(pass, plan, k, n), children)
     return isfinite(common) ? common : 0.0
-end
-
-function largest_value(pass, i, place, n)
-    has_tile(pass, i) && return Float64(maximum(view(pass.tiles[i].array, :, n, place)))
-    leaf = pass.program.plans[i]::InputPlan{Vector{Int32}}
-    column = leaf_column(leaf, pass.codes.array, n, place)
-    table = reshape(pass.params[i], leaf.width, :)
-    return Float64(maximum(view(table, :, column)))
 end

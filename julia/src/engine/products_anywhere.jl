@@ -11,11 +11,11 @@ function up!(pass::Pass{T}, plan::ProductPlan) where {T}
     weak = top .< weakest(T)
     power = ifelse.(weak, 0.0, Float64.(power_of.(top)))
     if any(weak)
-        logs = fill!(similar(tile), 0)
+        logs = fill!(similar(tile, Float64), 0)
         foreach(link -> add_link_logs!(logs, pass, plan, link, common), plan.reads)
-        isnothing(mask) || (logs .+= log2.(mask))
+        isnothing(mask) || (logs .+= log2.(Float64.(mask)))
         peak = largest_log(logs)
-        power .= ifelse.(weak, floor.(Float64.(peak)) .+ 1, power)
+        power .= ifelse.(weak, floor.(peak) .+ 1, power)
         tile .= ifelse.(weak, exp2.(logs .- finite_or_zero.(power)), tile)
     end
     tile .*= ifelse.(weak, one(T), power_of_two.(T, .-power))
@@ -27,12 +27,24 @@ end
 finite_or_zero(x) = ifelse(isfinite(x), x, zero(x))
 
 "The largest value of each column, `[1, columns, blocks]`."
-largest(tile::AbstractArray{T}) where {T} =
-    Base.mapreducedim!(identity, max, fill!(similar(tile, T, 1, size(tile)[2:3]...), 0), tile)
-largest_log(logs::AbstractArray{T}) where {T} =
-    Base.mapreducedim!(identity, max, fill!(similar(logs, T, 1, size(logs)[2:3]...), -Inf), logs)
-smallest(tile::AbstractArray{T}) where {T} =
-    Base.mapreducedim!(identity, min, fill!(similar(tile, T, 1, size(tile)[2:3]...), Inf), tile)
+largest(tile::AbstractArray{T}) where {T} = Base.mapreducedim!(
+    identity,
+    max,
+    fill!(similar(tile, T, 1, size(tile)[2:3]...), 0),
+    tile,
+)
+largest_log(logs::AbstractArray{T}) where {T} = Base.mapreducedim!(
+    identity,
+    max,
+    fill!(similar(logs, T, 1, size(logs)[2:3]...), -Inf),
+    logs,
+)
+smallest(tile::AbstractArray{T}) where {T} = Base.mapreducedim!(
+    identity,
+    min,
+    fill!(similar(tile, T, 1, size(tile)[2:3]...), Inf),
+    tile,
+)
 
 """
 The children's scales, added up; for `:concat` the largest of them, which is returned as
@@ -70,7 +82,8 @@ end
 "The part of `tile` that a link's children are factors of."
 function part_of(tile, pass, plan, link)
     width = pass.program.plans[link.layer].width
-    plan.kind === :concat && return view(tile, (link.low+1):(link.low+width), :, link.readers)
+    plan.kind === :concat &&
+        return view(tile, (link.low+1):(link.low+width), :, link.readers)
     return view(tile, :, :, link.readers)
 end
 
@@ -95,19 +108,27 @@ function times_link!(tile::AbstractArray{T}, pass, plan, link, common) where {T}
     return nothing
 end
 
-function add_link_logs!(logs::AbstractArray{T}, pass, plan, link, common) where {T}
+function add_link_logs!(logs, pass, plan, link, common)
     values = spread_nodes(child_values(pass, link), plan, link)
     part = part_of(logs, pass, plan, link)
     if isnothing(common)
-        part .+= log2.(values)
+        part .+= log2.(Float64.(values))
     else
-        part .+= log2.(values) .+ T.(shift_of(pass, link, common))
+        part .+= log2.(Float64.(values)) .+ shift_of(pass, link, common)
     end
     return nothing
 end
 
 "Bound what underflow took from the tile; see `normalise!` and `inherited_loss`."
-function bound_loss!(pass, plan, tile::AbstractArray{T}, power, weak, mask, common) where {T}
+function bound_loss!(
+    pass,
+    plan,
+    tile::AbstractArray{T},
+    power,
+    weak,
+    mask,
+    common,
+) where {T}
     low = smallest(isnothing(mask) ? tile : ifelse.(mask .> 0, tile, typemax(T)))
     divisor = ifelse.(weak, 1.0, exp2.(power))
     loss = ifelse.(low .* divisor .< floatmin(T), floatmin(T) ./ divisor, 0.0)
@@ -130,7 +151,11 @@ function inherited_losses(pass, plan, power, common)
         part = view(ratios, :, :, link.readers)
         if plan.kind === :concat
             shift = shift_of(pass, link, common) .- power[:, :, link.readers]
-            part .= max.(part, ifelse.(lost .> 0, unknown_as_infinite.(lost .* exp2.(shift)), 0.0))
+            part .=
+                max.(
+                    part,
+                    ifelse.(lost .> 0, unknown_as_infinite.(lost .* exp2.(shift)), 0.0),
+                )
         else
             top = Float64.(largest(child_values(pass, link)))
             part .+= ifelse.(lost .> 0, log1p.(lost ./ top), 0.0)

@@ -1,14 +1,18 @@
 # Exact sampling with evidence, and posteriors of latents.
 #
-# Sampling is an upward pass with the evidence, then a top-down pass: an active sum block in state i
-# picks (edge, child node j) with probability ∝ weight[j, i] · value of the child node, and an active
-# input block draws a value. Both choices invert a cumulative sum, so that no choice of probability
-# zero is ever made. A posterior is the flow of the latent's block.
+# Sampling is an upward pass with the evidence, then a top-down pass: an active sum block in
+# state i picks (edge, child node j) with probability ∝ weight[j, i] · value of the child
+# node, and an active input block draws a value. Both choices invert a cumulative sum, so
+# that no choice of probability zero is ever made. A posterior is the flow of the latent's
+# block.
 
 "Columns that share a generator, whatever the number of threads."
 const CHUNK = 64
 
-"Weights are lifted by this power of two before they are multiplied by values, in double precision."
+"""
+Weights are lifted by this power of two before they are multiplied by values, in double
+precision.
+"""
 const LIFT = exp2(400)
 
 "What an upward pass left, on the host."
@@ -75,8 +79,8 @@ end
 """
     draw_rows(circuit, pass, x, evidence, n, seed, root)
 
-`n` completions of every column of `x`: int32 `[num_vars, n, N]`; variables outside the root's scope stay
-as in `x`.
+`n` completions of every column of `x`: int32 `[num_vars, n, N]`; variables outside the
+root's scope stay as in `x`.
 """
 function draw_rows(circuit::Circuit, pass::Pass, x, evidence, n, seed, root)
     out = Array{Int32}(undef, circuit.num_vars, n, size(x, 2))
@@ -86,7 +90,10 @@ function draw_rows(circuit::Circuit, pass::Pass, x, evidence, n, seed, root)
         used = possible_upward!(pass, x, evidence, rows, root)
         found = Found(circuit, used, params)
         given = Int32.(Array(x[:, rows]))
-        threaded(cld(n * length(rows), CHUNK), n * length(rows) * num_blocks(circuit)) do chunks, _
+        threaded(
+            cld(n * length(rows), CHUNK),
+            n * length(rows) * num_blocks(circuit),
+        ) do chunks, _
             states = zeros(Int32, num_blocks(circuit))
             for chunk in chunks
                 number = (n * (first(rows) - 1)) ÷ CHUNK + chunk
@@ -127,9 +134,9 @@ end
 """
     latent_flows(circuit, pass, x, name, root)
 
-p(latent = j | x) for the latents `name`: float32 `[width, positions, N]`. This is the flow of the
-latent's block, so where the root does not reach the block for certain (a region of a random graph) a
-column sums to the probability that it does.
+p(latent = j | x) for the latents `name`: float32 `[width, positions, N]`. This is the flow
+of the latent's block, so where the root does not reach the block for certain (a region of a
+random graph) a column sums to the probability that it does.
 """
 function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
     blocks = latent_blocks(circuit, name)
@@ -143,7 +150,10 @@ function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
         used.kept[layers] .= true
         enter = zeros(Float64, length(rows), length(circuit.roots))
         enter[:, root] .= 1
-        weights = copyto!(similar(used.scores.array, eltype(used.scratch.array), size(enter)), enter)
+        weights = copyto!(
+            similar(used.scores.array, eltype(used.scratch.array), size(enter)),
+            enter,
+        )
         none = map(p -> similar(p, (0, 0, 0)), used.params)
         downward!(used, none, weights)
         for i in unique(layers)

@@ -19,8 +19,8 @@ end
 """
     edge_tile(pass, plan)
 
-A sum layer's children and how many blocks of the tile come before them: the products themselves
-where the layer is direct, else the gathered edges.
+A sum layer's children and how many blocks of the tile come before them: the products
+themselves where the layer is direct, else the gathered edges.
 """
 function edge_tile(pass::Pass, plan::SumPlan)
     plan.direct && return pass.tiles[plan.sources[1]].array, plan.before
@@ -30,8 +30,8 @@ end
 """
     mix!(out, pass, plan)
 
-`out[:, :, b] = Σ_e weights[:, :, group of e]' * child of e`. The columns of all blocks are cut over
-Julia's threads; BLAS itself uses one.
+`out[:, :, b] = Σ_e weights[:, :, group of e]' * child of e`. The columns of all blocks are
+cut over Julia's threads; BLAS itself uses one.
 """
 function mix!(out::Array, pass::HostPass, plan::SumPlan)
     values, before = edge_tile(pass, plan)
@@ -64,8 +64,8 @@ end
 """
     gather_edges!(scale, pass, plan)
 
-Copy the children into the tile of edges, all edges of a block on one scale, where the largest value is
-from 0.5 to 1; that scale goes into `scale`.
+Copy the children into the tile of edges, all edges of a block on one scale, where the
+largest value is from 0.5 to 1; that scale goes into `scale`.
 """
 function gather_edges!(scale::Matrix, pass::HostPass{T}, plan::SumPlan) where {T}
     edges = sized!(pass.edges[plan.layer], plan.width_in, pass.batch, plan.edges)
@@ -134,7 +134,11 @@ function add_losses!(error::Matrix, out::Array{T}, pass::HostPass, plan::SumPlan
             if masked
                 low = smallest_allowed(view(out, :, n, b), view(mask, :, n, b))
             else
-                low, _ = extremes(out, size(out, 1) * (n - 1 + pass.batch * (b - 1)), size(out, 1))
+                low, _ = extremes(
+                    out,
+                    size(out, 1) * (n - 1 + pass.batch * (b - 1)),
+                    size(out, 1),
+                )
             end
             low < limit && (error[n, b] += loss)
             lost |= error[n, b] > 0

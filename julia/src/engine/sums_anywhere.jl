@@ -1,4 +1,5 @@
-# Sum layers on the way up, as broadcasts and batched products: for arrays on any device (see sums.jl).
+# Sum layers on the way up, as broadcasts and batched products: for arrays on any device
+# (see sums.jl).
 
 function up!(pass::Pass, plan::SumPlan)
     out = sized!(pass.tiles[plan.layer], plan.width, pass.batch, plan.blocks)
@@ -22,13 +23,23 @@ function edge_values(pass::Pass, plan::SumPlan)
     return view(tile, :, :, (before+1):(before+plan.edges))
 end
 
-"A group-major layer's tile as one long matrix per group: (width, columns of its blocks, groups)."
+"""
+A group-major layer's tile as one long matrix per group: (width, columns of its blocks,
+groups).
+"""
 by_group(tile, weights) = reshape(tile, size(tile, 1), :, size(weights, 3))
 
 function mix!(out::AbstractArray, pass::Pass, plan::SumPlan)
     weights, values = pass.weights[plan.owner], edge_values(pass, plan)
     if plan.single && plan.major
-        batched_mul!(by_group(out, weights), 'T', weights, 'N', by_group(values, weights), 0)
+        batched_mul!(
+            by_group(out, weights),
+            'T',
+            weights,
+            'N',
+            by_group(values, weights),
+            0,
+        )
     elseif plan.single
         batched_mul!(out, 'T', weights[:, :, plan.groups_there], 'N', values, 0)
     else
@@ -85,7 +96,12 @@ function inherit_errors!(error::AbstractMatrix, scale, pass::Pass, plan::SumPlan
     return error
 end
 
-function add_losses!(error::AbstractMatrix, out::AbstractArray{T}, pass::Pass, plan) where {T}
+function add_losses!(
+    error::AbstractMatrix,
+    out::AbstractArray{T},
+    pass::Pass,
+    plan,
+) where {T}
     mask = pass.masks[plan.layer].array
     allowed = pass.masked[plan.layer] ? ifelse.(mask .> 0, out, typemax(T)) : out
     low = reshape(smallest(allowed), size(error))

@@ -1,26 +1,32 @@
 # The values of a batch's blocks, and what both passes share.
 #
-# Scaled arithmetic: a tile holds linear values, and each (column, block) has a power of two by which
-# they are to be multiplied. The sum path is then a matrix product without an exponential or a
-# logarithm per element, and scaling is exact. A column is one row of data in the batch.
+# Scaled arithmetic: a tile holds linear values, and each (column, block) has a power of two
+# by which they are to be multiplied. The sum path is then a matrix product without an
+# exponential or a logarithm per element, and scaling is exact. A column is one row of data
+# in the batch.
 
 """
     Pass{T}(program, params)
 
-Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`, then `upward!` and
-`downward!`. Buffers keep their memory from batch to batch.
+Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`, then
+`upward!` and `downward!`. Buffers keep their memory from batch to batch.
 
-- `params`: by layer, tables (width, 1 + categories, groups) of inputs and weights
-  (width in, width out, groups) of sums; empty for products and tied layers;
+- `params`: by layer, tables (width, 1 + categories, groups) of inputs and weights (width
+  in, width out, groups) of sums; empty for products and tied layers;
 - `weights`: the latter in precision `T` (the same arrays where that is theirs);
 - `codes`: `[columns, variables]`, the value plus two, or one where it is missing;
-- `tiles`, `edges`, `masks`, `flows`: (width, columns, blocks) by layer, as far as it has them;
-- `scales`: `[columns, blocks]`, the exponent of each tile's power of two, -Inf for a tile of zeros;
-- `errors`: `[columns, blocks]`, a bound on what underflow took from any value of the tile, where
-  `lossy` says that it took anything;
+- `tiles`, `edges`, `masks`, `flows`: (width, columns, blocks) by layer, as far as it has
+  them;
+- `scales`: `[columns, blocks]`, the exponent of each tile's power of two, -Inf for a tile
+  of zeros;
+- `errors`: `[columns, blocks]`, a bound on what underflow took from any value of the tile,
+  where `lossy` says that it took anything;
+- `scratch`, `incoming` (weights at the roots), `mantissas`, `exponents`: working space;
 - `scores`: `[columns, roots]`, log-likelihoods;
-- `masked`: layers with latent evidence; `kept`: layers whose flows are to be read afterwards;
-- `faint`: whether a layer has weights that a product might lose, `nothing` where not known yet;
+- `masked`: layers with latent evidence; `kept`: layers whose flows are to be read
+  afterwards;
+- `faint`: whether a layer has weights that a product might lose, `nothing` where not known
+  yet;
 - `double`: the same in double precision, for columns that `T` cannot hold.
 """
 mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
@@ -35,6 +41,8 @@ mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const flows::Vector{B3}
     const scratch::B3
     const incoming::B3
+    const mantissas::B2
+    const exponents::B2
     const scales::Vector{B2}
     const errors::Vector{B2}
     const scores::B2
@@ -67,6 +75,8 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
         tiles(),
         tile,
         Buffer(like, T, 3),
+        Buffer(like, Float64, 2),
+        Buffer(like, Float64, 2),
         grids(),
         grids(),
         grid,
@@ -119,12 +129,13 @@ has_tile(pass::Pass, i) = has_tile(pass, pass.program.plans[i], i)
 has_tile(pass::Pass, plan::InputPlan, i) = plan.tiled || pass.masked[i]
 has_tile(::Pass, plan, i) = true
 
-# Rows ----------------------------------------------------------------------------------------
+# Rows -------------------------------------------------------------------------------------
 
 """
     load!(pass, x, columns)
 
-Take the given columns of `x` (integers, `[num_vars, N]`) as the batch, without latent evidence.
+Take the given columns of `x` (integers, `[num_vars, N]`) as the batch, without latent
+evidence.
 """
 function load!(pass::HostPass, x::AbstractMatrix{<:Integer}, columns)
     codes = start_batch!(pass, length(columns))
@@ -154,7 +165,7 @@ function start_batch!(pass::Pass, count::Int)
     return sized!(pass.codes, count, pass.program.num_vars)
 end
 
-# Latent evidence -----------------------------------------------------------------------------
+# Latent evidence --------------------------------------------------------------------------
 
 """
 Latent name → values on the device: states `[positions, N]` (-1 = not observed) or weights
@@ -212,7 +223,7 @@ function put_evidence!(mask::AbstractArray, weights::AbstractArray{<:Any,3}, sit
     return mask
 end
 
-# Results of the upward pass ------------------------------------------------------------------
+# Results of the upward pass ---------------------------------------------------------------
 
 """
     scores!(pass)
@@ -242,21 +253,25 @@ end
 
 @inline log_value(value, scale) = log(Float64(value)) + scale * log(2.0)
 
-"A column is doubtful when underflow may have changed its probability by more than this share."
+"""
+A column is doubtful when underflow may have changed its probability by more than this
+share.
+"""
 const DOUBT = 1e-5
 
 """
     doubtful(pass)
 
-The columns that underflow may have changed, ascending. Double precision reaches some 700 nats below
-a tile's maximum and is trusted.
+The columns that underflow may have changed, ascending. Double precision reaches some 700
+nats below a tile's maximum and is trusted.
 """
 function doubtful(pass::Pass)
     any(link -> pass.lossy[link.layer], pass.program.roots) || return Int[]
     found = falses(pass.batch)
     for link in pass.program.roots
         pass.lossy[link.layer] || continue
-        tile, error = Array(pass.tiles[link.layer].array), Array(pass.errors[link.layer].array)
+        tile, error =
+            Array(pass.tiles[link.layer].array), Array(pass.errors[link.layer].array)
         for place in Array(link.children), n = 1:pass.batch
             found[n] |= !(error[n, place] <= DOUBT * tile[1, n, place])
         end
