@@ -3,6 +3,8 @@ using JuiceBridge
 
 include("circuits.jl")
 include("oracle.jl")
+include("engine_oracle.jl")
+include("engine_circuits.jl")
 
 @testset "JuiceBridge" begin
     include("test_json.jl")
@@ -17,5 +19,11 @@ include("oracle.jl")
     include("test_juice.jl")
     include("test_print_tree.jl")
     include("test_page.jl")
+    include("test_engine.jl")
+    include("test_engine_training.jl")
+    include("test_engine_underflow.jl")
+    include("test_engine_queries.jl")
+    include("test_engine_memory.jl")
+    include("test_engine_arrays.jl")
     include("test_quality.jl")
 end
