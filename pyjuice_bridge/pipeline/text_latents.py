@@ -24,6 +24,7 @@ from pyjuice_bridge.teachers.text_features import (
     SuffixFeatures,
     TokenFeatures,
 )
+from pyjuice_bridge.teachers.text_scale import UnitStates, mean_state
 from pyjuice_bridge.teachers.text_states import TokenStates
 
 _SPLITS = ("train", "valid")
@@ -37,11 +38,13 @@ class States:
     Attributes:
         artifact: holds them.
         features: ``suffix``, ``prefix`` or ``token``.
+        scale: ``unit`` or ``raw``.
         seconds: of reading the text, also where it is reused.
     """
 
     artifact: Artifact
     features: str
+    scale: str
 
     @property
     def seconds(self) -> float:
@@ -50,10 +53,13 @@ class States:
     def embeddings(self, context: TextContext) -> Mapping[str, Embeddings]:
         """The feature of every position of every window."""
         length = context.data.section.window
+        mean = mean_state(TokenStates.open(self.artifact.path / "train"))
         found: dict[str, Embeddings] = {}
         for split in _SPLITS:
             cut = context.data.windows[split]
             states = TokenStates.open(self.artifact.path / split)
+            if self.scale == "unit":
+                states = UnitStates(states, mean)
             if self.features == "prefix":
                 documents = _stream(context, split).documents
                 found[split] = PrefixFeatures(
@@ -104,7 +110,7 @@ def token_states(context: TextContext) -> States:
                 )
         return {"seconds": spent.mark()}
 
-    return States(context.store.stage("states", 1, inputs, build), features)
+    return States(context.store.stage("states", 1, inputs, build), features, section.scale)
 
 
 def text_latents(context: TextContext, states: States, count: int) -> LatentValues:
@@ -114,6 +120,7 @@ def text_latents(context: TextContext, states: States, count: int) -> LatentValu
     inputs = {
         "states": states.artifact.id,
         "features": states.features,
+        "scale": states.scale,
         "data": context.data.key,
         "cluster": clusters,
         "clusters": count,
@@ -137,7 +144,8 @@ def text_latents(context: TextContext, states: States, count: int) -> LatentValu
                 on_progress=tick,
             )
         source = {"teacher_kind": "text", "teacher_source": context.teacher.source}
-        facts = {**source, "teacher_features": states.features, **found.attributes}
+        seen = {"teacher_features": states.features, "teacher_scale": states.scale}
+        facts = {**source, **seen, **found.attributes}
         Assignments(found.z, count, found.centroids, facts).save(folder / FILE)
 
     artifact = context.store.stage("clusters", 1, inputs, build)

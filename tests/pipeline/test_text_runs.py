@@ -14,12 +14,13 @@ import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.data import load_text, windows
-from pyjuice_bridge.distill.hmm import count_hmm
+from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.pipeline.text_examples import picture, state_shares
 from pyjuice_bridge.pipeline.text_models import stream_for
 from pyjuice_bridge.report.run_dir import read_run
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import SuffixFeatures
+from pyjuice_bridge.teachers.text_scale import UnitStates, mean_state
 
 ARMS = [("lvd", 3), ("random", 3), ("lvd", 5), ("random", 5)]
 FILES = {
@@ -90,12 +91,14 @@ def test_counting_starts_from_clusters_of_suffix_means(finished: Any, home: Path
     states = TextTeacher(home / "bert").store(
         data.train.tokens, home / "states", documents=data.train.documents
     )
-    features = SuffixFeatures(states, cut.starts, 6).read(slice(None), slice(None))
+    unit = UnitStates(states, mean_state(states))
+    features = SuffixFeatures(unit, cut.starts, 6).read(slice(None), slice(None))
     found = Assignments.load(finished.path / "assignments.h5")
     assert found.centroids is not None
     distance = ((features[:, :, None] - found.centroids[0]) ** 2).sum(-1)
     np.testing.assert_array_equal(found.z["train"], distance.argmin(-1))
     hmm = count_hmm(cut.x, found.z["train"], found.clusters, 19, 0.1)
+    hmm = interpolate(hmm, cut.x, found.z["train"], 0.1)
     counted = [
         Hmm.of(pj.load(path / "circuit.h5").circuit)
         for path in (home / "runs" / "artifacts").glob("counting-*")
