@@ -27,6 +27,7 @@ def hclt_config(**changes: Any) -> dict[str, Any]:
         "circuit": {"kind": "hclt", "latents": 3},
         "train": {"epochs": 4, "batch_size": 32},
         "report": {"samples": 4, "inpaint": 2},
+        "engine": "torch",
         "device": "cpu",
         **changes,
     }

@@ -50,5 +50,6 @@ def config(source: Path, **changes: Any) -> dict[str, Any]:
         "train": {"epochs": 3, "batch_size": 16},
         "sweep": {"states": [3, 5]},
         "report": {"samples": 3, "inpaint": 2},
+        "engine": "torch",
     }
     return {**values, **changes}

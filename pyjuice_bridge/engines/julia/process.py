@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -24,7 +25,10 @@ OnMessage = Callable[[dict[str, Any]], None]
 _WORKER = "pyjuice_bridge.engines.julia_worker"
 _PATIENCE_SECONDS = 5.0
 """How long a worker is given to drop a request, or to end, before it is killed."""
+_USUAL_START_SECONDS = 20.0
 _LOG_BYTES = 10_000
+
+logger = logging.getLogger(__name__)
 
 
 class JuliaError(RuntimeError):
@@ -64,7 +68,7 @@ class Worker:
         )
         self.pid = self._process.pid
         try:
-            first = self._next_message()
+            first = self._first_message()
         except BaseException:
             self.kill()
             raise
@@ -121,6 +125,13 @@ class Worker:
         if self.alive:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _first_message(self) -> dict[str, Any]:
+        try:
+            return self._next_message(time.monotonic() + _USUAL_START_SECONDS)
+        except TimeoutError:
+            logger.warning("Julia compiles its packages, which takes minutes and happens once.")
+        return self._next_message()
 
     def _drop(self) -> None:
         """Take back the request that is being answered; no answer to it is wanted any more."""
