@@ -131,3 +131,26 @@ def test_codecs_are_measured_on_the_test_images_of_the_config(
     assert table(text)[1:] == expected
     assert "5 test images of 8×8×3" in text
     assert f"python experiments/codecs.py {tmp_path / 'x.yaml'}" in text
+
+
+def test_text_is_counted_per_token_and_every_size_is_a_row(tmp_path: Path) -> None:
+    rows = []
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed, {"lvd": 1.0})
+        path = tmp_path / str(seed) / "results.json"
+        (row,) = json.loads(path.read_text())
+        figures = {
+            s: {"value": 300.0 + 10 * seed, "unit": "perplexity"}
+            for s in ("train", "valid", "test")
+        }
+        text = {"tokens": {"train": 500, "valid": 5, "test": 5}, "images": None, "shape": None}
+        sizes = [{**row, **figures, **text, "states": states} for states in (4, 8)]
+        path.write_text(json.dumps(sizes))
+        rows.append(tmp_path / str(seed))
+    rendered = results.render(rows)
+    head, small, large = table(rendered)
+    assert head[2] == "per token"
+    assert [small[0], large[0]] == ["LVD, 4 states", "LVD, 8 states"]
+    assert small[2:6] == ["3", *["305.00 ± 7.07"] * 3]
+    assert "Splits in perplexity" in rendered and "parameters per training token" in rendered
+    assert "per pixel" not in rendered
