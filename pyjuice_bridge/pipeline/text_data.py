@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,9 @@ def prepare_text(dataset: TextDataset, section: TextData, tokenizer: str) -> Tex
         except UserError as error:
             raise UserError(f"{dataset.name}, {split} split: {error}") from None
     settings = {"window": length, "stride": stride, "joined": section.joined}
+    if Path(tokenizer).is_dir():
+        # Models are opened again from elsewhere.
+        tokenizer = str(Path(tokenizer).absolute())
     return TextRows(
         rows={split: found.x for split, found in cut.items()},
         categories=np.full(length, len(dataset.vocabulary), np.int32),
