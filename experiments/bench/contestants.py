@@ -1,0 +1,114 @@
+"""Who takes part, in what, and why some do not."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from importlib import import_module
+from typing import get_args
+
+from experiments.bench.peers import Peer
+from experiments.bench.peers.paths import ctrlg_file
+from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.engines.julia_environment import julia_state
+
+ALL = ("hmm", "hclt", "patches", "rat_spn")
+TOLERANCE = 1e-4
+"""How far log-likelihoods may be from the reference, relative to it."""
+LOW_PRECISION = 2e-2
+"""The same where fewer bits were asked for: a check of sanity, its loss stands in the table."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A peer as the command line knows it.
+
+    Attributes:
+        name: in tables.
+        module: of ``peers``.
+        needs: what must be importable for it; empty for what comes with this project.
+        families: the problems it can run.
+        devices: where.
+        only: the one case it takes part in, if it is just one.
+        options: for its ``Peer``.
+        tolerance: see ``TOLERANCE``.
+    """
+
+    name: str
+    module: str
+    needs: str = ""
+    families: tuple[str, ...] = ALL
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    only: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    tolerance: float = TOLERANCE
+
+    def load(self) -> type[Peer]:
+        found: type[Peer] = import_module(f"experiments.bench.peers.{self.module}").Peer
+        return found
+
+    def absent(self) -> str:
+        """Why it cannot be run here, in one line; empty if it can."""
+        if self.module == "julia_engine":
+            state = julia_state()
+            return "" if state.usable else f"Julia {state.reason}"
+        if self.module == "ctrlg":
+            return "" if ctrlg_file() else "--ctrlg names no folder that holds its package"
+        if self.needs and importlib.util.find_spec(self.needs) is None:
+            return "not installed"
+        return ""
+
+
+REFERENCE = Entry("reference", "reference", devices=("cpu",))
+"""What all others are compared with."""
+
+OURS = Entry("ours, torch", "torch_engine")
+"""What ratios refer to."""
+
+
+def _ours_with_fewer_bits() -> list[Entry]:
+    """The engine at every precision it offers below float32."""
+    names = [p for p in get_args(Precision) if p not in ("float32", "float64")]
+    return [
+        Entry(
+            f"ours, torch {name}",
+            "torch_engine",
+            devices=("cuda",),
+            options=(("precision", name),),
+            tolerance=LOW_PRECISION,
+        )
+        for name in names
+    ]
+
+
+_TREES = ("hclt", "rat_spn")
+CONTESTANTS = (
+    OURS,
+    *_ours_with_fewer_bits(),
+    Entry("ours, julia", "julia_engine"),
+    Entry("naive torch", "naive", families=("hclt",), options=(("denormals", "flushed"),)),
+    Entry(
+        "naive torch, denormals kept",
+        "naive",
+        families=("hclt",),
+        devices=("cpu",),
+        only="mnist-epoch",
+        options=(("denormals", "kept"),),
+    ),
+    Entry("Ctrl-G", "ctrlg", families=("hmm",)),
+    Entry("cirkit", "cirkit", needs="cirkit", families=("hmm", *_TREES)),
+    Entry("hmmlearn", "hmmlearn", needs="hmmlearn", families=("hmm",), devices=("cpu",)),
+    Entry("pomegranate", "pomegranate", needs="pomegranate", families=("hmm",)),
+    Entry("dynamax", "dynamax", needs="dynamax", families=("hmm",)),
+    Entry("SPFlow", "spflow", needs="spflow", families=_TREES),
+    Entry("PyJuice", "pyjuice", needs="pyjuice", devices=("cuda",)),
+)
+
+
+def entry_named(name: str) -> Entry:
+    """The entry of a name that tables show.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {entry.name: entry for entry in (REFERENCE, *CONTESTANTS)}[name]

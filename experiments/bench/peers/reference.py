@@ -1,0 +1,109 @@
+"""Log-likelihoods and EM steps in float64 and the log domain, block by block, with autograd.
+
+Written from the definitions; it shares nothing with the engines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experiments.bench import peers
+from experiments.bench.cases import Problem, Rows
+from pyjuice_bridge.circuit.types import InputLayer, ProductLayer, SumLayer, layer_params
+
+
+class Peer(peers.Peer):
+    """Slow and plain."""
+
+    def __init__(self, problem: Problem, device: str, options: dict[str, str]) -> None:
+        super().__init__(problem, device, options)
+        self.reset()
+
+    def reset(self) -> None:
+        self.params: list[Tensor | None] = []
+        for layer in self.problem.circuit.layers:
+            array = layer_params(layer)
+            if isinstance(layer, SumLayer) and layer.tied_to is not None:
+                array = None
+            tensor = None if array is None else torch.tensor(array, dtype=torch.float64)
+            self.params.append(tensor)
+
+    @torch.no_grad()
+    def log_likelihood(self, x: Rows) -> NDArray[Any]:
+        found: NDArray[Any] = self._roots(x).numpy()
+        return found
+
+    def step(self, x: Rows, step_size: float, pseudocount: float) -> None:
+        for p in self.params:
+            if p is not None:
+                p.requires_grad_(True).grad = None
+        self._roots(x).sum().backward()
+        with torch.no_grad():
+            for i, p in enumerate(self.params):
+                if p is not None:
+                    assert p.grad is not None
+                    self.params[i] = self._m_step(i, p, p * p.grad, step_size, pseudocount)
+
+    def _m_step(self, i: int, theta: Tensor, count: Tensor, eta: float, c: float) -> Tensor:
+        layer = self.problem.circuit.layers[i]
+        families = [[g] for g in range(len(theta))]
+        if isinstance(layer, SumLayer):
+            blocks = {tuple(layer.groups[a:b].tolist()) for a, b in _spans(layer)}
+            families = [list(block) for block in blocks]
+        new = theta.detach().clone()
+        for family in families:
+            total = count[family].sum((0, 2))[None, :, None]
+            siblings = len(family) * theta.shape[2]
+            share = (count[family] + c / siblings) / (total + c)
+            new[family] = torch.where(total > 0, (1 - eta) * new[family] + eta * share, new[family])
+        return new
+
+    def _roots(self, x: Rows) -> Tensor:
+        """float64 [n, roots]."""
+        rows = torch.as_tensor(x.astype("int64"))
+        values: list[Tensor] = []
+        for i, layer in enumerate(self.problem.circuit.layers):
+            owner = layer.tied_to if isinstance(layer, SumLayer) else None
+            theta = self.params[i if owner is None else owner]
+            if isinstance(layer, InputLayer):
+                assert theta is not None
+                pairs = zip(layer.variables.tolist(), layer.groups.tolist(), strict=True)
+                values += [theta[g].t()[rows[:, v]].log() for v, g in pairs]
+            elif isinstance(layer, ProductLayer):
+                values += [_product(layer.kind, [values[c] for c in _children(layer, s)])
+                           for s in _spans(layer)]  # fmt: skip
+            else:
+                assert theta is not None
+                values += [_sum(theta, layer, values, span) for span in _spans(layer)]
+        return torch.cat([values[root] for root in self.problem.circuit.roots], 1)
+
+
+def _spans(layer: ProductLayer | SumLayer) -> list[tuple[int, int]]:
+    """Where each block's edges begin and end."""
+    cuts = layer.offsets.tolist()
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def _children(layer: ProductLayer | SumLayer, span: tuple[int, int]) -> list[int]:
+    children: list[int] = layer.children[slice(*span)].tolist()
+    return children
+
+
+def _product(kind: str, parts: list[Tensor]) -> Tensor:
+    if kind == "concat":
+        return torch.cat(parts, 1)
+    if kind == "kronecker":
+        left, right = parts
+        return (left[:, :, None] + right[:, None]).flatten(1)
+    return torch.stack(parts).sum(0)
+
+
+def _sum(theta: Tensor, layer: SumLayer, values: list[Tensor], span: tuple[int, int]) -> Tensor:
+    below = torch.cat([values[c] for c in _children(layer, span)], 1)
+    weights = torch.cat([theta[g] for g in layer.groups[slice(*span)].tolist()], 1)
+    top = below.detach().amax(1, keepdim=True)
+    return ((below - top).exp() @ weights.t()).log() + top

@@ -1,0 +1,180 @@
+"""A process in which one peer holds one problem and does as it is asked, line by line.
+
+    python -m experiments.bench.worker PEER FOLDER DEVICE CLAIMED
+
+Requests and answers are JSON objects, one a line.  An answer with ``failed`` ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from experiments.bench.cases import CHECK_ROWS, Problem
+from experiments.bench.contestants import entry_named
+from experiments.bench.peers import Peer
+
+STEPS = 3
+"""Full EM steps before log-likelihoods are compared again."""
+ETA, PSEUDOCOUNT = 0.3, 0.1
+"""Of the epoch that is compared and timed."""
+_CLEAR_PEAK = "5"
+_LEAST = 2**31
+_SLOW = 30
+
+
+def main(words: list[str]) -> int:
+    """``PEER FOLDER DEVICE CLAIMED``; answers until its input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # What libraries print must not mix with answers.
+    name, folder, device, claimed = words
+    try:
+        work = Work(name, Path(folder), device, int(claimed))
+        _say(answers, {"ready": work.start_up, "claim": work.claim})
+        for line in sys.stdin:
+            request = json.loads(line)
+            _say(answers, {"answer": work.do[request["do"]](request)})
+    except MemoryError as error:
+        _say(answers, {"failed": f"not enough memory ({_first_line(error)})"})
+        return 1
+    except Exception as error:  # Whatever a library raises is a line in the table.
+        _say(answers, {"failed": f"{type(error).__name__}: {_first_line(error)}"})
+        raise
+    return 0
+
+
+class Work:
+    """What can be asked of the peer."""
+
+    def __init__(self, name: str, folder: Path, device: str, claimed: int) -> None:
+        self.problem = Problem.load(folder)
+        self.batch = self.problem.rows[: self.problem.batch]
+        began = time.perf_counter()
+        entry = entry_named(name)
+        kind = entry.load()
+        imported = time.perf_counter()
+        self.claim = kind.bytes_needed(self.problem)
+        if device == "cpu":
+            limit_memory(self.claim, claimed)
+        self.peer: Peer = kind(self.problem, device, dict(entry.options))
+        built = time.perf_counter()
+        self.device = device
+        self.last: dict[str, float] = {}
+        self.start_up = {"import": imported - began, "build": built - imported}
+        self.do: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "check": self.check,
+            "forward": self.forward,
+            "em": self.em,
+            "epoch": self.epoch,
+            "memory": lambda _: self.memory(),
+        }
+        self._watch_memory()
+
+    def check(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Log-likelihoods at the start, after full EM steps and after an epoch, on few rows."""
+        peer, rows = self.peer, self.problem.rows[:CHECK_ROWS]
+        found = {"forward": peer.log_likelihood(rows)}
+        if peer.same_em and "em" in request["work"]:
+            for _ in range(STEPS):
+                peer.step(rows, 1.0, 0.0)
+            found["em"] = peer.log_likelihood(rows)
+            peer.reset()
+        if peer.same_em and peer.minibatch:
+            peer.epoch(rows, -(-len(rows) // 3), ETA, PSEUDOCOUNT)
+            found["epoch"] = peer.log_likelihood(rows)
+            peer.reset()
+        values = {key: np.asarray(value, float).ravel().tolist() for key, value in found.items()}
+        return {"log_likelihood": values, "why": peer.why, "versions": _versions()}
+
+    def forward(self, request: dict[str, Any]) -> list[float]:
+        return self._until("forward", request["seconds"], partial(self.peer.forward, self.batch))
+
+    def em(self, request: dict[str, Any]) -> list[float]:
+        self.peer.reset()
+        return self._until("em", request["seconds"], partial(self.peer.em, self.batch))
+
+    def epoch(self, _: dict[str, Any]) -> list[float]:
+        self.peer.reset()
+        return [self.peer.epoch(self.problem.rows, self.problem.batch, 0.1, PSEUDOCOUNT)]
+
+    def memory(self) -> dict[str, int]:
+        """Peak bytes since the peer was built: of the process, and of the GPU's allocator."""
+        found = {"process": _status("VmHWM", self.peer.pid)}
+        if self.device == "cuda" and "torch" in sys.modules:
+            found["device"] = sys.modules["torch"].cuda.max_memory_allocated()
+        return found
+
+    def _until(self, kind: str, seconds: float, run: Callable[[int], list[float]]) -> list[float]:
+        """As many runs as fit into the time, after a warm-up the first time.
+
+        A warm-up that takes very long is all there is.
+        """
+        if kind not in self.last:
+            self.last[kind] = run(1)[0]
+            if self.last[kind] > _SLOW * seconds:
+                return [self.last[kind]]
+        times = run(max(1, min(1000, int(seconds / max(self.last[kind], 1e-6)))))
+        self.last[kind] = times[-1]
+        return times
+
+    def _watch_memory(self) -> None:
+        """Let the peak begin here, so that reading files is not counted."""
+        path = Path(f"/proc/{self.peer.pid or 'self'}/clear_refs")
+        try:
+            path.write_text(_CLEAR_PEAK)
+        except OSError:
+            return
+
+
+def limit_memory(needed: int, claimed: int) -> None:
+    """Refuse what will not fit, and let allocations fail before the machine runs out.
+
+    ``claimed`` is what the processes beside this one may come to need.
+    """
+    free = _free_memory() - claimed
+    if needed > 0.8 * free:
+        raise MemoryError(f"needs about {needed / 1e9:.0f} GB, {max(free, 0) / 1e9:.0f} are free")
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    resource.setrlimit(resource.RLIMIT_DATA, (max(free, _LEAST),) * 2)
+
+
+def _free_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return sys.maxsize
+
+
+def _status(field: str, pid: int | None) -> int:
+    for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "jax", "cirkit", "hmmlearn", "pomegranate", "dynamax", "spflow", "pyjuice")
+    found = {name: getattr(sys.modules.get(name), "__version__", "") for name in names}
+    return {name: str(version) for name, version in found.items() if version}
+
+
+def _say(answers: TextIO, message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0][:200]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
