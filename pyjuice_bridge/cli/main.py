@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.cli.data import data
 from pyjuice_bridge.cli.doctor import doctor
 from pyjuice_bridge.cli.inspect import clean, compare, show
@@ -30,13 +31,19 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
+            _tell(f"error: {error}")
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command continues where this one stopped", err=True)
+            _tell("interrupted; the same command continues where this one stopped")
             raise click.exceptions.Exit(INTERRUPTED) from None
         except Exception as error:
-            click.echo(f"error: {_unexpected(error)}", err=True)
+            _tell(f"error: {_unexpected(error)}")
         raise click.exceptions.Exit(1)
+
+
+def _tell(line: str) -> None:
+    """One line from a run, however many processes it has."""
+    if processes.speaks():
+        click.echo(line, err=True)
 
 
 def _unexpected(error: Exception) -> str:

@@ -50,6 +50,7 @@ def run(
     Finished stages are kept in 'artifacts' beside the run's folder and reused by every run that
     needs the same; a run that was stopped continues when started again.
     """
+    from pyjuice_bridge import processes
     from pyjuice_bridge.cli.tables import make_console
     from pyjuice_bridge.config import load_config
 
@@ -58,6 +59,7 @@ def run(
     changes += [f"device={device}"] if device else []
     checked = load_config(config, changes)
     console = make_console()
+    console.quiet = not processes.leads()
     if plan:
         from pyjuice_bridge.cli.tables import plan_table
         from pyjuice_bridge.pipeline.plan import make_plan

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.h5_files import (
     atomic_h5,
     members,
@@ -120,26 +123,30 @@ def assign_all(
     device: str = "cpu",
     on_progress: Progress | None = None,
 ) -> NDArray[np.int32]:
-    """The nearest of ``centroids`` [P or 1, K, D] for all rows and positions, int32 [N, P]."""
+    """The nearest of ``centroids`` [P or 1, K, D] for all rows and positions, int32 [N, P].
+
+    Of several processes each looks at some of the blocks that are read.
+    """
     rows, positions, dim = embeddings.shape
-    z = np.empty((rows, positions), np.int32)
+    z = np.zeros((rows, positions), np.int32)
     width = positions
     if not getattr(embeddings, "by_rows", False):
         width = max(1, min(positions, BLOCK // max(1, rows * dim)))
     height = max(1, min(rows, BLOCK // (width * dim)))
-    for start in range(0, positions, width):
+    corners = product(range(0, positions, width), range(0, rows, height))
+    for piece, (start, first) in enumerate(corners):
         part = slice(start, min(start + width, positions))
-        centres = centroids if len(centroids) == 1 else centroids[part]
-        for first in range(0, rows, height):
-            block = slice(first, min(first + height, rows))
+        block = slice(first, min(first + height, rows))
+        if processes.mine(piece):
             x = embeddings.read(part, block).transpose(1, 0, 2)
-            if len(centres) == 1:
-                ids = assign(x.reshape(-1, dim), centres[0], device=device).reshape(x.shape[:2])
+            if len(centroids) == 1:
+                ids = assign(x.reshape(-1, dim), centroids[0], device=device).reshape(x.shape[:2])
             else:
-                ids = assign(x, centres, device=device)
+                ids = assign(x, centroids[part], device=device)
             z[block, part] = ids.T
-            if on_progress:
-                on_progress(start + (part.stop - start) * block.stop // rows, positions)
+        if on_progress:
+            on_progress(start + (part.stop - start) * block.stop // rows, positions)
+    processes.add(torch.from_numpy(z))
     return z
 
 

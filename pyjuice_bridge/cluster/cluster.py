@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.cluster.assignments import Assignments, assign_all
 from pyjuice_bridge.cluster.kmeans import kmeans
 from pyjuice_bridge.errors import UserError
@@ -91,20 +93,27 @@ def _fit_positions(
     settings: Mapping[str, object],
     progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Centroids [P, K, D] and inertia [P]; the same sample of rows serves every position."""
+    """Centroids [P, K, D] and inertia [P]; the same sample of rows serves every position.
+
+    Of several processes each clusters some of the positions.
+    """
     rows, positions, dim = train.shape
     sample = _sample(np.random.default_rng(seed), rows, points)
     count = rows if isinstance(sample, slice) else len(sample)
     width = max(1, _FIT_FLOATS // max(1, count * dim))
-    centroids = np.empty((positions, k, dim), np.float32)
-    inertia = np.empty(positions)
-    for start in range(0, positions, width):
+    centroids = np.zeros((positions, k, dim), np.float32)
+    inertia = np.zeros(positions)
+    for piece, start in enumerate(range(0, positions, width)):
         part = slice(start, min(start + width, positions))
-        x = train.read(part, sample).transpose(1, 0, 2)
-        result = kmeans(x, k, seed=seed + start, **settings)  # type: ignore[arg-type]
-        centroids[part], inertia[part] = result.centroids, result.inertia
+        if processes.mine(piece):
+            x = train.read(part, sample).transpose(1, 0, 2)
+            with processes.alone():
+                result = kmeans(x, k, seed=seed + start, **settings)  # type: ignore[arg-type]
+            centroids[part], inertia[part] = result.centroids, result.inertia
         if progress:
             progress(part.stop, positions)
+    for array in (centroids, inertia):
+        processes.add(torch.from_numpy(array))
     return centroids, inertia
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
 
 POINTS_PER_START = 32
@@ -173,18 +174,26 @@ def _lloyd(
     when no position's inertia fell by more than ``tolerance`` of itself.
     """
     norm = x.square().sum(-1)
-    index, distance = _nearest(x, norm, centres)
+    index, distance = _all_nearest(x, norm, centres)
     inertia = distance.mean(1, dtype=torch.float64)
     for _ in range(iterations):
         moved, empty = _means(x, index, centres)
         if bool(empty.any()):
             moved = _reseed(x, moved, empty, distance, floor)
         centres = moved
-        index, distance = _nearest(x, norm, centres)
+        index, distance = _all_nearest(x, norm, centres)
         before, inertia = inertia, distance.mean(1, dtype=torch.float64)
         if bool((before - inertia <= tolerance * before).all()):
             break
     return centres, inertia
+
+
+def _all_nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """``_nearest``, each process looking at its part of the points."""
+    count = x.shape[1]
+    own = processes.part(count)
+    index, distance = _nearest(x[:, own], norm[:, own], centres)
+    return processes.gather(index, count, 1), processes.gather(distance, count, 1)
 
 
 def _nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.config import Config, ImageData, make_config, put, read_values
 from pyjuice_bridge.data.text_load import Source
-from pyjuice_bridge.engines import choose_engine, get_engine
+from pyjuice_bridge.engines import EngineChoice, choose_engine, get_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import measure_of
@@ -23,7 +24,7 @@ from pyjuice_bridge.pipeline.context import Context
 from pyjuice_bridge.pipeline.files import read_json, write_json
 from pyjuice_bridge.pipeline.images import Images, image_work
 from pyjuice_bridge.pipeline.progress import Reporter, TimeLeft, pass_line
-from pyjuice_bridge.pipeline.store import Store
+from pyjuice_bridge.pipeline.store import Artifact, Store
 from pyjuice_bridge.pipeline.text import text_work
 from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
@@ -115,6 +116,8 @@ def run(
 ) -> RunResult:
     """Run a config from data to report, reusing whatever finished stages are there.
 
+    Under torchrun several processes share the work, of which the first one reports and keeps files.
+
     Args:
         config: a YAML file, plain values, or a checked config.
         images: your own, in place of the config's: uint8 [N, H, W, C] (split by the seed), or a
@@ -136,16 +139,22 @@ def run(
     given = Given(images, text, teacher)
     checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
+    artifacts = folder.absolute().parent / "artifacts"
+    if not processes.leads():
+        return _help(checked, folder, Store(artifacts, fresh=fresh), given)
     record.open_folder(folder)
     with Reporter(console, folder / "log.txt") as reporter:
         try:
             store = Store(
-                folder.absolute().parent / "artifacts",
+                artifacts,
                 fresh=fresh,
                 say=reporter.say,
                 ledger=folder / record.ARTIFACTS,
             )
-            return _run(checked, folder, store, reporter, given)
+            choice = _choice(checked)
+            reporter.say(choice.reason)
+            with processes.joined(choice.device):
+                return _run(checked, choice, folder, store, reporter, given)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {error or 'interrupted'}")
             for note in getattr(error, "__notes__", ()):
@@ -189,6 +198,15 @@ def _checked(
     return make_config(values, where)
 
 
+def _choice(config: Config) -> EngineChoice:
+    """The config's engine and device; several processes share what PyTorch does."""
+    if processes.started() == 1:
+        return choose_engine(config.engine, config.device)
+    if config.engine == "julia":
+        raise UserError("engine: 'julia' runs in one process; start it without torchrun")
+    return choose_engine("torch", config.device)
+
+
 def _start(engine: Engine, reporter: Reporter) -> None:
     """Have an engine in another process ready before anything is timed."""
     if engine.name == "torch":
@@ -200,11 +218,19 @@ def _start(engine: Engine, reporter: Reporter) -> None:
     reporter.say(f"{engine.name} started with {threads} threads in {spent}")
 
 
-def _run(config: Config, folder: Path, store: Store, reporter: Reporter, given: Given) -> RunResult:
-    choice = choose_engine(config.engine, config.device)
-    reporter.say(choice.reason)
+def _run(
+    config: Config,
+    choice: EngineChoice,
+    folder: Path,
+    store: Store,
+    reporter: Reporter,
+    given: Given,
+) -> RunResult:
+    if processes.size() > 1:
+        reporter.say(f"{processes.size()} processes")
     engine = get_engine(choice.name, choice.device, precision=config.precision)
     work = _work(config, engine, store, reporter, given)
+    processes.meet()
     context = work.context
     record.write_config(context, folder)
     _start(engine, reporter)
@@ -229,6 +255,21 @@ def _run(config: Config, folder: Path, store: Store, reporter: Reporter, given: 
     return _finish(work, folder, trained)
 
 
+def _help(config: Config, folder: Path, store: Store, given: Given) -> RunResult:
+    """What the other processes do for the first one's ``_run``: the same stages, in silence."""
+    choice = _choice(config)
+    with processes.joined(choice.device):
+        engine = get_engine(choice.name, choice.device, precision=config.precision)
+        # The first process may prepare data and leave them in a cache.
+        processes.meet()
+        work = _work(config, engine, store, Reporter(), given)
+        trained = [train_arm(work.context, start, lambda *_: None) for start in work.starts()]
+        for arm in trained:
+            record.score(work.context, arm)
+        rows: list[dict[str, Any]] = processes.share([])
+    return RunResult(folder, tuple(rows), _reused(store))
+
+
 def _work(config: Config, engine: Engine, store: Store, reporter: Reporter, given: Given) -> Work:
     if isinstance(config.data, ImageData):
         return image_work(config, config.data, engine, store, reporter, given.images, given.teacher)
@@ -238,8 +279,19 @@ def _work(config: Config, engine: Engine, store: Store, reporter: Reporter, give
 def _finish(work: Work, folder: Path, trained: list[Trained]) -> RunResult:
     """Score, draw, write the run's files."""
     context, store = work.context, work.context.store
-    command = record.command_line()
     scores = [record.score(context, arm) for arm in trained]
+    with processes.alone():
+        written = _write(work, folder, trained, scores)
+    reused = _reused(store)
+    if reused:
+        context.reporter.say(f"reused {len(reused)} of {len(store.used)}: {', '.join(reused)}")
+    return RunResult(folder, tuple(processes.share(written)), reused)
+
+
+def _write(
+    work: Work, folder: Path, trained: list[Trained], scores: list[Artifact]
+) -> list[dict[str, Any]]:
+    context, command = work.context, record.command_line()
     rows = [record.result_row(context, a, s, command) for a, s in zip(trained, scores, strict=True)]
     best = record.best_arm(trained, scores)
     work.show(folder, trained, best)
@@ -247,7 +299,9 @@ def _finish(work: Work, folder: Path, trained: list[Trained]) -> RunResult:
     record.write_bounds(folder, trained, context.data.measure.unit)
     write_json(folder / "results.json", rows)
     write_report(folder)
-    reused = tuple(name for name, artifact in store.used.items() if artifact.reused)
-    if reused:
-        context.reporter.say(f"reused {len(reused)} of {len(store.used)}: {', '.join(reused)}")
-    return RunResult(folder, tuple(read_json(folder / "results.json")), reused)
+    found: list[dict[str, Any]] = read_json(folder / "results.json")
+    return found
+
+
+def _reused(store: Store) -> tuple[str, ...]:
+    return tuple(name for name, artifact in store.used.items() if artifact.reused)

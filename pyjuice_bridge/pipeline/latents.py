@@ -70,7 +70,7 @@ def latent_values(context: ImageContext, teacher: object | None) -> LatentValues
             folder / FILE
         )
 
-    artifact = context.store.stage("clusters", 1, inputs, build)
+    artifact = context.store.stage("clusters", 1, inputs, build, together=True)
     z = Assignments.load(artifact.path / FILE).z
     parts = {**features.seconds, "clusters": artifact.seconds}
     return LatentValues(_checked(context, z, "the teacher"), artifact, sum(parts.values()), parts)

@@ -211,7 +211,7 @@ class _Parts:
                 )
             return _keep(found, folder, self.context.engine.name)
 
-        return self.context.store.stage("patches", 1, inputs, build)
+        return self.context.store.stage("patches", 1, inputs, build, together=True)
 
     def counted_latent(self) -> Circuit:
         """p(H_c | H_p) from counts of cluster ids, p(Z | H) near the identity."""
@@ -249,7 +249,7 @@ class _Parts:
                 )
             return _keep(found, folder, self.context.engine.name)
 
-        return self.context.store.stage("latent", 1, inputs, build)
+        return self.context.store.stage("latent", 1, inputs, build, together=True)
 
     def _glued(self, bundle: Artifact, latent: Artifact) -> Artifact:
         inputs = {"patches": bundle.id, "latent": latent.id, "data": self.context.data.key}

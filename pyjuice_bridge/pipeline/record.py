@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import yaml
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.config import Arm
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
@@ -91,7 +92,7 @@ def score(context: Context, arm: Trained) -> Artifact:
             found[split] = float(np.mean(log_p))
         return found
 
-    return context.store.stage("score", 1, inputs, build)
+    return context.store.stage("score", 1, inputs, build, together=True)
 
 
 def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -> dict[str, Any]:
@@ -113,6 +114,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         "command": command,
         **surroundings(),
         **context.engine.facts(),
+        **({"processes": processes.started()} if processes.started() > 1 else {}),
     }
 
 
@@ -160,5 +162,8 @@ def command_line() -> str:
     """How the process was started, for the record."""
     name = Path(sys.argv[0]).name if sys.argv else ""
     if name == "__main__.py":
-        return " ".join(["python -m pyjuice_bridge", *sys.argv[1:]])
+        start = "python"
+        if processes.started() > 1:
+            start = f"torchrun --nproc-per-node {processes.started_here()}"
+        return " ".join([f"{start} -m pyjuice_bridge", *sys.argv[1:]])
     return " ".join([name, *sys.argv[1:]]) or "python"

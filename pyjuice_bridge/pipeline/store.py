@@ -3,6 +3,9 @@
 An artifact is the folder ``<stage>-<hash>``.  It is finished once it holds ``done.json``, which is
 written last and lists the folder's files with their sizes; anything else is an interrupted attempt
 that the same stage continues (engines resume from their checkpoint) or overwrites.
+
+Of several processes the first one alone looks, locks and keeps; the others wait, or help with the
+stages that are built together.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyjuice_bridge import processes
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.files import read_json, write_json
 
 DONE = "done.json"
@@ -74,34 +80,63 @@ class Store:
         self._fresh, self._say = fresh, say
         self._ledger, self._names = ledger, set[str]()
 
-    def stage(self, stage: str, version: int, inputs: Mapping[str, Any], build: Build) -> Artifact:
+    def stage(
+        self,
+        stage: str,
+        version: int,
+        inputs: Mapping[str, Any],
+        build: Build,
+        *,
+        together: bool = False,
+    ) -> Artifact:
         """The artifact of ``stage`` for these inputs, built now unless it is there.
 
         ``build`` gets the artifact's folder, writes its files there and returns what to note in
         ``done.json`` (plain JSON).  It may find files of an interrupted attempt.  It reports
         ``seconds`` itself where the work of earlier attempts counts, else the time it took does.
+
+        ``together`` says that ``build`` contains work that several processes share: all of them
+        call it, but what they write is kept for the first one only.
         """
         name = f"{stage}-{fingerprint({'version': version, 'inputs': inputs})}"
         if name in self.used:
             return self.used[name]
-        folder = self.root / name
         self._names.add(name)
         if self._ledger is not None:
             write_json(self._ledger, sorted(self._names))
-        artifact = None if self._fresh else self._finished(name, reused=True)
-        if artifact is None:
-            with _locked(folder, self._say):
-                artifact = None if self._fresh else self._finished(name, reused=True)
-                artifact = artifact or self._build(name, inputs, build)
+        if processes.rank() == 0:
+            artifact = None if self._fresh else self._finished(name, reused=True)
+            if artifact is None:
+                with _locked(self.root / name, self._say):
+                    artifact = None if self._fresh else self._finished(name, reused=True)
+                    artifact = artifact or self._build(name, inputs, build, together)
+            _tell(name, artifact)
+        else:
+            artifact = self._helped(name, build)
         self.used[name] = artifact
         return artifact
 
-    def _build(self, name: str, inputs: Mapping[str, Any], build: Build) -> Artifact:
+    def _helped(self, name: str, build: Build) -> Artifact:
+        """The artifact that the first process finds or builds, with this one's help if asked."""
+        info = _hear(name)
+        if info is None:
+            with tempfile.TemporaryDirectory(prefix="pyjuice_bridge-") as scratch:
+                build(Path(scratch))
+            info = _hear(name)
+        assert info is not None
+        return Artifact(name, self.root / name, info["info"], info["reused"])
+
+    def _build(
+        self, name: str, inputs: Mapping[str, Any], build: Build, together: bool
+    ) -> Artifact:
         folder = self.root / name
         if self._fresh or (folder / DONE).exists():
             _empty(folder)
         start = time.perf_counter()
-        info = {"seconds": 0.0, **(build(folder) or {})}
+        if together:
+            _tell(name, None)
+        with contextlib.nullcontext() if together else processes.alone():
+            info = {"seconds": 0.0, **(build(folder) or {})}
         info["seconds"] = info["seconds"] or time.perf_counter() - start
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
@@ -130,6 +165,24 @@ class Store:
             self._say(f"{name}: {damaged[0]} is damaged or missing, computing it again")
             return None
         return Artifact(name, folder, done["info"], reused=reused)
+
+
+def _tell(name: str, artifact: Artifact | None) -> None:
+    """Let the other processes know what a stage came to; None: they are to help building it."""
+    told = artifact and {"info": dict(artifact.info), "reused": artifact.reused}
+    processes.share({"name": name, "told": told})
+
+
+def _hear(name: str) -> dict[str, Any] | None:
+    """What the first process told."""
+    heard: dict[str, Any] = processes.share({})
+    if heard["name"] != name:
+        raise UserError(
+            f"process {processes.rank()} came to {name} where the first one was at "
+            f"{heard['name']}; do both read the same config and data?"
+        )
+    told: dict[str, Any] | None = heard["told"]
+    return told
 
 
 def _empty(folder: Path) -> None:

@@ -173,7 +173,7 @@ def _embedded(
                 )
         return {"seconds": spent.mark()}
 
-    artifact = context.store.stage("embed", 1, key, build)
+    artifact = context.store.stage("embed", 1, key, build, together=True)
 
     def embeddings() -> Mapping[str, Embeddings]:
         return {

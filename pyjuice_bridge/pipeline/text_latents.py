@@ -110,7 +110,8 @@ def token_states(context: TextContext) -> States:
                 )
         return {"seconds": spent.mark()}
 
-    return States(context.store.stage("states", 1, inputs, build), features, section.scale)
+    artifact = context.store.stage("states", 1, inputs, build, together=True)
+    return States(artifact, features, section.scale)
 
 
 def text_latents(context: TextContext, states: States, count: int) -> LatentValues:
@@ -148,7 +149,7 @@ def text_latents(context: TextContext, states: States, count: int) -> LatentValu
         facts = {**source, **seen, **found.attributes}
         Assignments(found.z, count, found.centroids, facts).save(folder / FILE)
 
-    artifact = context.store.stage("clusters", 1, inputs, build)
+    artifact = context.store.stage("clusters", 1, inputs, build, together=True)
     z = Assignments.load(artifact.path / FILE).z
     rows = context.data.rows
     present = {split: np.where(rows[split] >= 0, z[split], -1).astype(np.int32) for split in z}

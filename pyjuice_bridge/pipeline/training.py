@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config import Tune
@@ -195,7 +196,7 @@ def _train(
         }
 
     key = _key(context, start, options)
-    return context.store.stage(f"train-{start.arm}", 1, key, build)
+    return context.store.stage(f"train-{start.arm}", 1, key, build, together=True)
 
 
 def _tune(context: Context, start: Start, options: FitOptions, tune: Tune) -> Artifact:
@@ -210,7 +211,7 @@ def _tune(context: Context, start: Start, options: FitOptions, tune: Tune) -> Ar
 
     def build(folder: Path) -> Mapping[str, Any]:
         log = folder / "trials.json"
-        tried: list[dict[str, float]] = read_json(log) if log.exists() else []
+        tried: list[dict[str, float]] = processes.share(read_json(log) if log.exists() else [])
         for trial in trials[len(tried) :]:
             which = f"{len(tried) + 1}/{len(trials)}"
             title = f"tune {arm_name(start.arm, start.states)} {which}"
@@ -235,4 +236,4 @@ def _tune(context: Context, start: Start, options: FitOptions, tune: Tune) -> Ar
         }
 
     key = {**_key(context, start, short), "tune": tune.model_dump()}
-    return context.store.stage(f"tune-{start.arm}", 1, key, build)
+    return context.store.stage(f"tune-{start.arm}", 1, key, build, together=True)

@@ -19,6 +19,7 @@ _FIRST_FACTS = (
     "date",
     "machine",
     "threads",
+    "processes",
     "versions",
     "python",
     "torch",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.teachers.base import (
@@ -64,7 +66,8 @@ def cached_embeddings(
 
     The array is [positions, N, dim], so that reading a few positions of all rows is one stretch
     of the file.  ``path``.json says what it holds.  An interrupted run goes on after the last
-    chunk that was written whole; a cache with another key is replaced.
+    chunk that was written whole; a cache with another key is replaced.  Several processes share
+    the work, and the first one writes at its ``path``, which all of them see.
 
     Args:
         teacher: any teacher.
@@ -81,8 +84,21 @@ def cached_embeddings(
     """
     if not len(images):
         raise UserError("there are no images to embed")
-    data, note = _files(Path(path))
-    wanted = {"rows": len(images), "dtype": dtype, "hash": key_hash(key), "key": dict(key)}
+    data, note = _files(Path(processes.share(str(path))))
+    state: dict[str, Any] = {}
+    stored = None
+    if processes.rank() == 0:
+        wanted = {"rows": len(images), "dtype": dtype, "hash": key_hash(key), "key": dict(key)}
+        state, stored = _begun(teacher, images, data, note, wanted)
+    _fill(teacher, images, stored, processes.share(state), note, on_progress)
+    processes.meet()
+    return ArrayEmbeddings(np.load(data, mmap_mode="r", allow_pickle=False), position_major=True)
+
+
+def _begun(
+    teacher: Teacher, images: Images, data: Path, note: Path, wanted: Mapping[str, Any]
+) -> tuple[dict[str, Any], np.memmap[Any, Any]]:
+    """What there is of the embeddings, with the note on it; made anew if that is another thing."""
     state = _read_note(note)
     if state is None or any(state.get(name) != value for name, value in wanted.items()):
         state = None
@@ -91,37 +107,45 @@ def cached_embeddings(
         first = _checked(teacher, images[:1])
         shape = (first.shape[1], len(images), first.shape[2])
         state = {**wanted, "shape": list(shape), "done": 0}
-        stored = _create(data, note, shape, dtype, state)
-    _fill(teacher, images, stored, state, note, on_progress)
-    return ArrayEmbeddings(np.load(data, mmap_mode="r", allow_pickle=False), position_major=True)
+        stored = _create(data, note, shape, wanted["dtype"], state)
+    return state, stored
 
 
 def _fill(
     teacher: Teacher,
     images: Images,
-    stored: np.memmap[Any, Any],
+    stored: np.memmap[Any, Any] | None,
     state: dict[str, Any],
     note: Path,
     on_progress: Progress | None,
 ) -> None:
-    positions, rows, dim = stored.shape
+    """Embed what is not done yet, a chunk at a time; the process that has ``stored`` keeps it."""
+    positions, rows, dim = state["shape"]
     step = max(1, _CHUNK_FLOATS // (positions * dim))
     for start in range(int(state["done"]), rows, step):
         stop = min(start + step, rows)
-        part = _checked(teacher, images[start:stop])
-        if part.shape[1:] != (positions, dim):
-            raise UserError(
-                f"the teacher returned vectors of shape {part.shape[1:]} after {(positions, dim)}"
-            )
-        with np.errstate(over="ignore"):
-            stored[:, start:stop] = part.transpose(1, 0, 2)
-        if not np.isfinite(stored[:, start:stop]).all():
-            raise UserError("the teacher's numbers are too large for float16; store float32")
-        stored.flush()
-        state["done"] = stop
-        _write_note(note, state)
+        part = _embedded(teacher, images[start:stop], (positions, dim))
+        if stored is not None:
+            with np.errstate(over="ignore"):
+                stored[:, start:stop] = part.transpose(1, 0, 2)
+            if not np.isfinite(stored[:, start:stop]).all():
+                raise UserError("the teacher's numbers are too large for float16; store float32")
+            stored.flush()
+            state["done"] = stop
+            _write_note(note, state)
         if on_progress:
             on_progress(stop, rows)
+
+
+def _embedded(teacher: Teacher, images: Images, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Vectors of ``images``; each process embeds its part of them."""
+    own = images[processes.part(len(images))]
+    part = _checked(teacher, own) if len(own) else np.empty((0, *shape), np.float32)
+    if part.shape[1:] != shape:
+        raise UserError(f"the teacher returned vectors of shape {part.shape[1:]} after {shape}")
+    if processes.size() == 1:
+        return part
+    return processes.gather(torch.from_numpy(part), len(images)).numpy()
 
 
 def _checked(teacher: Teacher, images: Images) -> NDArray[np.float32]:

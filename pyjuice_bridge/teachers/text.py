@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Progress
 from pyjuice_bridge.teachers.public import weights_hash
@@ -148,6 +149,7 @@ class TextTeacher:
 
         An interrupted run goes on after its last whole shard; states of another text, teacher
         or setting are replaced.  Memory beyond the model is that of one shard and one batch.
+        Several processes share the work, in the first one's folder.
 
         Args:
             tokens: int [n], a stream of the model's own ids, or of words.
@@ -163,6 +165,7 @@ class TextTeacher:
             UserError: ids that the model does not have, states that are not finite in float16,
                 or a folder that cannot be written.
         """
+        folder = Path(processes.share(str(folder)))
         tokens, offsets = self._checked(tokens, documents, len(words) if words else None)
         pieces = self._pieces(words) if words else None
         beside = (self.overlap, 0 if self.causal else self.overlap)
@@ -175,7 +178,7 @@ class TextTeacher:
 
         key = {**self.describe(), "text": _text_hash(tokens, offsets, pieces)}
         start = self._start() if self.causal else None
-        for done in write_states(Path(folder), bounds.tolist(), self.dim, key, make, start=start):
+        for done in write_states(folder, bounds.tolist(), self.dim, key, make, start=start):
             if on_progress:
                 on_progress(done, len(tokens))
         return TokenStates.open(folder)

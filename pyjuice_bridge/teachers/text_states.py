@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.teachers.base import key_hash
@@ -96,6 +97,8 @@ def write_states(
 ) -> Iterator[int]:
     """Fill ``folder`` shard by shard; see the module's top for the files.
 
+    Of several processes, which all see the folder, each makes some of the shards.
+
     Args:
         folder: made when missing; states of another key in it are removed.
         bounds: first token of every shard, then the number of tokens.
@@ -118,23 +121,32 @@ def write_states(
         "key": dict(key),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if _read_note(folder) != json.loads(json.dumps(wanted)):
-            for old in [folder / NOTE, folder / START, *folder.glob("states-*.npy")]:
-                old.unlink(missing_ok=True)
-            if start is not None:
-                _save(folder / START, np.asarray(start, np.float16))
-            with atomic_file(folder / NOTE) as file:
-                file.write(json.dumps(wanted).encode())
+        if processes.rank() == 0:
+            _begin(folder, wanted, start)
+        processes.meet()
         for shard in range(len(bounds) - 1):
-            if _shard(folder, shard, bounds, dim) is None:
+            if processes.mine(shard) and _shard(folder, shard, bounds, dim) is None:
                 states = make(shard)
                 if not np.isfinite(states).all():
                     raise UserError("the teacher's states are not finite in float16")
                 _save(_name(folder, shard), states)
             yield int(bounds[shard + 1])
+        processes.meet()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _begin(folder: Path, wanted: Mapping[str, Any], start: NDArray[Any] | None) -> None:
+    """Make sure that the folder holds these states, or none yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if _read_note(folder) == json.loads(json.dumps(wanted)):
+        return
+    for old in [folder / NOTE, folder / START, *folder.glob("states-*.npy")]:
+        old.unlink(missing_ok=True)
+    if start is not None:
+        _save(folder / START, np.asarray(start, np.float16))
+    with atomic_file(folder / NOTE) as file:
+        file.write(json.dumps(wanted).encode())
 
 
 def _name(folder: Path, shard: int) -> Path:

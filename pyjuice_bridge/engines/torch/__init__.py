@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
 from pyjuice_bridge.engines.evidence import check_latents, check_rows, check_weights
@@ -71,9 +72,11 @@ class TorchEngine:
     ) -> NDArray[np.float64]:
         x = check_rows(circuit, x)
         program, params = self._load(circuit)
-        evidence = evidence_of(check_latents(circuit, latents, len(x)), program)
-        scores = evaluate(program, params, tensor_of(x, self._device), evidence, Workspace())
-        return scores.cpu().numpy()
+        own = processes.part(len(x))
+        given = {k: v[own] for k, v in check_latents(circuit, latents, len(x)).items()}
+        rows, evidence = tensor_of(x[own], self._device), evidence_of(given, program)
+        scores = evaluate(program, params, rows, evidence, Workspace())
+        return processes.gather(scores, len(x)).cpu().numpy()
 
     @torch.inference_mode()
     def expected_counts(

@@ -20,7 +20,7 @@ from pyjuice_bridge.engines.torch.program import (
     SumPlan,
 )
 
-_LARGEST_RATIO = 1e38
+LARGEST_RATIO = 1e38
 """Counts without their factor θ stay in the range of float32: one of θ = 1e-36 is cut at 100."""
 
 
@@ -96,14 +96,14 @@ class Downward:
             if count is not None and count.dtype == ratio.dtype:
                 count.baddbmm_(ratio.transpose(1, 2), inner)
             elif count is not None:
-                count += torch.bmm(ratio.transpose(1, 2), inner).clamp_(max=_LARGEST_RATIO)
-                count.clamp_(max=_LARGEST_RATIO)
+                count += torch.bmm(ratio.transpose(1, 2), inner).clamp_(max=LARGEST_RATIO)
+                count.clamp_(max=LARGEST_RATIO)
             down = torch.bmm(ratio, weights).view_as(values)
         else:
             if count is not None:
-                more = torch.bmm(ratio.transpose(1, 2), values).clamp_(max=_LARGEST_RATIO)
+                more = torch.bmm(ratio.transpose(1, 2), values).clamp_(max=LARGEST_RATIO)
                 count.index_add_(0, plan.groups, more.to(count.dtype))
-                count.clamp_(max=_LARGEST_RATIO)
+                count.clamp_(max=LARGEST_RATIO)
             down = torch.bmm(ratio, weights.index_select(0, plan.groups))
         down.mul_(values)
         self._split(plan.sources, down)

@@ -11,16 +11,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
 from pyjuice_bridge.engines.resume import row_order
 from pyjuice_bridge.engines.torch import checkpoint as store
-from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts, spread_missing
+from pyjuice_bridge.engines.torch.backward import (
+    LARGEST_RATIO,
+    finish_counts,
+    new_counts,
+    spread_missing,
+)
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
+
+_ALIGNED = 64
+"""Numbers that the start of a buffer is a multiple of."""
 
 
 @dataclass
@@ -51,7 +60,7 @@ class Rows:
     weights: torch.Tensor
     evidence: Evidence
 
-    def pick(self, index: torch.Tensor) -> Rows:
+    def pick(self, index: torch.Tensor | slice) -> Rows:
         picked = {name: values[index] for name, values in self.evidence.items()}
         return Rows(self.x[index], self.weights[index], picked)
 
@@ -69,7 +78,11 @@ def step_size(schedule: Schedule, step: int, total: int) -> float:
 
 
 class Trainer:
-    """One training of one circuit."""
+    """One training of one circuit.
+
+    Of every batch each process takes its part; the counts are added up over the processes, and
+    then all of them take the same step.
+    """
 
     def __init__(
         self,
@@ -81,7 +94,7 @@ class Trainer:
     ) -> None:
         self.program, self.rows, self.valid, self.options = program, rows, valid, options
         self.state = State(params)
-        self.counts = new_counts(program, params, options.frozen)
+        self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
         self.workspace = Workspace()
         full = options.optimizer == "full_em"
@@ -97,7 +110,8 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.program.device)
         eta = 1.0
         for batch in index.split(self.batch):
-            rows = self.rows if self.batches == 1 else self.rows.pick(batch)
+            own = processes.part(len(batch))
+            rows = self.rows.pick(own if self.batches == 1 else batch[own])
             total += collect(
                 self.program,
                 state.params,
@@ -107,22 +121,26 @@ class Trainer:
                 rows.evidence,
                 self.workspace,
             )
-            eta = self._step(rows)
+            if processes.size() > 1:
+                processes.add(self.all_counts).clamp_(max=LARGEST_RATIO)
+            eta = self._step(batch)
             self.workspace.weights_changed()
             state.steps += 1
             if on_batch is not None:
                 on_batch(state.steps, self.batches * self.options.epochs)
-        train = float(total / self.rows.weights.double().sum())
+        train = float(processes.add(total) / self.rows.weights.double().sum())
         if math.isnan(train):
             raise UserError("Training diverged: the log-likelihood is not a number.")
         valid = None
         if self.valid is not None:
-            scores = evaluate(self.program, state.params, self.valid, {}, self.workspace)
-            valid = float(scores.mean())
+            own = processes.part(len(self.valid))
+            scores = evaluate(self.program, state.params, self.valid[own], {}, self.workspace)
+            valid = float(processes.add(scores.sum()) / (len(self.valid) * scores.shape[1]))
         return Epoch(number, eta, train, valid, time.perf_counter() - started)
 
-    def _step(self, rows: Rows) -> float:
-        options, state = self.options, self.state
+    def _step(self, batch: torch.Tensor) -> float:
+        """An M-step after ``batch``, the rows of all processes."""
+        options, state, weights = self.options, self.state, self.rows.weights
         if options.optimizer == "full_em":
             m_step(self.program, state.params, self.counts, 1.0, options.pseudocount)
             return 1.0
@@ -130,10 +148,10 @@ class Trainer:
         if options.optimizer == "mini_em":
             m_step(self.program, state.params, self.counts, eta, options.pseudocount)
         else:
-            self._anemone(rows, eta)
+            self._anemone(weights if self.batches == 1 else weights[batch], eta)
         return eta
 
-    def _anemone(self, rows: Rows, eta: float) -> None:
+    def _anemone(self, weights: torch.Tensor, eta: float) -> None:
         """TD(n)·θ is what a row with every value missing counts: one extra row per step.
 
         The rows of a batch are averaged like its counts, so that a short last batch, or one in
@@ -146,7 +164,7 @@ class Trainer:
             state.momentum = new_counts(program, state.params, options.frozen)
         if state.momentum_rows is None:
             state.momentum_rows = torch.zeros(
-                1, rows.weights.shape[1], dtype=torch.float64, device=program.device
+                1, weights.shape[1], dtype=torch.float64, device=program.device
             )
         smoothed: Params = []
         correction = 1 - options.momentum ** (state.steps + 1)
@@ -157,7 +175,7 @@ class Trainer:
             average.lerp_(count, 1 - options.momentum)
             smoothed.append(average / correction)
         nothing = torch.full((1, program.num_vars), -1, device=program.device)
-        state.momentum_rows.lerp_(rows.weights.double().sum(0, keepdim=True), 1 - options.momentum)
+        state.momentum_rows.lerp_(weights.double().sum(0, keepdim=True), 1 - options.momentum)
         weight = (state.momentum_rows / correction).to(program.dtype)
         collect(program, state.params, self.prior, nothing, weight, {}, self.workspace)
         spread_missing(program, state.params, self.prior)
@@ -183,6 +201,17 @@ class Trainer:
         return patience is not None and best is not None and done - 1 - best >= patience
 
 
+def _counts_in_one(
+    program: Program, params: Params, frozen: tuple[int, ...]
+) -> tuple[Params, torch.Tensor]:
+    """``new_counts`` as parts of one tensor, which is returned too: it is added up at one go."""
+    kept = [None if i in frozen else p for i, p in enumerate(params)]
+    sizes = [0 if p is None else -(-p.numel() // _ALIGNED) * _ALIGNED for p in kept]
+    whole = torch.zeros(sum(sizes), device=program.device, dtype=program.dtype)
+    parts = zip(kept, whole.split(sizes), strict=True)
+    return [None if p is None else part[: p.numel()].view_as(p) for p, part in parts], whole
+
+
 def train(
     trainer: Trainer,
     circuit: Circuit,
@@ -192,9 +221,15 @@ def train(
     on_epoch: Callable[[Epoch], None] | None,
     on_batch: Callable[[int, int], None] | None,
 ) -> FitResult:
-    """Run the epochs that are left, write a checkpoint after each, return the best circuit."""
-    if checkpoint is not None and checkpoint.exists():
-        trainer.state = store.read(checkpoint, trainer.program, key)
+    """Run the epochs that are left, write a checkpoint after each, return the best circuit.
+
+    Of several processes the first one writes, and all resume from its file.
+    """
+    there = checkpoint is not None and checkpoint.exists()
+    found = processes.share(str(checkpoint) if there else None)
+    if found is not None:
+        trainer.state = store.read(Path(found), trainer.program, key)
+        processes.meet()
         for epoch in trainer.state.history:
             if on_epoch is not None:
                 on_epoch(epoch)
@@ -203,7 +238,7 @@ def train(
         epoch = trainer.epoch(on_batch)
         state.history.append(epoch)
         trainer.keep_best()
-        if checkpoint is not None:
+        if checkpoint is not None and processes.rank() == 0:
             store.write(checkpoint, state, key)
         if on_epoch is not None:
             on_epoch(epoch)

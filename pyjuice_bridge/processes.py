@@ -1,0 +1,293 @@
+"""Several processes on one run, started by torchrun and joined by ``torch.distributed``.
+
+Every process goes through the same steps on the same data and takes its part of the heavy ones; the
+first one alone keeps files and talks.  Outside ``joined`` a process works by itself, and every
+function here is what it is for one process: a slice of everything, a sum of one term.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyjuice_bridge.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_STEP = timedelta(minutes=30)
+"""How long processes wait for one another in the middle of common work."""
+_STAGE = timedelta(days=30)
+"""How long they wait for work that the first one does alone."""
+_GRACE_SECONDS = 10.0
+"""What a process that is told to end has to do so; torchrun kills it after 30."""
+
+T = TypeVar("T")
+
+
+class LostError(UserError):
+    """Other processes of the run cannot be reached any more."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    rank: int
+    size: int
+    store: Any
+    waiting: Any
+    """The process group for what may take long."""
+
+
+_joined: _Group | None = None
+_apart = False
+_failed_first: bool | None = None
+
+
+def started() -> int:
+    """The number of processes that torchrun started, one without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def started_here() -> int:
+    """How many of them run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", started()))
+
+
+def leads() -> bool:
+    """Whether this is the first process, or the only one; also before they are joined."""
+    return started() == 1 or int(os.environ.get("RANK", 0)) == 0
+
+
+def speaks() -> bool:
+    """Whether it is up to this process to tell the user: the first one, or the first to fail."""
+    return leads() if _failed_first is None else _failed_first
+
+
+def rank() -> int:
+    """The number of this process among those that work together here, from 0."""
+    group = _group()
+    return 0 if group is None else group.rank
+
+
+def size() -> int:
+    """How many processes work together here."""
+    group = _group()
+    return 1 if group is None else group.size
+
+
+def part(rows: int) -> slice:
+    """This process's share of so many rows."""
+    return slice(rank() * rows // size(), (rank() + 1) * rows // size())
+
+
+def mine(piece: int) -> bool:
+    """Whether this process does a numbered piece of work."""
+    return piece % size() == rank()
+
+
+def add(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of all processes' tensors, in place of each."""
+    group = _group()
+    if group is not None:
+        import torch.distributed as dist
+
+        with _meeting(group.size):
+            dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(rows: torch.Tensor, count: int, dim: int = 0) -> torch.Tensor:
+    """All ``count`` rows along ``dim``, of which every process has its ``part``."""
+    if size() == 1:
+        return rows
+    shape, own = list(rows.shape), part(count)
+    shape[dim] = count
+    whole = rows.new_zeros(shape)
+    whole.narrow(dim, own.start, own.stop - own.start).copy_(rows)
+    return add(whole)
+
+
+def share(value: T) -> T:
+    """The first process's plain JSON value, once it gets there."""
+    group = _group()
+    if group is None:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    data = bytearray(json.dumps(value).encode() if group.rank == 0 else b"")
+    length = torch.tensor([len(data)])
+    with _meeting(group.size):
+        dist.broadcast(length, 0, group=group.waiting)
+        data = data or bytearray(int(length))
+        dist.broadcast(torch.frombuffer(data, dtype=torch.uint8), 0, group=group.waiting)
+    shared: T = json.loads(data)
+    return shared
+
+
+def meet() -> None:
+    """Wait until every process is here."""
+    group = _group()
+    if group is not None:
+        import torch.distributed as dist
+
+        with _meeting(group.size):
+            dist.barrier(group=group.waiting)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work by itself inside the block, on something that is no common work."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Work together inside the block with the other processes that torchrun started.
+
+    Args:
+        device: ``cpu``, or ``cuda`` for the GPU of the process's number on its machine.
+
+    Raises:
+        LostError: a process is lost, or torchrun says to end, as it does when one is lost.
+        UserError: there are fewer GPUs than processes.
+    """
+    global _joined, _failed_first
+    if started() == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    _failed_first = None
+    listener = _Listener(started())
+    try:
+        _joined = _join(device)
+        yield
+        dist.destroy_process_group()
+    except BaseException:
+        listener.ignore()
+        _failed_first = _fails_first()
+        raise
+    finally:
+        _joined = None
+    listener.stop()
+
+
+def _group() -> _Group | None:
+    return None if _apart else _joined
+
+
+def _join(device: str) -> _Group:
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    if dist.is_initialized():
+        raise UserError("torch.distributed is set up already; leave that to the run")
+    backend = "gloo"
+    if device != "cpu":
+        backend = "cpu:gloo,cuda:nccl"
+        local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= there:
+            raise UserError(
+                f"device: there are {there} GPUs for more processes than that; start one for each"
+            )
+        torch.cuda.set_device(local)
+    with _meeting(started()):
+        store, number, count = next(rendezvous("env://", timeout=_STEP))
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=_STEP)
+        waiting = dist.new_group(backend="gloo", timeout=_STAGE)
+    return _Group(number, count, store, waiting)
+
+
+def _fails_first() -> bool:
+    """Whether no other process has failed before this one; asked once."""
+    if _joined is None:
+        return leads()
+    try:
+        return int(_joined.store.add("pyjuice_bridge/failed", 1)) == 1
+    except RuntimeError:
+        return True
+
+
+@contextmanager
+def _meeting(count: int) -> Iterator[None]:
+    """Turn errors of communication into one sentence."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        lost = _lost(count)
+        lost.add_note(str(error))
+        raise lost from error
+
+
+def _lost(count: int) -> LostError:
+    return LostError(
+        f"one of the {count} processes was lost, or the run was told to end; the same command "
+        "continues where it stopped, in any number of processes"
+    )
+
+
+class _Listener:
+    """Raises an error on SIGTERM.
+
+    A process that waits on a GPU for one that is lost never comes to raising it: that one says the
+    sentence and ends all the same.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._active = threading.current_thread() is threading.main_thread()
+        if self._active:
+            self._heard, self._wake = os.pipe()
+            os.set_blocking(self._wake, False)
+            signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, daemon=True).start()
+            self._before = signal.signal(signal.SIGTERM, self._end)
+
+    def ignore(self) -> None:
+        """Let the process end as it is about to."""
+        if self._active:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+    def stop(self) -> None:
+        """Undo everything."""
+        if self._active:
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            os.close(self._wake)
+
+    def _end(self, *_: object) -> None:
+        self.ignore()
+        raise _lost(self._count)
+
+    def _watch(self) -> None:
+        while heard := os.read(self._heard, 1):
+            if heard[0] == signal.SIGTERM:
+                time.sleep(_GRACE_SECONDS)
+                if _failed_first is not None:
+                    break
+                if _fails_first():
+                    sys.stderr.write(f"error: {_lost(self._count)}\n")
+                    sys.stderr.flush()
+                os._exit(1)
+        os.close(self._heard)
