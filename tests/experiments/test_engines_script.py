@@ -9,6 +9,7 @@ from scripts import script
 
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.julia_environment import julia_state
+from pyjuice_bridge.errors import UserError
 
 engines = script("engines")
 TINY = {
@@ -85,3 +86,16 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.skip("there is a CUDA device")
     assert engines.main(["--only", "hmm-64", "--device", "cuda"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_juice_runs_up_to_where_it_needs_a_gpu() -> None:
+    import torch
+
+    state = julia_state()
+    if not state.usable or "ProbabilisticCircuits" not in state.packages:
+        pytest.skip("Juice.jl is not there")
+    if torch.cuda.is_available():
+        assert engines.time_juice(TINY["hclt"](), 2).engine == "Juice.jl"
+    else:
+        with pytest.raises(UserError, match=r"HCLT, K = 2: .*Juice's EM runs on CUDA only"):
+            engines.time_juice(TINY["hclt"](), 2)
