@@ -1,10 +1,9 @@
 """Where Julia and its packages are: found without a download, installed only on demand.
 
 juliapkg keeps a Julia environment beside this Python's and decides whether it is complete.  It is
-asked in a process of its own, so that looking leaves no trace in the caller:
-``python -m pyjuice_bridge.engines.julia_environment`` prints what it finds as JSON, and with
-``setup`` installs what is missing.  ``PYTHON_JULIACALL_EXE`` and ``PYTHON_JULIACALL_PROJECT``,
-given together, take the place of juliapkg's.
+asked in a process of its own, so that looking leaves no trace in the caller.
+``PYTHON_JULIACALL_EXE`` and ``PYTHON_JULIACALL_PROJECT``, given together, take the place of
+juliapkg's.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ _NO_DOWNLOADS = {
     # Artifacts that Julia packages load on first use obey neither; nothing listens there.
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
 }
+_TELL = f"from {__name__} import tell; tell()"
+_INSTALL = f"from {__name__} import install; install()"
 _LOAD = """
 println("JuiceBridge is ready.")
 if isdefined(Main, :CUDA)
@@ -78,7 +79,7 @@ def _state(_settings: tuple[tuple[str, str], ...]) -> JuliaState:
         return JuliaState(reason="has no juliacall ('pip install juliacall' gets it)")
     try:
         done = subprocess.run(
-            command(__name__), env=offline(), capture_output=True, text=True, timeout=120
+            command("-c", _TELL), env=offline(), capture_output=True, text=True, timeout=120
         )
         return JuliaState(**json.loads(done.stdout.splitlines()[-1]))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError):
@@ -93,23 +94,24 @@ def setup() -> None:
     """
     if importlib.util.find_spec("juliacall") is None:
         raise UserError("juliacall is not installed; get it with: pip install juliacall")
-    done = subprocess.run(command(__name__, "setup"), check=False)
+    done = subprocess.run(command("-c", _INSTALL), check=False)
     _state.cache_clear()
     if done.returncode:
         raise UserError("Julia could not be set up; the lines above say why.")
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """A Python process that runs ``module`` with this one's options for juliacall and juliapkg.
+def command(*program: str) -> list[str]:
+    """A Python process that runs ``program`` with this one's options for juliacall and juliapkg.
 
-    The current folder stays out of its import path, where juliapkg would look for requirements.
+    ``program`` is ``-m`` with a module, or ``-c`` with code.  The current folder stays out of its
+    import path, where juliapkg would look for requirements.
     """
     options = [
         f"-X{name}" if value is True else f"-X{name}={value}"
         for name, value in sys._xoptions.items()
         if name.startswith(("juliacall-", "juliapkg-"))
     ]
-    return [sys.executable, "-P", *options, "-m", module, *arguments]
+    return [sys.executable, "-P", *options, *program]
 
 
 def offline() -> dict[str, str]:
@@ -204,6 +206,21 @@ def _gpu() -> str | None:
     return None
 
 
+def tell() -> None:
+    """Print what there is as JSON, in a line after whatever juliapkg prints."""
+    sys.stdout.write(f"\n{json.dumps(asdict(find()))}\n")
+
+
+def install() -> None:
+    """Install what is missing; ends the process, having said why, if that fails."""
+    try:
+        _install()
+    except subprocess.CalledProcessError:  # Julia itself has said it
+        sys.exit(1)
+    except Exception as error:
+        sys.exit(f"error: {_line(error)}")
+
+
 def _install() -> None:
     if _option("exe") or _option("project"):
         executable, project = _places() or ("", "")
@@ -234,14 +251,3 @@ def source() -> Path:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] == ["setup"]:
-        try:
-            _install()
-        except Exception as failure:
-            sys.exit(f"error: {_line(failure)}")
-    else:
-        # What juliapkg prints comes before the last line.
-        sys.stdout.write(f"\n{json.dumps(asdict(find()))}\n")

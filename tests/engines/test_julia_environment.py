@@ -195,7 +195,7 @@ def test_settings_are_respected(bare: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert given["PYTHON_JULIACALL_HANDLE_SIGNALS"] == "no"
     assert given["PYTHON_JULIACALL_OPTIMIZE"] == "1"
     monkeypatch.setitem(sys._xoptions, "juliacall-threads", "5")
-    assert "-Xjuliacall-threads=5" in julia_environment.command("module")
+    assert "-Xjuliacall-threads=5" in julia_environment.command("-m", "module")
 
 
 def test_doctor_tells_of_julia(julia: Julia) -> None:

@@ -58,7 +58,7 @@ class Worker:
         self._read = b""
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            environment.command(_WORKER),
+            environment.command("-m", _WORKER),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
