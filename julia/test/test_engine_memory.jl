@@ -66,6 +66,19 @@ end
     end
 end
 
+@testset "half the rows at a time where memory runs out" begin
+    circuit = ENGINE_CIRCUITS["glued"]
+    x = rows_of(circuit, 30, 1)
+    pass = Inner.prepare(circuit, "cpu", Float32)
+    rows = Inner.Rows(x, ones(Float32, 30, 1), Inner.Evidence())
+    whole, halves = Inner.new_counts(pass), Inner.new_counts(pass)
+    expected = Inner.collect!(pass, whole, rows, 1:30)
+    @test_logs (:warn, r"with 15 rows") Inner.halve_limit!(pass, 30)
+    @test Inner.collect!(pass, halves, rows, 1:30) ≈ expected
+    @test Inner.micro_batch(pass) == 15
+    @test all(((a, b),) -> a ≈ b, zip(whole, halves))
+end
+
 @testset "settings of the machine come back" begin
     threads = Inner.BLAS.get_num_threads()
     Inner.BLAS.set_num_threads(2)

@@ -187,6 +187,13 @@ end
     return nothing
 end
 
+"Give a buffer's memory back."
+function release!(buffer::Buffer)
+    buffer.flat = similar(buffer.flat, 1)
+    buffer.array = shaped(buffer.flat, map(_ -> 0, size(buffer.array)))
+    return buffer
+end
+
 # Products and scattered sums --------------------------------------------------------------
 
 @inline gemm!(tA, A, tB, B, β, C) =

@@ -13,12 +13,17 @@ Rows that go through the circuit together. On a GPU the tiles take at most half 
 free.
 """
 function micro_batch(pass::Pass{T}) where {T}
+    pass.limit > 0 && return pass.limit
     program = pass.program
     free = free_bytes(pass.codes.flat)
-    isnothing(free) && return max(8, TILE_BYTES ÷ (sizeof(T) * largest_tile(program)))
-    values = 3 * sum(kept_values, program.plans) + 4 * largest_tile(program)
-    blocks = sum(plan -> plan.blocks, program.plans)
-    return max(1, free ÷ 2 ÷ (sizeof(T) * values + 32 * blocks))
+    if isnothing(free)
+        pass.limit = max(8, TILE_BYTES ÷ (sizeof(T) * largest_tile(program)))
+    else
+        values = 3 * sum(kept_values, program.plans) + 4 * largest_tile(program)
+        blocks = sum(plan -> plan.blocks, program.plans)
+        pass.limit = max(1, free ÷ 2 ÷ (sizeof(T) * values + 32 * blocks))
+    end
+    return pass.limit
 end
 
 "`1:rows` in ranges of equal length, as far as possible, of at most `most`."
@@ -131,16 +136,35 @@ function collect!(pass::Pass, counts, rows::Rows, columns)
     return total
 end
 
+"Both passes over some columns; in halves where memory does not last for the upward one."
 function collect_part!(pass::Pass, counts, rows::Rows, columns)
-    load!(pass, rows.x, columns)
-    observe!(pass, rows.evidence, columns)
-    weights = take_weights!(pass, rows.weights, columns)
+    weights = try
+        load!(pass, rows.x, columns)
+        observe!(pass, rows.evidence, columns)
+        upward!(pass)
+        take_weights!(pass, rows.weights, columns)
+    catch error
+        is_out_of_memory(error) && length(columns) > 1 || rethrow()
+        halve_limit!(pass, length(columns))
+        return collect!(pass, counts, rows, columns)
+    end
     return count_batch!(pass, counts, weights, rows, columns)
 end
 
-"Both passes over the batch as loaded. Doubtful columns are counted in double precision."
+"Take half as many rows at once from now on, and give the buffers back."
+function halve_limit!(pass::Pass, rows)
+    pass.limit = max(1, rows ÷ 2)
+    for buffers in (pass.tiles, pass.edges, pass.masks, pass.flows, pass.scales, pass.errors)
+        foreach(release!, buffers)
+    end
+    foreach(release!, (pass.codes, pass.scratch, pass.incoming, pass.scores))
+    GC.gc()
+    @warn "Out of memory: continuing with $(pass.limit) rows at a time."
+    return pass
+end
+
+"The downward pass after an upward one. Doubtful columns are counted in double precision."
 function count_batch!(pass::Pass, counts, weights, rows, columns)
-    upward!(pass)
     total = 0.0
     doubts = doubtful(pass)
     if !isempty(doubts)

@@ -59,27 +59,26 @@ end
 
 function step_table!(θ::Array{T,3}, count::Array{T,3}, η::T, pseudocount::T) where {T}
     width, columns, groups = size(θ)
-    threaded(groups, 4 * length(θ)) do range, _
-        total, keep = zeros(T, width), zeros(T, width)
-        rate, add = zeros(T, width), zeros(T, width)
-        for g in range
-            fill!(total, 0)
-            @inbounds for c = 2:columns
-                @simd ivdep for w = 1:width
-                    total[w] += count[w, c, g]
-                end
+    rows = zeros(T, width, 3, Threads.nthreads())
+    each_slab(width, groups, 4 * length(θ)) do g, nodes, part
+        row = view(rows, :, :, part)
+        fill!(row, 0)
+        @inbounds for c = 2:columns
+            @simd ivdep for w in nodes
+                row[w, 1] += count[w, c, g]
             end
-            @inbounds for w = 1:width
-                keep[w], rate[w], add[w] = blend(total[w], columns - 1, η, pseudocount)
-            end
-            @inbounds for c = 2:columns
-                @simd ivdep for w = 1:width
-                    θ[w, c, g] = keep[w] * θ[w, c, g] + rate[w] * count[w, c, g] + add[w]
-                    count[w, c, g] = 0
-                end
-            end
-            count[:, 1, g] .= 0
         end
+        @inbounds for w in nodes
+            keep, rate, add = blend(row[w, 1], columns - 1, η, pseudocount)
+            row[w, 1], row[w, 2], row[w, 3] = keep, rate, add
+        end
+        @inbounds for c = 2:columns
+            @simd ivdep for w in nodes
+                θ[w, c, g] = row[w, 1] * θ[w, c, g] + row[w, 2] * count[w, c, g] + row[w, 3]
+                count[w, c, g] = 0
+            end
+        end
+        count[nodes, 1, g] .= 0
         return false
     end
     return θ

@@ -27,6 +27,7 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
   afterwards;
 - `faint`: whether a layer has weights that a product might lose, `nothing` where not known
   yet;
+- `limit`: rows that go through together, 0 where not known yet;
 - `double`: the same in double precision, for columns that `T` cannot hold.
 """
 mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
@@ -50,6 +51,7 @@ mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const masked::Vector{Bool}
     const kept::Vector{Bool}
     const faint::Vector{Union{Nothing,Bool}}
+    limit::Int
     double::Union{Nothing,Pass{Float64}}
 end
 
@@ -84,6 +86,7 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
         flags(),
         flags(),
         Union{Nothing,Bool}[nothing for _ = 1:layers],
+        0,
         nothing,
     )
 end
