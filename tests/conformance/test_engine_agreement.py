@@ -85,6 +85,28 @@ def test_counts(other: Engine, large: tuple[Circuit, np.ndarray], gaps: float) -
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_double_precision(other: Engine, large: tuple[Circuit, np.ndarray]) -> None:
+    """Ten digits and more, which float32 cannot give."""
+    circuit, x = large
+    circuit = circuit.with_layer_params(
+        [None if p is None else in_double(p) for p in map(layer_params, circuit.layers)]
+    )
+    both = [get_engine(name, "cpu", precision="float64") for name in (other.name, "torch")]
+    np.testing.assert_allclose(*(e.log_likelihood(circuit, x) for e in both), rtol=1e-12)
+    options = FitOptions(epochs=1, batch_size=40)
+    fitted = [e.fit(circuit, x, options).circuit for e in both]
+    for a, b in zip(fitted[0].layers, fitted[1].layers, strict=True):
+        if layer_params(a) is not None:
+            assert layer_params(a).dtype == np.float64
+            np.testing.assert_allclose(layer_params(a), layer_params(b), atol=1e-10)
+
+
+def in_double(params: np.ndarray) -> np.ndarray:
+    """Float64 whose rows, over the last axis, sum to one as closely as that can say."""
+    wide = params.astype(np.float64)
+    return wide / wide.sum(-1, keepdims=True)
+
+
 OPTIONS = {
     "full_em": FitOptions("full_em", epochs=5),
     "mini_em": FitOptions("mini_em", epochs=1, batch_size=40),
