@@ -36,6 +36,7 @@ class OpenedText:
         stride: between the windows that its perplexity was measured on.
         joined: whether these may hold parts of several documents.
         token: what a token is, in words.
+        end: the id that ends a text, None where texts do not end.
     """
 
     model: TextModel
@@ -44,6 +45,7 @@ class OpenedText:
     stride: int
     joined: bool
     token: str
+    end: int | None = None
 
     def perplexity(self, stream: TokenStream, limit: int | None = None) -> tuple[float, int]:
         """That of a text, as runs measure it, over its first windows; and how many they are."""
@@ -51,9 +53,12 @@ class OpenedText:
         return self.model.perplexity(cut), len(cut)
 
     def sample(self, n: int, *, seed: int = 0) -> list[str]:
-        """Windows drawn from the model, as text."""
+        """Windows drawn from the model, as text, up to where a text ends."""
         blank = np.full((1, self.window), MISSING, np.int32)
-        return [self.codec.decode(row) for row in self.model.infill(blank, n, seed=seed)[0]]
+        drawn = self.model.infill(blank, n, seed=seed)[0]
+        if self.end is not None:
+            drawn[np.cumsum(drawn == self.end, axis=1) > 0] = MISSING
+        return [self.codec.decode(row) for row in drawn]
 
     def infill(self, text: str, n: int = 1, *, seed: int = 0) -> list[str]:
         """Fill in every ``[MASK]`` of a text: one exact draw of all gaps at once, ``n`` times.
@@ -107,6 +112,7 @@ def of_model(model: Model, path: Path) -> OpenedText:
         stride=int(meta["stride"]),
         joined=bool(meta["joined"]),
         token=str(meta["token"]),
+        end=int(meta["end"]) if "end" in meta else None,
     )
 
 

@@ -96,7 +96,7 @@ def sample_sequences(
     head = load_model(model, causal=True, device=device, precision=kind)
     settings = {"layer": layer, "prompt": prompt, "precision": precision, "device": device}
     teacher, before = _reader(head, length, settings)
-    ends = _own_ends(head) if end is None else [end]
+    ends = own_ends(head) if end is None else [end]
     key = {
         **{name: value for name, value in teacher.describe().items() if name != "layer"},
         **{"n": n, "length": length, "seed": seed, "ends": ends},
@@ -144,7 +144,7 @@ def _reader(
     return teacher, before
 
 
-def _own_ends(model: Any) -> list[int]:
+def own_ends(model: Any) -> list[int]:
     """The ids that the model itself ends a text with; some have several."""
     found = model.config.eos_token_id
     return [found] if isinstance(found, int) else list(found or [])
