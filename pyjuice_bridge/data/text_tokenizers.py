@@ -182,7 +182,8 @@ def _load(source: str) -> Any:
         from transformers import AutoTokenizer
     except ImportError:
         raise UserError(
-            "Word pieces need transformers: pip install -e '.[vit]', or take tokenizer: words."
+            "Word pieces need transformers: pip install -e '.[text]', or take words ('data.tokens: "
+            "words')."
         ) from None
     local = Path(source).expanduser().is_dir()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry

@@ -95,7 +95,7 @@ def _rows(path: Path) -> Iterator[str]:
         pyarrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise UserError(f"{path} needs pyarrow to be read: pip install pyarrow.") from None
+        raise UserError(f"{path} needs pyarrow to be read: pip install -e '.[text]'.") from None
     try:
         with parquet.ParquetFile(path) as table:
             kind: Any = table.schema_arrow.field("text").type

@@ -106,7 +106,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
-        raise UserError("Ctrl-G's files need safetensors; pip install safetensors.") from None
+        raise UserError("Ctrl-G's files need safetensors; pip install -e '.[text]'.") from None
     return safetensors.numpy
 
 

@@ -109,7 +109,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(text_wiki.importlib, "import_module", absent)
     (tmp_path / "w.parquet").write_bytes(b"")
-    with pytest.raises(UserError, match=r"needs pyarrow.*pip install pyarrow"):
+    with pytest.raises(UserError, match=r"needs pyarrow.*pip install -e '\.\[text\]'"):
         parts_of(tmp_path / "w.parquet")
 
 
