@@ -136,7 +136,23 @@ end
     @test num_categories(from_juice(both; num_vars = 3, categories = 5)) == [5, 5, 0]
 end
 
+@testset "Juice's form for its GPU kernels: $name" for (name, (circuit, root)) in
+                                                       circuits_for_juice()
+    pc = to_juice(circuit; root)
+    x = random_rows(max.(num_categories(circuit), 1), 10, 5)
+    logs = juice_logs(pc, x)
+    bits = Juice.BitsProbCircuit(pc)
+    foreach(node -> node.params .= 0, Juice.sumnodes(pc))
+    Juice.update_parameters(bits)
+    @test agree(juice_logs(pc, x), logs)
+end
+
 @testset "Juice's EM" begin
+    taken = Base.kwarg_decl(only(methods(Juice.mini_batch_em)))
+    @test issubset(
+        (:batch_size, :pseudocount, :param_inertia, :param_inertia_end, :verbose),
+        taken,
+    )
     circuit = hclt(random_tree(4, 2), 2, 3; seed = 3)
     x = random_rows(fill(3, 4), 64, 4)
     if Juice.CUDA.functional()
