@@ -50,6 +50,7 @@ class _Group:
 _joined: _Group | None = None
 _apart = False
 _failed_first: bool | None = None
+_times_joined = 0
 
 
 def started() -> int:
@@ -172,10 +173,11 @@ def joined(device: str) -> Iterator[None]:
         return
     import torch.distributed as dist
 
+    backend = _backend(device)
     _failed_first = None
     listener = _Listener(started())
     try:
-        _joined = _join(device)
+        _joined = _join(backend)
         yield
         dist.destroy_process_group()
     except BaseException:
@@ -191,24 +193,31 @@ def _group() -> _Group | None:
     return None if _apart else _joined
 
 
-def _join(device: str) -> _Group:
+def _backend(device: str) -> str:
+    """What tensors are sent by; a process takes the GPU of its number."""
+    if device == "cpu":
+        return "gloo"
     import torch
+
+    here, there = started_here(), torch.cuda.device_count()
+    if here > there:
+        raise UserError(f"device: {here} processes need a GPU each, here are {there}; start fewer")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return "cpu:gloo,cuda:nccl"
+
+
+def _join(backend: str) -> _Group:
+    global _times_joined
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     if dist.is_initialized():
         raise UserError("torch.distributed is set up already; leave that to the run")
-    backend = "gloo"
-    if device != "cpu":
-        backend = "cpu:gloo,cuda:nccl"
-        local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if local >= there:
-            raise UserError(
-                f"device: there are {there} GPUs for more processes than that; start one for each"
-            )
-        torch.cuda.set_device(local)
     with _meeting(started()):
-        store, number, count = next(rendezvous("env://", timeout=_STEP))
+        found, number, count = next(rendezvous("env://", timeout=_STEP))
+        _times_joined += 1
+        store = PrefixStore(f"pyjuice_bridge/{_times_joined}", found)
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=_STEP)
         waiting = dist.new_group(backend="gloo", timeout=_STAGE)
     return _Group(number, count, store, waiting)
@@ -219,7 +228,7 @@ def _fails_first() -> bool:
     if _joined is None:
         return leads()
     try:
-        return int(_joined.store.add("pyjuice_bridge/failed", 1)) == 1
+        return int(_joined.store.add("failed", 1)) == 1
     except RuntimeError:
         return True
 
