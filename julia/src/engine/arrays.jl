@@ -148,6 +148,26 @@ instructions.
     return reinterpret(T, low), reinterpret(T, top)
 end
 
+@inline extremes(values::Array, ::Nothing, start::Int, count::Int) =
+    extremes(values, start, count)
+
+"The same where entries that are zero in `mask` do not count as small."
+@inline function extremes(
+    values::Array{T},
+    mask::Array{T},
+    start::Int,
+    count::Int,
+) where {T}
+    I = bits_type(T)
+    low, top = typemax(I), zero(I)
+    @inbounds @simd for i = (start+1):(start+count)
+        bits = reinterpret(I, values[i])
+        low = min(low, ifelse(mask[i] > 0, bits, typemax(I)))
+        top = max(top, bits)
+    end
+    return reinterpret(T, low), reinterpret(T, top)
+end
+
 "Whether any entry, none of them negative, lies below `limit`."
 any_below(values::Array, limit) = first(extremes(values, 0, length(values))) < limit
 any_below(values::AbstractArray, limit) = minimum(values; init = one(limit)) < limit

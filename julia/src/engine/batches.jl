@@ -154,7 +154,8 @@ end
 "Take half as many rows at once from now on, and give the buffers back."
 function halve_limit!(pass::Pass, rows)
     pass.limit = max(1, rows ÷ 2)
-    for buffers in (pass.tiles, pass.edges, pass.masks, pass.flows, pass.scales, pass.errors)
+    for buffers in
+        (pass.tiles, pass.edges, pass.masks, pass.flows, pass.scales, pass.errors)
         foreach(release!, buffers)
     end
     foreach(release!, (pass.codes, pass.scratch, pass.incoming, pass.scores))

@@ -29,23 +29,11 @@ has_flow(pass, plan::InputPlan) = pass.kept[plan.layer]
 has_flow(pass, plan::ProductPlan) = !plan.in_place
 has_flow(pass, plan::SumPlan) = plan.lender == 0
 
-"""
-The flows of a layer after a downward pass, and for each block where among them (`nothing`:
-in order).
-"""
-function flow_of(pass::Pass, i)
-    plan = pass.program.plans[i]
-    has_flow(pass, plan) && return pass.flows[i].array, nothing
-    plan isa SumPlan && return first(flow_of(pass, plan.lender)), plan.lent
-    return pass.tiles[i].array, nothing
-end
-
 "The tile that holds a layer's flows; for a sum layer with a lender, the lender's."
 function flow_tile(pass::Pass, plan)
     has_flow(pass, plan) && return pass.flows[plan.layer].array
     plan isa SumPlan || return pass.tiles[plan.layer].array
-    lender = pass.program.plans[plan.lender]::ProductPlan
-    return lender.in_place ? pass.tiles[plan.lender].array : pass.flows[plan.lender].array
+    return flow_tile(pass, pass.program.plans[plan.lender]::ProductPlan)
 end
 
 function enter!(pass::HostPass, link, weights)
@@ -123,50 +111,6 @@ function add_flow!(into::AbstractArray, link, flow)
     rows = (link.low+1):(link.low+size(into, 1))
     view(into, :, :, link.children) .+= flow[rows, :, link.readers]
     return into
-end
-
-# Leaves -----------------------------------------------------------------------------------
-
-"Nodes of a leaf from which a thread is worth a part of them."
-const LEAF_NODES = 16
-
-function count_leaves!(count::Array, pass::HostPass, plan::InputPlan, link, flow::Array)
-    links, work = length(link.readers), plan.width * pass.batch * length(link.readers)
-    if plan.apart
-        threaded(links, work) do range, _
-            count_nodes!(count, pass, plan, link, flow, range, 1:plan.width)
-        end
-    else  # blocks share columns of the table: cut the nodes, not the blocks
-        threaded(cld(plan.width, LEAF_NODES), work) do range, _
-            nodes =
-                (LEAF_NODES*(first(range)-1)+1):min(LEAF_NODES * last(range), plan.width)
-            count_nodes!(count, pass, plan, link, flow, 1:links, nodes)
-        end
-    end
-    return count
-end
-
-function count_nodes!(count, pass, plan, link, flow, range, nodes)
-    codes, width, batch, low = pass.codes.array, plan.width, pass.batch, link.low
-    for k in range
-        reader, leaf = Int(link.readers[k]), Int(link.children[k])
-        for n = 1:batch
-            into = width * (leaf_column(plan, codes, n, leaf) - 1)
-            from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
-            @inbounds @simd ivdep for w in nodes
-                count[into+w] += flow[from+w]
-            end
-        end
-    end
-    return false
-end
-
-function count_leaves!(count::AbstractArray, pass::Pass, plan::InputPlan, link, flow)
-    rows = (link.low+1):(link.low+plan.width)
-    values = eltype(count).(reshape(flow[rows, :, link.readers], plan.width, :))
-    columns = vec(leaf_columns(pass, plan, link.children))
-    scatter_add!(reshape(count, plan.width, :), columns, values)
-    return count
 end
 
 # Sums -------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ The number of the best epoch on validation, the first of equal ones; `nothing` w
 validation.
 """
 function best_epoch(state::FitState)
-    isempty(state.history) || isnothing(state.history[1].valid) && return nothing
     isempty(state.history) && return nothing
+    isnothing(state.history[1].valid) && return nothing
     scores = [isnan(epoch.valid) ? -Inf : epoch.valid for epoch in state.history]
     return argmax(scores)
 end

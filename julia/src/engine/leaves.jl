@@ -1,4 +1,4 @@
-# Input layers on the way up: a tile, where someone needs one.
+# Input layers: a tile on the way up, where someone needs one, and counts on the way down.
 
 up!(pass::Pass, plan::InputPlan) =
     has_tile(pass, plan, plan.layer) && fill_tile!(pass, plan)
@@ -77,4 +77,48 @@ end
         tile[k] *= mask[k]
     end
     return nothing
+end
+
+# Counts -----------------------------------------------------------------------------------
+
+"Nodes of a leaf from which a thread is worth a part of them."
+const LEAF_NODES = 16
+
+function count_leaves!(count::Array, pass::HostPass, plan::InputPlan, link, flow::Array)
+    links, work = length(link.readers), plan.width * pass.batch * length(link.readers)
+    if plan.apart
+        threaded(links, work) do range, _
+            count_nodes!(count, pass, plan, link, flow, range, 1:plan.width)
+        end
+    else  # blocks share columns of the table: cut the nodes, not the blocks
+        threaded(cld(plan.width, LEAF_NODES), work) do range, _
+            nodes =
+                (LEAF_NODES*(first(range)-1)+1):min(LEAF_NODES * last(range), plan.width)
+            count_nodes!(count, pass, plan, link, flow, 1:links, nodes)
+        end
+    end
+    return count
+end
+
+function count_nodes!(count, pass, plan, link, flow, range, nodes)
+    codes, width, batch, low = pass.codes.array, plan.width, pass.batch, link.low
+    for k in range
+        reader, leaf = Int(link.readers[k]), Int(link.children[k])
+        for n = 1:batch
+            into = width * (leaf_column(plan, codes, n, leaf) - 1)
+            from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
+            @inbounds @simd ivdep for w in nodes
+                count[into+w] += flow[from+w]
+            end
+        end
+    end
+    return false
+end
+
+function count_leaves!(count::AbstractArray, pass::Pass, plan::InputPlan, link, flow)
+    rows = (link.low+1):(link.low+plan.width)
+    values = eltype(count).(reshape(flow[rows, :, link.readers], plan.width, :))
+    columns = vec(leaf_columns(pass, plan, link.children))
+    scatter_add!(reshape(count, plan.width, :), columns, values)
+    return count
 end

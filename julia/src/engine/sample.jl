@@ -157,12 +157,12 @@ function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
         none = map(p -> similar(p, (0, 0, 0)), used.params)
         downward!(used, none, weights)
         for i in unique(layers)
-            flow, places = flow_of(used, i)
-            flow, places = Array(flow), isnothing(places) ? nothing : Array(places)
+            plan = used.program.plans[i]
+            flow = Array(flow_tile(used, plan))
+            lent = plan isa SumPlan && plan.lender > 0 ? Array(plan.lent) : Int32[]
             for p in findall(==(i), layers)
                 place = blocks[p] - circuit.starts[i] + 1
-                isnothing(places) || (place = places[place])
-                out[:, p, rows] .= view(flow, :, :, place)
+                out[:, p, rows] .= view(flow, :, :, isempty(lent) ? place : lent[place])
             end
         end
     end

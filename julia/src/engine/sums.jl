@@ -126,20 +126,13 @@ end
 "Add what the product itself may have lost; returns whether anything was."
 function add_losses!(error::Matrix, out::Array{T}, pass::HostPass, plan::SumPlan) where {T}
     limit, loss = faintest(T), Float64(floatmin(T)) * plan.terms
-    masked = pass.masked[plan.layer]
-    mask = pass.masks[plan.layer].array
+    masked, mask = pass.masked[plan.layer], pass.masks[plan.layer].array
     return each_slab(pass.batch, plan.blocks, length(out)) do b, columns, _
         lost = false
         for n in columns
-            if masked
-                low = smallest_allowed(view(out, :, n, b), view(mask, :, n, b))
-            else
-                low, _ = extremes(
-                    out,
-                    size(out, 1) * (n - 1 + pass.batch * (b - 1)),
-                    size(out, 1),
-                )
-            end
+            at = plan.width * (n - 1 + pass.batch * (b - 1))
+            low, _ =
+                masked ? extremes(out, mask, at, plan.width) : extremes(out, at, plan.width)
             low < limit && (error[n, b] += loss)
             lost |= error[n, b] > 0
         end

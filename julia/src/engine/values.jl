@@ -168,64 +168,6 @@ function start_batch!(pass::Pass, count::Int)
     return sized!(pass.codes, count, pass.program.num_vars)
 end
 
-# Latent evidence --------------------------------------------------------------------------
-
-"""
-Latent name → values on the device: states `[positions, N]` (-1 = not observed) or weights
-`[width, positions, N]`.
-"""
-const Evidence = Dict{String,AbstractArray}
-
-"Put the evidence of the given columns on the batch."
-function observe!(pass::Pass, evidence::Evidence, columns)
-    isempty(evidence) && return pass
-    for (i, sites) in enumerate(pass.program.sites), site in sites
-        haskey(evidence, site.name) || continue
-        plan = pass.program.plans[i]
-        mask = sized!(pass.masks[i], plan.width, pass.batch, plan.blocks)
-        pass.masked[i] || fill!(mask, 1)
-        pass.masked[i] = true
-        put_evidence!(mask, evidence[site.name], site, columns)
-    end
-    return pass
-end
-
-function put_evidence!(mask::Array, states::Matrix, site, columns)
-    for (position, place) in zip(site.positions, site.places)
-        for (n, column) in enumerate(columns)
-            state = states[position, column]
-            state < 0 && continue
-            for w in axes(mask, 1)
-                w == state + 1 || (mask[w, n, place] = 0)
-            end
-        end
-    end
-    return mask
-end
-
-function put_evidence!(mask::Array, weights::Array{<:Any,3}, site, columns)
-    for (position, place) in zip(site.positions, site.places)
-        for (n, column) in enumerate(columns), w in axes(mask, 1)
-            mask[w, n, place] *= weights[w, position, column]
-        end
-    end
-    return mask
-end
-
-function put_evidence!(mask::AbstractArray, states::AbstractMatrix, site, columns)
-    width, batch = size(mask)
-    found = permutedims(states[site.positions, columns])
-    found = reshape(found, 1, batch, length(site.positions))
-    view(mask, :, :, site.places) .*= (found .< 0) .| (found .== (0:(width-1)))
-    return mask
-end
-
-function put_evidence!(mask::AbstractArray, weights::AbstractArray{<:Any,3}, site, columns)
-    found = permutedims(weights[:, site.positions, columns], (1, 3, 2))
-    view(mask, :, :, site.places) .*= found
-    return mask
-end
-
 # Results of the upward pass ---------------------------------------------------------------
 
 """
