@@ -1,1 +1,1 @@
-"""Speed of the engines beside other programs that do the same work: ``python -m experiments.bench``."""
+"""Speed beside other programs that do the same work: ``python -m experiments.bench``."""

@@ -53,6 +53,8 @@ def main(words: Sequence[str]) -> int:
     if options.ctrlg is not None:
         os.environ["CTRLG"] = str(options.ctrlg)
     torch.set_num_threads(options.threads)
+    if options.device == "cpu":
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     settings = Settings(
         options.threads, options.device, options.rounds, options.seconds, options.patience
     )
@@ -68,11 +70,12 @@ def main(words: Sequence[str]) -> int:
             results.append(run(case, here, settings))
             _print(case_table(results[-1]))
     fits: list[Fit] = []
+    failed: list[str] = []
     if _wanted("fits", options.only):
         ours = [e for e in here if e.name.startswith("ours") and not e.absent()]
-        fits = fit_all(series(quick=options.quick), ours, settings)
+        fits, failed = fit_all(series(quick=options.quick), ours, settings)
         _print(fit_table(fits))
-    missing = not_measured(options.device, entries)
+    missing = failed + not_measured(options.device, entries)
     _print(bullets("Not measured", missing))
     if options.out is not None:
         document = {

@@ -25,6 +25,7 @@ from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.errors import UserError
 
 Rows = NDArray[np.integer]
+Floats = NDArray[np.float32]
 CHECK_ROWS = 64
 
 
@@ -174,10 +175,11 @@ def strokes(count: int, side: int, categories: int) -> Rows:
     return out
 
 
-def _distance(points: NDArray[np.float32], start: Rows, end: Rows) -> NDArray[np.float32]:
+def _distance(points: Floats, start: Floats, end: Floats) -> Floats:
     """Of points [m, 2] to n segments: float32 [n, m]."""
     along = end - start
     to = points[None] - start[:, None]
     share = (to * along[:, None]).sum(-1) / np.maximum((along**2).sum(-1), 1e-6)[:, None]
     gap = to - np.clip(share, 0, 1)[..., None] * along[:, None]
-    return np.sqrt((gap**2).sum(-1))
+    found: Floats = np.sqrt((gap**2).sum(-1))
+    return found

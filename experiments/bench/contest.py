@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from experiments.bench.cases import Case, dense_flops, parameters
-from experiments.bench.contestants import REFERENCE, Entry
+from experiments.bench.contestants import Entry
 from experiments.bench.machine import Rates, multiply
+from experiments.bench.peers.reference import Peer as Reference
+from experiments.bench.worker import SLOW, check
 
 ROOT = Path(__file__).resolve().parents[2]
-_SLOW = 30
-"""Turns that take this many times longer than they should are not repeated."""
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -106,22 +106,20 @@ class Result:
         return median(self.mm["float32"])
 
 
-class PeerFailed(Exception):
+class PeerError(Exception):
     """The peer ended, or took too long; the message is one line."""
 
 
 class Process:
     """A worker from outside."""
 
-    def __init__(
-        self, entry: Entry, folder: Path, settings: Settings, claimed: int = 0
-    ) -> None:
+    def __init__(self, entry: Entry, folder: Path, settings: Settings, claimed: int = 0) -> None:
         began = time.perf_counter()
         self._settings = settings
+        words = entry.name, str(folder), settings.device, str(claimed)
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.bench.worker"]
-            + [entry.name, str(folder), settings.device, str(claimed)],
+            [sys.executable, "-m", "experiments.bench.worker", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -130,7 +128,7 @@ class Process:
         )
         try:
             answer = self._answer()
-        except PeerFailed:
+        except PeerError:
             self.close()
             raise
         whole, parts = time.perf_counter() - began, answer["ready"]
@@ -142,14 +140,14 @@ class Process:
         """The worker's answer.
 
         Raises:
-            PeerFailed: there is none.
+            PeerError: there is none.
         """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **facts}).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            raise PeerFailed("ended") from None
+            raise PeerError("ended") from None
         return self._answer()["answer"]
 
     def _answer(self) -> dict[str, Any]:
@@ -157,13 +155,13 @@ class Process:
         with selectors.DefaultSelector() as ready:
             ready.register(self._process.stdout, selectors.EVENT_READ)
             if not ready.select(self._settings.patience):
-                raise PeerFailed(f"no answer within {self._settings.patience:.0f} s")
+                raise PeerError(f"no answer within {self._settings.patience:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise PeerFailed(f"ended with status {self._process.wait()}")
+            raise PeerError(f"ended with status {self._process.wait()}")
         message: dict[str, Any] = json.loads(line)
         if "failed" in message:
-            raise PeerFailed(message["failed"])
+            raise PeerError(message["failed"])
         return message
 
     def close(self) -> None:
@@ -185,8 +183,8 @@ def run(case: Case, entries: Sequence[Entry], settings: Settings) -> Result:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         problem.save(folder)
+        expected = check(Reference(problem, "cpu", {}), case.work)
         del problem
-        expected = _reference(case, folder, settings)
         running: list[tuple[Process, Row]] = []
         for entry, row in zip(known, rows, strict=True):
             claimed = sum(process.claim for process, _ in running)
@@ -206,15 +204,6 @@ def run(case: Case, entries: Sequence[Entry], settings: Settings) -> Result:
     return result
 
 
-def _reference(case: Case, folder: Path, settings: Settings) -> dict[str, list[float]]:
-    process = Process(REFERENCE, folder, replace(settings, device="cpu"))
-    try:
-        found: dict[str, list[float]] = process.ask("check", work=case.work)["log_likelihood"]
-        return found
-    finally:
-        process.close()
-
-
 def _start(
     entry: Entry, row: Row, folder: Path, settings: Settings, claimed: int
 ) -> Process | None:
@@ -222,7 +211,7 @@ def _start(
     if not row.notes["all"]:
         try:
             process = Process(entry, folder, settings, claimed)
-        except PeerFailed as failure:
+        except PeerError as failure:
             row.notes["all"] = str(failure)
         else:
             del row.notes["all"]
@@ -238,7 +227,7 @@ def _agrees(
     began = time.perf_counter()
     try:
         answer = process.ask("check", work=case.work)
-    except PeerFailed as failure:
+    except PeerError as failure:
         row.notes["all"] = str(failure)
         return False
     row.start_up["first steps"] = time.perf_counter() - began
@@ -274,10 +263,10 @@ def _take_turns(
             began = time.perf_counter()
             try:
                 row.times.setdefault(kind, []).extend(process.ask(kind, seconds=settings.seconds))
-            except PeerFailed as failure:
+            except PeerError as failure:
                 row.notes["all"] = str(failure)
                 process.close()
-            if time.perf_counter() - began > _SLOW * settings.seconds:
+            if time.perf_counter() - began > SLOW:
                 slow.add(row.peer)
             time.sleep(settings.pause)
         for precision, rate in multiply(settings.device).items():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 from experiments.bench.cases import Case, hclt_problem
-from experiments.bench.contest import Settings, run
+from experiments.bench.contest import PeerError, Process, Settings
 from experiments.bench.contestants import Entry
 
 
@@ -46,11 +50,14 @@ def series(*, quick: bool) -> list[Series]:
     batches = tuple(batch * n for n in (1, 2, 3, 4))
     sides = tuple(side + n * (1 if quick else 4) for n in range(4))
     widths = tuple(latents * n for n in (1, 2, 3, 4))
+    samples = tuple(_case(side, latents, n) for n in batches)
+    variables = tuple(_case(n, latents, batch) for n in sides)
+    states = tuple(_case(side, n, batch) for n in widths)
     return [
-        Series("samples", batches, tuple(_case(side, latents, n) for n in batches)),
-        Series("variables", tuple(n * n for n in sides), tuple(_case(n, latents, batch) for n in sides)),
-        Series("K²", tuple(n * n for n in widths), tuple(_case(side, n, batch) for n in widths)),
-    ]  # fmt: skip
+        Series("samples", batches, samples),
+        Series("variables", tuple(n * n for n in sides), variables),
+        Series("K²", tuple(n * n for n in widths), states),
+    ]
 
 
 def _case(side: int, latents: int, batch: int) -> Case:
@@ -58,19 +65,36 @@ def _case(side: int, latents: int, batch: int) -> Case:
     return Case(f"hclt-{side * side}-k{latents}-b{batch}", build, ("em",))
 
 
-def fit_all(wanted: Sequence[Series], entries: Sequence[Entry], settings: Settings) -> list[Fit]:
-    """A line for every series and peer; those that a case has no time of are left out."""
-    found = []
-    settings = replace(settings, rounds=min(2, settings.rounds))
-    for line in wanted:
-        results = [run(case, entries, settings) for case in line.cases]
+def fit_all(
+    wanted: Sequence[Series], entries: Sequence[Entry], settings: Settings
+) -> tuple[list[Fit], list[str]]:
+    """A line for every series and peer, and why some have none."""
+    found, failed = [], []
+    with ExitStack() as stack:
+        folders = {}
+        for case in (case for line in wanted for case in line.cases):
+            folders[case.name] = stack.enter_context(tempfile.TemporaryDirectory())
+            case.build().save(Path(folders[case.name]))
         for entry in entries:
-            rows = [row for r in results for row in r.peers if row.peer == entry.name]
-            times = [row.median("em") for row in rows]
-            seconds = [t for t in times if t is not None]
-            if len(seconds) == len(line.sizes):
-                found.append(fit(entry.name, line, [1000 * s for s in seconds]))
-    return found
+            try:
+                process = Process(entry, Path(next(iter(folders.values()))), settings)
+                stack.callback(process.close)
+                for line in wanted:
+                    times = _times([folders[c.name] for c in line.cases], process, settings)
+                    found.append(fit(entry.name, line, times))
+            except PeerError as error:
+                failed.append(f"{entry.name} against sizes: {error}")
+    return found, failed
+
+
+def _times(folders: Sequence[str], process: Process, settings: Settings) -> list[float]:
+    """Milliseconds of an EM step on every problem, in turns; medians."""
+    times: list[list[float]] = [[] for _ in folders]
+    for _ in range(min(2, settings.rounds)):
+        for folder, found in zip(folders, times, strict=True):
+            process.ask("load", folder=folder)
+            found += process.ask("em", seconds=settings.seconds)
+    return [1000 * median(found) for found in times]
 
 
 def fit(peer: str, line: Series, milliseconds: Sequence[float]) -> Fit:

@@ -26,7 +26,7 @@ def facts(threads: int, device: str) -> dict[str, str | int]:
         "threads": threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "julia": state.version if state.usable else f"no: {state.reason}",
+        "julia": str(state.version) if state.usable else f"no: {state.reason}",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from experiments.bench.contest import Result, Row
-from experiments.bench.contestants import OURS, REFERENCE
+from experiments.bench.contestants import OURS
 from experiments.bench.fits import Fit
 
 NONE = "–"
@@ -29,7 +29,7 @@ for every dense sum block and sample, over the median EM step; "of mm" is their 
 `torch.mm` rate measured in the same turns. Peak memory is that of the process (on a GPU: of its
 allocator) since the model was built. Start: process, imports, building and the first steps, with
 whatever they compile. "Agrees to": the largest relative difference of any row's log-likelihood
-from the {REFERENCE.name} (float64, log domain) at the start, after three full EM steps and after an
+from a reference (float64, log domain) at the start, after three full EM steps and after an
 epoch of mini-batch EM; no time is given for what differs."""
 
 

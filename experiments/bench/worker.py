@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,7 +29,8 @@ ETA, PSEUDOCOUNT = 0.3, 0.1
 """Of the epoch that is compared and timed."""
 _CLEAR_PEAK = "5"
 _LEAST = 2**31
-_SLOW = 30
+SLOW = 60.0
+"""Seconds after which a run is not repeated."""
 
 
 def main(words: list[str]) -> int:
@@ -42,6 +43,8 @@ def main(words: list[str]) -> int:
         _say(answers, {"ready": work.start_up, "claim": work.claim})
         for line in sys.stdin:
             request = json.loads(line)
+            if request["do"] == "load":
+                work = Work(name, Path(request["folder"]), device, 0)
             _say(answers, {"answer": work.do[request["do"]](request)})
     except MemoryError as error:
         _say(answers, {"failed": f"not enough memory ({_first_line(error)})"})
@@ -76,24 +79,13 @@ class Work:
             "em": self.em,
             "epoch": self.epoch,
             "memory": lambda _: self.memory(),
+            "load": lambda _: self.start_up,
         }
         self._watch_memory()
 
     def check(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Log-likelihoods at the start, after full EM steps and after an epoch, on few rows."""
-        peer, rows = self.peer, self.problem.rows[:CHECK_ROWS]
-        found = {"forward": peer.log_likelihood(rows)}
-        if peer.same_em and "em" in request["work"]:
-            for _ in range(STEPS):
-                peer.step(rows, 1.0, 0.0)
-            found["em"] = peer.log_likelihood(rows)
-            peer.reset()
-        if peer.same_em and peer.minibatch:
-            peer.epoch(rows, -(-len(rows) // 3), ETA, PSEUDOCOUNT)
-            found["epoch"] = peer.log_likelihood(rows)
-            peer.reset()
-        values = {key: np.asarray(value, float).ravel().tolist() for key, value in found.items()}
-        return {"log_likelihood": values, "why": peer.why, "versions": _versions()}
+        found = check(self.peer, request["work"])
+        return {"log_likelihood": found, "why": self.peer.why, "versions": _versions()}
 
     def forward(self, request: dict[str, Any]) -> list[float]:
         return self._until("forward", request["seconds"], partial(self.peer.forward, self.batch))
@@ -119,11 +111,12 @@ class Work:
         A warm-up that takes very long is all there is.
         """
         if kind not in self.last:
-            self.last[kind] = run(1)[0]
-            if self.last[kind] > _SLOW * seconds:
-                return [self.last[kind]]
-        times = run(max(1, min(1000, int(seconds / max(self.last[kind], 1e-6)))))
-        self.last[kind] = times[-1]
+            first = run(1)
+            self.last[kind] = first[0] if first else seconds
+            if self.last[kind] > SLOW:
+                return first
+        times = run(max(1, min(1000, int(seconds / self.last[kind]))))
+        self.last[kind] = times[-1] if times else seconds
         return times
 
     def _watch_memory(self) -> None:
@@ -135,6 +128,22 @@ class Work:
             return
 
 
+def check(peer: Peer, work: Sequence[str]) -> dict[str, list[float]]:
+    """Log-likelihoods at the start, after full EM steps and after an epoch, on few rows."""
+    rows = peer.problem.rows[:CHECK_ROWS]
+    found = {"forward": peer.log_likelihood(rows)}
+    if peer.same_em and "em" in work:
+        for _ in range(STEPS):
+            peer.step(rows, 1.0, 0.0)
+        found["em"] = peer.log_likelihood(rows)
+        peer.reset()
+    if peer.same_em and peer.minibatch and "epoch" in work:
+        peer.epoch(rows, -(-len(rows) // 3), ETA, PSEUDOCOUNT)
+        found["epoch"] = peer.log_likelihood(rows)
+        peer.reset()
+    return {key: np.asarray(value, float).ravel().tolist() for key, value in found.items()}
+
+
 def limit_memory(needed: int, claimed: int) -> None:
     """Refuse what will not fit, and let allocations fail before the machine runs out.
 
@@ -144,7 +153,8 @@ def limit_memory(needed: int, claimed: int) -> None:
     if needed > 0.8 * free:
         raise MemoryError(f"needs about {needed / 1e9:.0f} GB, {max(free, 0) / 1e9:.0f} are free")
     Path("/proc/self/oom_score_adj").write_text("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (max(free, _LEAST),) * 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (max(free, _LEAST), hard))
 
 
 def _free_memory() -> int:

@@ -10,10 +10,10 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from experiments.bench.cases import Problem, Rows, nodes, parameters
+
 
 class Peer(ABC):
     """One program, holding the problem's circuit.

@@ -19,7 +19,7 @@ from experiments.bench.cases import Problem, Rows
 from pyjuice_bridge.circuit.hmm import Hmm
 
 _FLAT = 1 + 2.0**-20
-"""Concentration of its Dirichlet priors: at one exactly, the mode of a row without counts is NaN."""
+"""Concentration of its Dirichlet priors: at one, the mode of a row without counts is NaN."""
 
 
 class Peer(peers.Peer):

@@ -13,6 +13,10 @@ from experiments.bench.cases import Problem, Rows
 from experiments.bench.engine import EngineSteps
 from pyjuice_bridge.engines import Precision, get_engine
 
+_MEASURABLE = 0.3
+"""Seconds that more rows must cost."""
+_MOST_ROWS = 2**16
+
 
 class Peer(EngineSteps, peers.Peer):
     """EM through the engine's ``fit``, timed by Julia itself."""
@@ -28,13 +32,19 @@ class Peer(EngineSteps, peers.Peer):
         return self.engine.log_likelihood(self.circuit, x)
 
     def forward(self, x: Rows, times: int) -> list[float]:
-        """A call hands over files: what more rows cost is the forward pass."""
-        alone = _seconds(self, x)
-        copies = max(4, times)
-        return [(_seconds(self, np.tile(x, (1 + copies, 1))) - alone) / copies]
+        """What more copies of the rows cost in one call, because a call hands over files.
 
+        So the engine may put several batches together.
+        """
+        alone, copies, more = self._call(x), 8, 0.0
+        while more < _MEASURABLE:
+            more = self._call(np.tile(x, (1 + copies, 1))) - alone
+            if more < _MEASURABLE and copies * len(x) > _MOST_ROWS:
+                return []
+            copies *= 2
+        return [2 * more / copies]
 
-def _seconds(peer: Peer, x: Rows) -> float:
-    began = time.perf_counter()
-    peer.log_likelihood(x)
-    return time.perf_counter() - began
+    def _call(self, x: Rows) -> float:
+        began = time.perf_counter()
+        self.log_likelihood(x)
+        return time.perf_counter() - began

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from experiments.bench import peers
 from experiments.bench.cases import Problem, Rows
-from pyjuice_bridge.circuit.types import InputLayer, ProductLayer, SumLayer, layer_params
+from experiments.bench.peers.blocks import assemble, groups_of
+from pyjuice_bridge.circuit.types import InputLayer, SumLayer, layer_params
 
 
 class Peer(peers.Peer):
@@ -52,8 +53,7 @@ class Peer(peers.Peer):
         layer = self.problem.circuit.layers[i]
         families = [[g] for g in range(len(theta))]
         if isinstance(layer, SumLayer):
-            blocks = {tuple(layer.groups[a:b].tolist()) for a, b in _spans(layer)}
-            families = [list(block) for block in blocks]
+            families = [list(family) for family in {tuple(groups) for groups in groups_of(layer)}]
         new = theta.detach().clone()
         for family in families:
             total = count[family].sum((0, 2))[None, :, None]
@@ -65,32 +65,22 @@ class Peer(peers.Peer):
     def _roots(self, x: Rows) -> Tensor:
         """float64 [n, roots]."""
         rows = torch.as_tensor(x.astype("int64"))
-        values: list[Tensor] = []
-        for i, layer in enumerate(self.problem.circuit.layers):
-            owner = layer.tied_to if isinstance(layer, SumLayer) else None
-            theta = self.params[i if owner is None else owner]
-            if isinstance(layer, InputLayer):
-                assert theta is not None
-                pairs = zip(layer.variables.tolist(), layer.groups.tolist(), strict=True)
-                values += [theta[g].t()[rows[:, v]].log() for v, g in pairs]
-            elif isinstance(layer, ProductLayer):
-                values += [_product(layer.kind, [values[c] for c in _children(layer, s)])
-                           for s in _spans(layer)]  # fmt: skip
-            else:
-                assert theta is not None
-                values += [_sum(theta, layer, values, span) for span in _spans(layer)]
-        return torch.cat([values[root] for root in self.problem.circuit.roots], 1)
+        circuit = self.problem.circuit
+        pairs = zip(circuit.layers, self.params, strict=True)
+        theta = {id(layer): p for layer, p in pairs if p is not None}
 
+        def leaf(layer: InputLayer, variable: int, group: int) -> Tensor:
+            return theta[id(layer)][group].t()[rows[:, variable]].log()
 
-def _spans(layer: ProductLayer | SumLayer) -> list[tuple[int, int]]:
-    """Where each block's edges begin and end."""
-    cuts = layer.offsets.tolist()
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+        def mix(layer: SumLayer, groups: list[int], parts: list[Tensor]) -> Tensor:
+            owner = layer if layer.tied_to is None else circuit.layers[layer.tied_to]
+            weights = torch.cat([theta[id(owner)][g] for g in groups], 1)
+            below = torch.cat(parts, 1)
+            top = below.detach().amax(1, keepdim=True)
+            return ((below - top).exp() @ weights.t()).log() + top
 
-
-def _children(layer: ProductLayer | SumLayer, span: tuple[int, int]) -> list[int]:
-    children: list[int] = layer.children[slice(*span)].tolist()
-    return children
+        values = assemble(circuit, leaf, _product, mix)
+        return torch.cat([values[root] for root in circuit.roots.tolist()], 1)
 
 
 def _product(kind: str, parts: list[Tensor]) -> Tensor:
@@ -100,10 +90,3 @@ def _product(kind: str, parts: list[Tensor]) -> Tensor:
         left, right = parts
         return (left[:, :, None] + right[:, None]).flatten(1)
     return torch.stack(parts).sum(0)
-
-
-def _sum(theta: Tensor, layer: SumLayer, values: list[Tensor], span: tuple[int, int]) -> Tensor:
-    below = torch.cat([values[c] for c in _children(layer, span)], 1)
-    weights = torch.cat([theta[g] for g in layer.groups[slice(*span)].tolist()], 1)
-    top = below.detach().amax(1, keepdim=True)
-    return ((below - top).exp() @ weights.t()).log() + top

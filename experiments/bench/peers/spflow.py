@@ -16,7 +16,8 @@ from spflow.modules.sums import Sum
 
 from experiments.bench import peers
 from experiments.bench.cases import Problem, Rows
-from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
+from experiments.bench.peers.blocks import assemble
+from pyjuice_bridge.circuit.types import Circuit, InputLayer, SumLayer
 
 
 class Peer(peers.Peer):
@@ -58,28 +59,16 @@ class Peer(peers.Peer):
 
 def module(circuit: Circuit) -> Module:
     """The module of the circuit's first root."""
-    made: list[Module] = []
-    for layer in circuit.layers:
-        if isinstance(layer, InputLayer):
-            for variable, group in zip(layer.variables.tolist(), layer.groups.tolist(), strict=True):
-                probs = torch.tensor(layer.params[group])[None, :, None]
-                made.append(Categorical(Scope([variable]), probs=probs))
-            continue
-        for start, end in zip(layer.offsets[:-1].tolist(), layer.offsets[1:].tolist(), strict=True):
-            children = [made[c] for c in layer.children[start:end].tolist()]
-            if isinstance(layer, SumLayer):
-                groups = layer.groups[start:end].tolist()
-                weights = torch.cat([torch.tensor(layer.weights[g]).t() for g in groups])
-                weights = weights / weights.sum(0)
-                made.append(Sum(children, weights=weights[None, :, :, None]))
-            elif len(children) == 1:
-                made.append(children[0])
-            else:
-                made.append(_product(layer, children))
-    return made[int(circuit.roots[0])]
 
+    def leaf(layer: InputLayer, variable: int, group: int) -> Module:
+        probs = torch.tensor(layer.params[group])
+        return Categorical(Scope([variable]), probs=probs[None, :, None])
 
-def _product(layer: ProductLayer, children: list[Module]) -> Module:
-    kind = ElementwiseProduct if layer.kind == "hadamard" else OuterProduct
-    found: Module = kind(children)
-    return found
+    def product(kind: str, parts: list[Module]) -> Module:
+        return ElementwiseProduct(parts) if kind == "hadamard" else OuterProduct(parts)
+
+    def mix(layer: SumLayer, groups: list[int], parts: list[Module]) -> Module:
+        weights = torch.cat([torch.tensor(layer.weights[g]).t() for g in groups])
+        return Sum(parts, weights=(weights / weights.sum(0))[None, :, :, None])
+
+    return assemble(circuit, leaf, product, mix)[int(circuit.roots[0])]
