@@ -142,6 +142,10 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         {"data": TEXT, "sweep": {"states": [4, 4]}},
         "'sweep.states': the same number is listed twice",
     ),
+    (
+        {"data": TEXT, "sweep": {"states": [4, 8], "pseudocounts": [0.1]}},
+        "'pseudocounts' has 1 entries, but 'states' has 2; give one for each",
+    ),
     ({"data": TEXT, "sweep": {"states": [1]}}, "'sweep.states.0' is 1, but must be at least 2"),
     (
         {"data": TEXT, "circuit": {"latents": 4}},
@@ -240,6 +244,10 @@ def test_text_has_kinds_of_its_own_by_default() -> None:
     assert config.sizes == [None]
     several = make_config({"name": "a", "data": TEXT, "sweep": {"states": [4, 2]}})
     assert several.sizes == [4, 2]
+    assert several.pseudocount_of(4) == several.train.pseudocount
+    sweep = {"states": [4, 2], "pseudocounts": [0.5, 2.0]}
+    each = make_config({"name": "a", "data": TEXT, "sweep": sweep})
+    assert [each.pseudocount_of(size) for size in each.sizes] == [0.5, 2.0]
     for checked in (config, several):
         assert (
             Config.model_validate(yaml.safe_load(yaml.safe_dump(checked.model_dump()))) == checked

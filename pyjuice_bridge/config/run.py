@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pyjuice_bridge.config.base import Arm, Count, Section, States
+from pyjuice_bridge.config.base import Amount, Arm, Count, Section, States
 from pyjuice_bridge.config.circuit import CircuitSection, HcltCircuit, HmmCircuit, PatchCircuit
 from pyjuice_bridge.config.data import Data, TextData
 from pyjuice_bridge.config.teacher import Cluster, PixelTeacher, Teacher
@@ -34,9 +34,14 @@ class Report(Section):
 
 
 class Sweep(Section):
-    """Several numbers of states, each trained in every arm; they replace ``circuit.states``."""
+    """Several numbers of states, each trained in every arm; they replace ``circuit.states``.
+
+    ``pseudocounts`` has one for every number of states, in place of ``train.pseudocount``: the more
+    states, the fewer tokens of a mini-batch belong to each.
+    """
 
     states: Annotated[list[States], Field(min_length=1)] = Field(default=[128, 256, 512, 1024])
+    pseudocounts: list[Amount] | None = None
 
     @field_validator("states")
     @classmethod
@@ -44,6 +49,16 @@ class Sweep(Section):
         if len(set(states)) != len(states):
             raise ValueError("the same number is listed twice")
         return states
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Sweep:
+        given = self.pseudocounts
+        if given is not None and len(given) != len(self.states):
+            raise ValueError(
+                f"'pseudocounts' has {len(given)} entries, but 'states' has {len(self.states)}; "
+                "give one for each"
+            )
+        return self
 
 
 class Config(Section):
@@ -87,6 +102,12 @@ class Config(Section):
     def sizes(self) -> list[int | None]:
         """Numbers of states to train, or a single None where there is one size."""
         return [None] if self.sweep is None else [*self.sweep.states]
+
+    def pseudocount_of(self, states: int | None) -> float:
+        """The pseudocount of training at one of ``sizes``."""
+        if self.sweep is None or self.sweep.pseudocounts is None or states is None:
+            return self.train.pseudocount
+        return self.sweep.pseudocounts[self.sweep.states.index(states)]
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:

@@ -143,7 +143,7 @@ def _options(context: Context, start: Start) -> FitOptions:
         epochs=train.epochs - start.passes,
         batch_size=train.batch_size,
         step_size=Schedule(**train.step_size.model_dump()),
-        pseudocount=train.pseudocount,
+        pseudocount=context.config.pseudocount_of(start.states),
         patience=train.patience,
         seed=context.config.seed,
     )
