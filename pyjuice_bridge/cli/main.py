@@ -50,6 +50,9 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         place = f" at {error.filename}" if error.filename else ""
         return f"the disk is full{place}; free some space, and the same command continues"
+    if isinstance(error, MemoryError):
+        why = f" ({error})" if str(error) else ""
+        return f"there is not enough memory{why}; make the circuit smaller"
     if isinstance(error, BrokenPipeError):
         return "the output was closed"
     log = getattr(error, "log", None)

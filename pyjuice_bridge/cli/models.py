@@ -62,8 +62,8 @@ def evaluate(
         figure, count = text.perplexity(stream, limit)
         of = f"the {part} split of {data}" if part else data
         click.echo(
-            f"perplexity {figure:.2f} on {count:,} windows of {text.window} {text.token} of {of} "
-            f"(stride {text.stride}, no context across windows)"
+            f"perplexity {figure:.2f} on {_windows(count)} of {min(text.window, len(stream))} "
+            f"{text.token} of {of} (stride {text.stride}, no context across windows)"
         )
         return
     found, name = images_for(model, opened.circuit.meta, data, split, root)
@@ -174,6 +174,10 @@ def infill(model: Path, text: str, n: int, seed: int, device: str) -> None:
 
     opened = open_text(model, device=device)
     _write_lines(None, [*opened.infill(text, n, seed=seed), f"Viterbi: {opened.viterbi(text)}"])
+
+
+def _windows(count: int) -> str:
+    return "1 window" if count == 1 else f"{count:,} windows"
 
 
 def _write_lines(out: Path | None, texts: list[str]) -> None:

@@ -72,7 +72,8 @@ def _build(folder: Path, name: str, parts: Mapping[str, Part], tokenizer: Tokeni
         for part_name, part in parts.items():
             ends = _write(made / f"{part_name}.tokens", part.documents(), tokenizer)
             if len(ends) == 1:
-                raise UserError(f"{name}: the {part_name} text has not a single token.")
+                which = "text" if part_name == "all" else f"{part_name} split"
+                raise UserError(f"{name}: there is not a single token in the {which}.")
             np.save(made / f"{part_name}.documents.npy", ends)
         (made / "vocabulary.json").write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
         if folder.exists():

@@ -49,7 +49,8 @@ def strings(source: Sequence[str] | Mapping[str, Sequence[str]]) -> FoundText:
         )
     for name, documents in named.items():
         if isinstance(documents, str) or not all(isinstance(text, str) for text in documents):
-            raise UserError(f"text: {name} must be a list of strings, one for each document.")
+            which = "it" if name == "all" else name
+            raise UserError(f"text: {which} must be a list of strings, one for each document.")
     parts = {name: _part(list(documents)) for name, documents in named.items()}
     return FoundText(parts, {"source": "strings"})
 

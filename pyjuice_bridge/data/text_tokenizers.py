@@ -194,7 +194,8 @@ def _load(source: str) -> Any:
     except (OSError, ValueError, ImportError, json.JSONDecodeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "folder" if local else "local folder or reachable model of the hub"
-        raise UserError(f"{source}: is no {where} with a tokenizer ({first})") from None
+        why = "" if first.rstrip().endswith(":") else f" ({first})"
+        raise UserError(f"{source}: is no {where} with a tokenizer{why}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"{source}: has only a slow tokenizer; save it with a tokenizer.json (is_fast)."

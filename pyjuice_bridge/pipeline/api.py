@@ -156,7 +156,7 @@ def run(
             with processes.joined(choice.device):
                 return _run(checked, choice, folder, store, reporter, given)
         except (UserError, KeyboardInterrupt) as error:
-            reporter.note(f"stopped: {error or 'interrupted'}")
+            reporter.note(f"stopped: {str(error) or 'interrupted'}")
             for note in getattr(error, "__notes__", ()):
                 reporter.note(note)
             raise

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from pyjuice_bridge import processes
@@ -115,6 +116,8 @@ def distill_language_model(
         pseudocount=pseudocount,
         seed=seed,
     )
+    if not isinstance(model, str | Path | torch.nn.Module):
+        raise UserError("model: give a causal model of transformers, its folder or its name")
     with Reporter(console, folder / "log.txt") as reporter:
         try:
             choice = choose_engine(engine, device)

@@ -48,8 +48,12 @@ class OpenedText:
     end: int | None = None
 
     def perplexity(self, stream: TokenStream, limit: int | None = None) -> tuple[float, int]:
-        """That of a text, as runs measure it, over its first windows; and how many they are."""
-        cut = windows(stream, self.window, self.stride, joined=self.joined).x[:limit]
+        """That of a text, as runs measure it, over its first windows; and how many they are.
+
+        A text shorter than a window is one shorter window.
+        """
+        length = min(self.window, len(stream))
+        cut = windows(stream, length, min(self.stride, length), joined=self.joined).x[:limit]
         return self.model.perplexity(cut), len(cut)
 
     def sample(self, n: int, *, seed: int = 0) -> list[str]:

@@ -73,7 +73,7 @@ class TextModel:
 
     def perplexity(self, x: NDArray[Any]) -> float:
         """exp(-Σ log p / number of observed tokens) over all texts, each read on its own."""
-        observed = int((np.asarray(x) != MISSING).sum())
+        observed = int((_array(x) != MISSING).sum())
         if not observed:
             raise UserError("x: perplexity needs at least one token.")
         return float(np.exp(-self.log_likelihood(x).sum() / observed))
@@ -168,7 +168,7 @@ class TextModel:
 
     def _rows(self, x: NDArray[Any]) -> tuple[Circuit, NDArray[Any]]:
         """The circuit of the texts' length, and the texts once they fit it."""
-        x = np.asarray(x)
+        x = _array(x)
         if x.ndim != 2 or not x.shape[1]:
             raise UserError(f"x: expected texts of shape [N, T], got {list(x.shape)}.")
         circuit = self.hmm.circuit(x.shape[1])
@@ -196,3 +196,10 @@ class TextModel:
             f"TextModel({self.hmm.states:,} states, {self.hmm.vocabulary_size:,} tokens, "
             f"{self.engine.name} on {self.engine.device})"
         )
+
+
+def _array(x: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise UserError("x: the texts differ in length; fill the shorter up with -1.") from None

@@ -6,6 +6,7 @@ arXiv 2406.13892); nothing is summed over the places where a phrase may stand.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,8 +101,15 @@ class Constraint:
 
 def _group(item: Sequence[Any]) -> tuple[Phrase, ...]:
     """One phrase, or several of them, as a group."""
-    single = len(item) > 0 and isinstance(item[0], int | np.integer)
-    return tuple(tuple(int(token) for token in phrase) for phrase in ([item] if single else item))
+    try:
+        single = len(item) > 0 and isinstance(item[0], int | np.integer)
+        phrases = [item] if single else item
+        return tuple(tuple(map(operator.index, phrase)) for phrase in phrases)
+    except TypeError:
+        raise UserError(
+            f"phrases: a phrase is a list of token ids, found {item!r}; ids of strings are given "
+            "by the tokenizer, or by TextModel.ids."
+        ) from None
 
 
 class Values(NamedTuple):

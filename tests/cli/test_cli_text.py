@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
 from pyjuice_bridge.config import load_config
+from pyjuice_bridge.data.text_readers import own
 
 
 def invoke(*words: Any) -> Result:
@@ -66,6 +67,32 @@ def test_show_and_compare(folder: Path) -> None:
         for pair in zip(results(folder), results(folder, 1), strict=True)
     ]
     assert all(f"{mean:.2f} ± " in table for mean in means)
+
+
+def test_a_text_shorter_than_a_window_is_one_window(folder: Path) -> None:
+    (folder / "short.txt").write_text("the cat sat")
+    (folder / "nothing.txt").write_text("")
+    opened = pj.open_text(folder / "r/0")
+    expected = opened.model.perplexity(opened.codec.stream("short", own_text(folder)).tokens[None])
+    done = invoke("evaluate", folder / "r/0", folder / "short.txt")
+    assert done.output.startswith(f"perplexity {expected:.2f} on 1 window of 4 words of ")
+    done = invoke("evaluate", folder / "r/0", folder / "nothing.txt")
+    assert done.exit_code == 1
+    assert done.output == "error: nothing: there is not a single token in the text.\n"
+
+
+def own_text(folder: Path) -> Any:
+    return own(folder / "short.txt").parts["all"]
+
+
+def test_what_does_not_fit_into_memory_is_said(folder: Path, monkeypatch: Any) -> None:
+    def much(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 4 TiB")
+
+    monkeypatch.setattr("pyjuice_bridge.pipeline.plan.make_plan", much)
+    done = invoke("run", folder / "config.yaml", "--plan")
+    said = "there is not enough memory (Unable to allocate 4 TiB); make the circuit smaller"
+    assert done.exit_code == 1 and done.output == f"error: {said}\n"
 
 
 def test_evaluate_repeats_the_figures_of_the_run(folder: Path) -> None:
@@ -141,7 +168,7 @@ def test_init_text_is_a_config_with_the_defaults_it_names(tmp_path: Path) -> Non
         for line in text.splitlines()
         if "#" in line and ":" in line.split("#")[1]
     ]
-    assert "stride: 32" in shown and "features: suffix" in shown
+    assert "stride: 32" in shown and "scale: unit" in shown
     for section in ("data", "teacher"):
         names = set(type(getattr(config, section)).model_fields)
         assert all(f"{name}: " in text for name in names)

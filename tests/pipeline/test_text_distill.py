@@ -214,6 +214,8 @@ def test_refusals(source: Path, tmp_path: Path, changes: dict[str, Any], message
 def test_what_cannot_be_distilled(source: Path, tmp_path: Path) -> None:
     with pytest.raises(pj.UserError, match="looks ahead"):
         distill(save_bert(tmp_path / "bert"), tmp_path / "out")
+    with pytest.raises(pj.UserError, match="give a causal model"):
+        distill(3, tmp_path / "out")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     with pytest.raises(pj.UserError, match="is a run's folder"):

@@ -150,3 +150,10 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(UserError, match="row 1 has probability zero"):
         never.token_distribution(np.array([[0, 0], [0, 1]]), 0)
     np.testing.assert_array_equal(never.token_distribution(np.array([[0, 1]]), 1), [[1, 0]])
+
+
+def test_texts_of_different_lengths_are_refused() -> None:
+    model = TextModel(random_hmm(2, 3, 0), TorchEngine())
+    for ask in (model.perplexity, model.log_likelihood, model.infill):
+        with pytest.raises(UserError, match="fill the shorter up with -1"):
+            ask([[0, 1], [2]])  # type: ignore[arg-type]

@@ -142,3 +142,9 @@ def test_what_cannot_be_asked() -> None:
         [[1]],
         Constraint.any_of([[0]], 2),
     )
+
+
+def test_phrases_are_lists_of_ids() -> None:
+    for wrong in ([0, 1], ["cat"], [[0.5]], [["cat"]]):
+        with pytest.raises(UserError, match="a phrase is a list of token ids"):
+            Constraint.all_of(wrong, 4)  # type: ignore[arg-type]
