@@ -144,7 +144,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"data": TEXT, "sweep": {"states": [4, 8], "pseudocounts": [0.1]}},
-        "'pseudocounts' has 1 entries, but 'states' has 2; give one for each",
+        "'sweep': 'pseudocounts' has 1 entries, but 'states' has 2; give one for each",
     ),
     ({"data": TEXT, "sweep": {"states": [1]}}, "'sweep.states.0' is 1, but must be at least 2"),
     (

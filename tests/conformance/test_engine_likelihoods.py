@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import oracle
 import pytest
 from circuits import random_rows
 
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import Circuit, SumLayer
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
 
@@ -90,6 +92,19 @@ def test_counts_with_observed_latents(engine: Engine, latent_circuit: Circuit) -
     z = soft_evidence(latent_circuit, "z", 4, 11)
     found = engine.expected_counts(latent_circuit, x, None, {"z": z})
     expected = oracle.expected_counts(latent_circuit, x, None, {"z": z})
+    for counts, reference in zip(found.layers, expected, strict=True):
+        if counts is not None:
+            np.testing.assert_allclose(counts, reference, atol=1e-5)
+
+
+def test_counts_with_soft_evidence_on_sums(engine: Engine, latent_circuit: Circuit) -> None:
+    """A sum's value counts with its evidence, in the flow to its children too."""
+    sums = [i for i, layer in enumerate(latent_circuit.layers) if isinstance(layer, SumLayer)]
+    named = replace(latent_circuit, latents={"s": latent_circuit.starts[sums[:1]]})
+    x = random_rows(named, 4, 12)
+    s = soft_evidence(named, "s", 4, 13)
+    found = engine.expected_counts(named, x, None, {"s": s})
+    expected = oracle.expected_counts(named, x, None, {"s": s})
     for counts, reference in zip(found.layers, expected, strict=True):
         if counts is not None:
             np.testing.assert_allclose(counts, reference, atol=1e-5)

@@ -88,6 +88,9 @@ class Downward:
         count = self.counts[self.up.program.owners[layer]]
         value = self.up.act.tiles[layer].clamp_min_(self.up.tiny)
         ratio = flow / value
+        mask = self.up.evidence_on(layer)
+        if mask is not None:
+            ratio.mul_(mask)
         values = self.up.edges(plan).value
         if len(values) != plan.num_blocks:
             ratio = ratio.index_select(0, plan.block_of_edge)
