@@ -239,22 +239,29 @@ def time_juice(case: Case, repeats: int) -> Row:
 
 
 def start_engines(device: str) -> tuple[dict[str, Engine], dict[str, float], str]:
-    """The engines that can be used, what their start took, and why Julia is not among them."""
+    """The engines that can be used, what their start took, and why Julia is not among them.
+
+    Julia starts twice: the first start may have to compile packages, which is done once.
+    """
     engines: dict[str, Engine] = {}
     seconds: dict[str, float] = {}
-    lacking = ""
-    for name in ("torch", "julia"):
-        started = time.perf_counter()
-        try:
-            engine = get_engine(name, device)
-            engine.facts()
-        except UserError as error:
-            if name == "torch":
-                raise
-            lacking = str(error)
-            continue
-        engines[name], seconds[name] = engine, time.perf_counter() - started
-    return engines, seconds, lacking
+    engines["torch"], seconds["torch"] = _start("torch", device)
+    try:
+        _, seconds["julia, first start"] = _start("julia", device)
+    except UserError as error:
+        return engines, seconds, str(error)
+    from pyjuice_bridge.engines.julia.process import shared_worker
+
+    shared_worker().close()
+    engines["julia"], seconds["julia"] = _start("julia", device)
+    return engines, seconds, ""
+
+
+def _start(name: str, device: str) -> tuple[Engine, float]:
+    started = time.perf_counter()
+    engine = get_engine(name, device)
+    engine.facts()
+    return engine, time.perf_counter() - started
 
 
 def measure(cases: Mapping[str, Callable[[], Case]], repeats: int, device: str) -> dict[str, Any]:
@@ -321,7 +328,7 @@ def render(found: Mapping[str, Any]) -> str:
         name = f"{row['case']} | {row['parameters']:,} | {row['engine']}"
         lines.append(f"| {name} | {times} | {first} |")
     facts = "; ".join(f"{key} {_plain(value)}" for key, value in found["facts"].items())
-    starts = ", ".join(f"{name} {s:.1f} s" for name, s in found["start_seconds"].items())
+    starts = "; ".join(f"{name} {s:.1f} s" for name, s in found["start_seconds"].items())
     notes = [
         "A step is one batch of mini-batch EM. GFLOP/s count the matrix products of sum layers; "
         f"share is of {rate:.0f} GFLOP/s, PyTorch's matrix product in the same turns. Compile is "
