@@ -18,7 +18,7 @@ from pyjuice_bridge.pipeline.text_data import prepare_text, tokenizer_of
 
 _GPUS = (8, 16, 24, 40, 80, 140)
 """Memory of usual GPUs in GiB."""
-_SHORT, _LONG = 3, 6
+_SHORT, _LONG = 3, 24
 """Lengths of the windows that time is measured on."""
 _ROWS = 128
 

@@ -172,7 +172,7 @@ def test_mistakes(tmp_path: Path) -> None:
         strings({"training": ["a"]})
     with pytest.raises(UserError, match="train must be a list of strings"):
         strings({"train": "abc"})
-    with pytest.raises(UserError, match="all must be a list of strings"):
+    with pytest.raises(UserError, match="text: it must be a list of strings"):
         strings([1])  # type: ignore[list-item]
 
 
