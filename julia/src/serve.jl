@@ -12,6 +12,9 @@ struct Request
     arrays::Dict{String,Any}
 end
 
+"Thrown out of a training whose listener wants no more of it."
+struct Dropped <: Exception end
+
 "Who follows a training: functions of an epoch's figures, and of (batches done, batches in all)."
 struct Listener
     on_epoch::Any
@@ -23,10 +26,10 @@ end
 
 Answer the request in `folder` and return how that ended: `(outcome, sentence, trace)`. The outcome
 is `"done"`; or `"refused"`, where the sentence says what is wrong with the request; or `"failed"`,
-where something unexpected happened and `trace` tells where.
+where something unexpected happened and `trace` tells where; or `"dropped"`.
 
 While it trains it calls `on_epoch(epoch, step_size, train, valid, seconds)` and
-`on_batch(done, total)`.
+`on_batch(done, total)`, which says whether to go on.
 """
 function respond(folder, @nospecialize(on_epoch), @nospecialize(on_batch))
     try
@@ -38,6 +41,7 @@ function respond(folder, @nospecialize(on_epoch), @nospecialize(on_batch))
     catch error
         cause = root_cause(error)
         cause isa BridgeError && return ("refused", cause.message, "")
+        cause isa Dropped && return ("dropped", "", "")
         trace = sprint(showerror, error, catch_backtrace())
         is_out_of_memory(cause) && return ("refused", OUT_OF_MEMORY, trace)
         return ("failed", "Julia stopped with " * one_line(cause), trace)
@@ -230,7 +234,7 @@ function answer(::Val{:fit}, request, listener)
             epoch.valid,
             epoch.seconds,
         ),
-        on_batch = (done, total) -> listener.on_batch(done, total),
+        on_batch = (done, total) -> listener.on_batch(done, total) || throw(Dropped()),
         device = device_of(request),
         precision = precision_of(request),
     )

@@ -23,12 +23,12 @@ function request(question; facts = (;), circuits = (;), arrays = (;), latents = 
 end
 
 "Have `folder` answered; what was said meanwhile comes back with how it ended."
-function ask(folder)
+function ask(folder; most = typemax(Int))
     epochs, batches = [], []
     ended = JuiceBridge.respond(
         folder,
         (epoch...) -> push!(epochs, epoch),
-        (batch...) -> push!(batches, batch),
+        (batch...) -> length(push!(batches, batch)) < most,
     )
     return (; ended, epochs, batches)
 end
@@ -122,6 +122,9 @@ end
     )
     expected = fit(circuit, x, options; valid = x, order)
     @test same_params(made_in(folder), expected.circuit)
+    dropped = ask(folder; most = 3)
+    @test dropped.ended == ("dropped", "", "") && length(dropped.batches) == 3
+    @test length(dropped.epochs) == 1
     @test [epoch[3] for epoch in found.epochs] == [line.train for line in expected.history]
 end
 

@@ -16,9 +16,8 @@ import sys
 import traceback
 from typing import IO, Any
 
-
-class CancelledError(Exception):
-    """The parent wants no more of this request."""
+_AS_FUNCTION = "f -> (x...) -> pyconvert(Bool, f(x...))"
+"""Python's functions as Julia's; they say whether to go on."""
 
 
 def _own_pipes() -> tuple[IO[str], IO[str]]:
@@ -38,20 +37,22 @@ def main() -> None:
         answers.write(json.dumps(message) + "\n")
         answers.flush()
 
-    def on_epoch(*epoch: Any) -> None:
+    def on_epoch(*epoch: Any) -> bool:
         send(epoch=epoch)
+        return True
 
-    def on_batch(done: int, total: int) -> None:
-        if select.select([requests], [], [], 0)[0]:
-            raise CancelledError
+    def on_batch(done: int, total: int) -> bool:
         send(batch=(done, total))
+        # A word from the parent while it waits for an answer is that it wants it no more.
+        return not select.select([requests], [], [], 0)[0]
 
     try:
         import juliacall
 
         julia = juliacall.newmodule("PyJuiceBridge")
-        julia.seval("import JuiceBridge")
-        respond = julia.JuiceBridge.respond
+        julia.seval("import JuiceBridge; using PythonCall: pyconvert")
+        respond, as_function = julia.JuiceBridge.respond, julia.seval(_AS_FUNCTION)
+        listeners = as_function(on_epoch), as_function(on_batch)
         send(ready={"julia": str(julia.VERSION), "threads": julia.Threads.nthreads()})
     except BaseException as error:
         traceback.print_exc()
@@ -62,7 +63,7 @@ def main() -> None:
         for line in requests:
             folder = json.loads(line).get("folder", "")
             if folder:
-                outcome, sentence, trace = respond(folder, on_epoch, on_batch)
+                outcome, sentence, trace = respond(folder, *listeners)
                 send(answer=(str(outcome), str(sentence), str(trace)))
                 folder = ""
     except BrokenPipeError:
