@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,7 @@ from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_graph import random_region_graph
 from pyjuice_bridge.circuit.types import Circuit, IntArray, SumLayer, layer_params
 from pyjuice_bridge.data import load_dataset
-from pyjuice_bridge.engines import get_engine
-from pyjuice_bridge.engines.base import FitOptions, Schedule
+from pyjuice_bridge.distill.counting import count_parameters
 from pyjuice_bridge.errors import UserError
 
 Rows = NDArray[np.integer]
@@ -37,6 +36,9 @@ class Problem:
         family: ``hmm``, ``hclt``, ``patches`` or ``rat_spn``: who knows it takes part.
         rows: integer [n, num_vars]; the first ``batch`` of them are one batch, all are an epoch.
         facts: what a reader of the results should know.
+        pseudocount: of the M-steps of an epoch.
+        sharp: whether the parameters rule out so much that float32 rounds flows to nothing; a
+            step of EM then depends on what was rounded.
     """
 
     family: str
@@ -44,19 +46,39 @@ class Problem:
     rows: Rows
     batch: int
     facts: Mapping[str, str | int] = field(default_factory=dict)
+    pseudocount: float = 0.1
+    sharp: bool = False
+
+    def to_compare(self) -> Problem:
+        """The problem on which steps of EM are compared: parameters half way to uniform ones.
+
+        It is this problem unless the parameters are sharp.
+        """
+        if not self.sharp:
+            return self
+        params = [layer_params(layer) for layer in self.circuit.layers]
+        mild = [None if p is None else (p + p.mean(-1, keepdims=True)) / 2 for p in params]
+        return replace(
+            self, circuit=self.circuit.with_layer_params(mild), pseudocount=0.1, sharp=False
+        )
 
     def save(self, folder: Path) -> None:
         save(self.circuit, folder / "circuit.h5")
         np.save(folder / "rows.npy", self.rows, allow_pickle=False)
-        facts = {"family": self.family, "batch": self.batch, "facts": dict(self.facts)}
+        facts = {
+            "family": self.family,
+            "batch": self.batch,
+            "facts": dict(self.facts),
+            "pseudocount": self.pseudocount,
+            "sharp": self.sharp,
+        }
         (folder / "problem.json").write_text(json.dumps(facts), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path) -> Problem:
         facts = json.loads((folder / "problem.json").read_text(encoding="utf-8"))
         rows = np.load(folder / "rows.npy", allow_pickle=False)
-        circuit = load(folder / "circuit.h5")
-        return Problem(facts["family"], circuit, rows, facts["batch"], facts["facts"])
+        return Problem(circuit=load(folder / "circuit.h5"), rows=rows, **facts)
 
 
 @dataclass(frozen=True)
@@ -128,7 +150,8 @@ def rat_spn_problem(
 def mnist_problem(latents: int, batch: int, *, rows: int, side: int = 28) -> Problem:
     """Rows of MNIST's shape: the digits where ``data get mnist`` has brought them, else drawn.
 
-    The circuit has seen them once: parameters have become sharp, and denormals appear.
+    Parameters are sharp, as after many passes without pseudocounts: that is where denormals
+    appear.  They are counts, each hidden state being the ink at a pixel and beside it.
     """
     images, source = strokes(rows, side, 256), "drawn strokes"
     if side == 28:
@@ -136,10 +159,14 @@ def mnist_problem(latents: int, batch: int, *, rows: int, side: int = 28) -> Pro
             found = load_dataset("mnist", valid=1)
             images = np.concatenate([found.train, found.valid]).reshape(-1, 784)[:rows]
             source = "MNIST"
+    ink = np.pad(images.reshape(-1, side, side) > 127, ((0, 0), (1, 1), (1, 1)))
+    shifts = ((1, 1), (0, 1), (1, 0), (1, 2), (2, 1))
+    seen = [ink[:, i : i + side, j : j + side] for i, j in shifts]
+    states = sum(bit * 2**i for i, bit in enumerate(seen)).reshape(images.shape) % latents
     circuit = hclt(pixel_tree(side), latents, 256, seed=0)
-    options = FitOptions(epochs=1, batch_size=batch, step_size=Schedule(0.5, 0.1))
-    circuit = get_engine("torch", "cpu").fit(circuit, images, options).circuit
-    return Problem("hclt", circuit, images, batch, {"images": source, "rows": len(images)})
+    circuit = count_parameters(circuit, images, states, pseudocount=1e-12)
+    facts = {"images": source}
+    return Problem("hclt", circuit, images, batch, facts, 0.0, sharp=True)
 
 
 def pixel_tree(side: int) -> IntArray:

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from statistics import median
 
 import torch
 
@@ -51,7 +52,7 @@ def _rate(size: int, dtype: torch.dtype, device: str) -> float:
     a, b = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(a)
     seconds = [_seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(4)]
-    return float(2 * size**3 / min(seconds[1:]))
+    return float(2 * size**3 / median(seconds[1:]))
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:

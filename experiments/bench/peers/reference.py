@@ -67,7 +67,7 @@ class Peer(peers.Peer):
         rows = torch.as_tensor(x.astype("int64"))
         circuit = self.problem.circuit
         pairs = zip(circuit.layers, self.params, strict=True)
-        theta = {id(layer): p for layer, p in pairs if p is not None}
+        theta = {id(layer): p.unbind() for layer, p in pairs if p is not None}
 
         def leaf(layer: InputLayer, variable: int, group: int) -> Tensor:
             return theta[id(layer)][group].t()[rows[:, variable]].log()
