@@ -252,7 +252,9 @@ def deviation(found: Sequence[float], expected: Sequence[float]) -> float:
     a, b = np.asarray(found), np.asarray(expected)
     if a.shape != b.shape:
         return float("inf")
-    return float((np.abs(a - b) / np.maximum(1.0, np.abs(b))).max())
+    with np.errstate(invalid="ignore"):
+        difference = np.where(a == b, 0.0, np.abs(a - b) / np.maximum(1.0, np.abs(b)))
+    return float(difference.max())
 
 
 def _take_turns(

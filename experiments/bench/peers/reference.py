@@ -70,17 +70,24 @@ class Peer(peers.Peer):
         theta = {id(layer): p.unbind() for layer, p in pairs if p is not None}
 
         def leaf(layer: InputLayer, variable: int, group: int) -> Tensor:
-            return theta[id(layer)][group].t()[rows[:, variable]].log()
+            return _log(theta[id(layer)][group].t()[rows[:, variable]])
 
         def mix(layer: SumLayer, groups: list[int], parts: list[Tensor]) -> Tensor:
             owner = layer if layer.tied_to is None else circuit.layers[layer.tied_to]
             weights = torch.cat([theta[id(owner)][g] for g in groups], 1)
             below = torch.cat(parts, 1)
             top = below.detach().amax(1, keepdim=True)
-            return ((below - top).exp() @ weights.t()).log() + top
+            top = torch.where(top.isfinite(), top, 0.0)
+            return _log((below - top).exp() @ weights.t()) + top
 
         values = assemble(circuit, leaf, _product, mix)
         return torch.cat([values[root] for root in circuit.roots.tolist()], 1)
+
+
+def _log(p: Tensor) -> Tensor:
+    """The logarithm, of which no gradient comes back where p is zero."""
+    positive = p > 0
+    return torch.where(positive, torch.where(positive, p, 1.0).log(), -torch.inf)
 
 
 def _product(kind: str, parts: list[Tensor]) -> Tensor:
