@@ -78,19 +78,18 @@ class Downward:
             if isinstance(plan, SumPlan):
                 self._sum(layer, plan, flow)
             elif plan.kind == "hadamard":
-                for children, parents in plan.hand_down:
-                    self._push(children, _rows(flow, parents))
+                self._hadamard(layer, plan, flow)
             else:
                 self._gathered_product(plan, flow)
+
+    def _hadamard(self, layer: int, plan: ProductPlan, flow: torch.Tensor) -> None:
+        for children, parents in plan.hand_down:
+            self._push(children, _rows(flow, parents))
 
     def _sum(self, layer: int, plan: SumPlan, flow: torch.Tensor) -> None:
         weights = self.up.weights(layer)
         count = self.counts[self.up.program.owners[layer]]
-        value = self.up.act.tiles[layer].clamp_min_(self.up.tiny)
-        ratio = flow / value
-        mask = self.up.evidence_on(layer)
-        if mask is not None:
-            ratio.mul_(mask)
+        ratio = self._ratio(layer, flow)
         values = self.up.edges(plan).value
         if len(values) != plan.num_blocks:
             ratio = ratio.index_select(0, plan.block_of_edge)
@@ -110,6 +109,12 @@ class Downward:
             down = torch.bmm(ratio, weights.index_select(0, plan.groups))
         down.mul_(values)
         self._split(plan.sources, down)
+
+    def _ratio(self, layer: int, flow: torch.Tensor) -> torch.Tensor:
+        """Flow / value of a sum layer."""
+        ratio = flow / self.up.act.tiles[layer].clamp_min_(self.up.tiny)
+        mask = self.up.evidence_on(layer)
+        return ratio if mask is None else ratio.mul_(mask)
 
     def _gathered_product(self, plan: ProductPlan, flow: torch.Tensor) -> None:
         widths = [self.up.program.widths[slot[0].layer] for slot in plan.slots]

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.engines.torch.backward import Downward
-from pyjuice_bridge.engines.torch.forward import Upward
+from pyjuice_bridge.engines.torch.fused import downward, upward
 from pyjuice_bridge.engines.torch.program import Params, Program, in_double
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 
@@ -64,7 +63,7 @@ def evaluate(
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         picked = _rows_of(evidence, rows)
-        up = Upward(program, params, x[rows], picked, workspace)
+        up = upward(program, params, x[rows], picked, workspace)
         up.run()
         scores = up.log_likelihood()
         doubt = up.doubtful()
@@ -99,9 +98,9 @@ def collect(
         rows = slice(start, start + step)
         picked = _rows_of(evidence, rows)
         try:
-            up = Upward(program, params, x[rows], picked, workspace)
+            up = upward(program, params, x[rows], picked, workspace)
             up.run()
-            down = Downward(up, counts)
+            down = downward(up, counts)
         except torch.cuda.OutOfMemoryError:
             if step == 1:
                 raise

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
+    Edges,
     Factor,
     Index,
     InputPlan,
@@ -63,10 +64,12 @@ class _Compiler:
     def product(self, layer: ProductLayer, width: int) -> ProductPlan:
         if layer.kind == "hadamard":
             return self.hadamard(layer, width)
-        slots = layer.children.reshape(layer.num_blocks, -1).T
-        return ProductPlan(
-            layer.kind, layer.num_blocks, width, slots=tuple(self.cut(s) for s in slots)
-        )
+        slots = tuple(self.cut(s) for s in layer.children.reshape(layer.num_blocks, -1).T)
+        return ProductPlan(layer.kind, layer.num_blocks, width, self.edges(layer), slots=slots)
+
+    def edges(self, layer: ProductLayer) -> Edges:
+        places = self.layer_of[layer.children], self.local[layer.children]
+        return Edges(layer.offsets.astype(np.int64), *(p.astype(np.int64) for p in places))
 
     def hadamard(self, layer: ProductLayer, width: int) -> ProductPlan:
         arity = np.diff(layer.offsets)
@@ -88,7 +91,14 @@ class _Compiler:
             hand_down.append(
                 (self.blocks(int(src), local[pick]), _index(parent[pick], self.device))
             )
-        return ProductPlan(layer.kind, layer.num_blocks, width, tuple(factors), tuple(hand_down))
+        return ProductPlan(
+            layer.kind,
+            layer.num_blocks,
+            width,
+            self.edges(layer),
+            tuple(factors),
+            tuple(hand_down),
+        )
 
     def runs(
         self, target: NDArray[np.integer], source: NDArray[np.integer], width: int

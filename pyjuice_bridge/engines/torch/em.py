@@ -1,16 +1,11 @@
-"""M-steps: how counts become parameters.
-
-Every step is done in place, a few parameter groups at a time, so that a large layer passes
-through the cache once per step and no second copy of it is made.
-"""
+"""M-steps: how counts become parameters, in place."""
 
 from __future__ import annotations
 
 import torch
 
+from pyjuice_bridge.engines.torch import fused_em
 from pyjuice_bridge.engines.torch.program import InputPlan, Params, Program, SumPlan
-
-_CHUNK_BYTES = 2**20
 
 
 def m_step(
@@ -30,24 +25,24 @@ def m_step(
         if isinstance(plan, InputPlan):
             _input_step(theta, count, step_size, pseudocount)
             continue
-        for part in _chunks(theta, 0):
-            t, c = theta[part], count[part]
-            c.mul_(t)
-            _blend(t, c, c.sum(2, keepdim=True), theta.shape[2], step_size, pseudocount)
-            c.zero_()
+        if theta.device.type == "cpu" and theta.dtype == torch.float32:
+            fused_em.step_sums(theta, count, step_size, pseudocount)
+            continue
+        count.mul_(theta)
+        total = count.sum(2, keepdim=True)
+        _blend(theta, count, total, theta.shape[2], step_size, pseudocount)
+        count.zero_()
 
 
 def _input_step(
     theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
 ) -> None:
-    siblings = theta.shape[1] - 1
-    for part in _chunks(theta, 0):
-        t, c = theta[part, 1:], count[part, 1:]
-        total = c.sum(1, keepdim=True)
-        for rows in _chunks(t, 1):
-            _blend(t[:, rows], c[:, rows], total, siblings, step_size, pseudocount)
-            c[:, rows].zero_()
-        count[part, 0].zero_()
+    if theta.device.type == "cpu" and theta.dtype == torch.float32:
+        fused_em.step_inputs(theta, count, step_size, pseudocount)
+        return
+    t, c = theta[:, 1:], count[:, 1:]
+    _blend(t, c, c.sum(1, keepdim=True), t.shape[1], step_size, pseudocount)
+    count.zero_()
 
 
 def anemone_step(
@@ -114,12 +109,3 @@ def _blend(
     theta.mul_(torch.where(seen, 1.0 - step_size, 1.0)).addcmul_(count, rate)
     if pseudocount:
         theta.add_(rate.mul_(pseudocount / siblings))
-
-
-def _chunks(tensor: torch.Tensor, axis: int) -> list[slice]:
-    """Slices along an axis of about a megabyte each (all of it on a GPU)."""
-    if tensor.device.type != "cpu":
-        return [slice(None)]
-    each = tensor.numel() // tensor.shape[axis] * tensor.element_size()
-    step = max(1, _CHUNK_BYTES // each)
-    return [slice(i, i + step) for i in range(0, tensor.shape[axis], step)]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import (
     Circuit,
@@ -56,12 +58,23 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Edges:
+    """The children of a layer's blocks one by one: int64 [blocks + 1] and int64 [edges]."""
+
+    offsets: NDArray[np.int64]
+    layers: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    """Each child's place in its layer."""
+
+
+@dataclass(frozen=True)
 class ProductPlan:
     """A product layer's children, as slices and index tensors."""
 
     kind: ProductKind
     num_blocks: int
     width: int
+    edges: Edges
     factors: tuple[Factor, ...] = ()
     """Hadamard only."""
     hand_down: tuple[tuple[Blocks, Index], ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,8 @@ class Workspace:
     def __init__(self) -> None:
         self._flat: dict[int, torch.Tensor] = {}
         self._faint: dict[int, bool] = {}
+        self.bound: Any = None
+        """What the compiled kernels have been told of the buffers (see ``fused``)."""
 
     def any_faint(self, layer: int, weights: torch.Tensor, limit: float) -> bool:
         """Whether a layer has weights below ``limit``; looked up once until the next M-step."""
@@ -31,14 +33,20 @@ class Workspace:
         """To be called after every M-step."""
         self._faint.clear()
 
-    def tile(self, program: Program, layer: int, batch: int) -> torch.Tensor:
-        """An uninitialised [blocks, batch, width] tile for the layer."""
+    def tile(
+        self, program: Program, layer: int, batch: int, place: int | None = None
+    ) -> torch.Tensor:
+        """An uninitialised [blocks, batch, width] tile for the layer.
+
+        It is the layer's own, or the one that layers of the same ``place`` share.
+        """
         shape = (program.sizes[layer], batch, program.widths[layer])
         size = shape[0] * shape[1] * shape[2]
-        flat = self._flat.get(layer)
+        key = layer if place is None else -1 - place
+        flat = self._flat.get(key)
         if flat is None or flat.numel() < size:
             flat = torch.empty(size, device=program.device, dtype=program.dtype)
-            self._flat[layer] = flat
+            self._flat[key] = flat
         return flat[:size].view(shape)
 
 
@@ -82,7 +90,7 @@ class Values:
         self.tiny = torch.finfo(program.dtype).tiny
         self.faint = self.tiny ** (3 / 4)
         self.act = Activations(len(x))
-        self.shifted = x.t().to(torch.int32) + 1
+        self.shifted = x.t().contiguous().to(torch.int32) + 1
 
     def log_likelihood(self) -> torch.Tensor:
         """float64 [batch, roots]."""

@@ -1,0 +1,298 @@
+"""Compiled inner loops of the float32 engine on CPUs (see ``threads`` for frames and tasks).
+
+Each does in one visit to a row of values what would otherwise be an operation of its own per step,
+with the rows coming from memory each time.  What they compute is what ``forward``, ``backward``
+and ``em`` define.  Rows are scaled by powers of two, which is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import carray, njit
+
+from pyjuice_bridge.engines.torch.threads import (
+    doubles,
+    floats,
+    frame_type,
+    ints,
+    kernel,
+    longs,
+    next_task,
+    pointer,
+)
+
+TINY = float(np.finfo(np.float32).tiny)
+WEAK = TINY ** (1 / 3)
+"""Rows whose maximum is below it are taken again as logarithms."""
+_LN2 = math.log(2.0)
+_FLOAT = 4
+_inline: Any = njit(inline="always", error_model="numpy")
+
+UP = frame_type(
+    *("blocks", "batch", "width", "chunk"),
+    *("offsets", "sources", "variables", "scales", "errors"),
+    *("rows", "tile", "scale", "error", "lost"),
+)
+"""Frame of ``product_up``; a task is ``chunk`` samples of a block.
+
+Read: ``offsets`` int64 [blocks + 1] into int64 arrays with an entry per factor: ``sources``, the
+address of its values, of an input's the table; ``variables``, an input's variable, else -1;
+``scales`` and ``errors``, addresses of its log-scales and error bounds, 0 for none (``errors`` is
+0 where no factor has any).  ``rows`` int32 [variables, batch]: the rows of tables to read.
+Written: ``tile`` float32 [blocks, batch, width]; ``scale`` and ``error`` float64 [blocks, batch];
+``lost``, set to 1 when some error is not 0.
+"""
+
+DOWN = frame_type(
+    *("blocks", "batch", "width", "sets", "columns", "bare"),
+    *("set_offsets", "set_blocks", "offsets", "targets", "variables"),
+    *("rows", "tile", "flow"),
+)
+"""Frame of ``product_down``; a task is ``columns`` nodes of a set of blocks.
+
+``flow`` float32 [blocks, batch, width] enters the products; it is still to be multiplied by
+``tile``, in place, if ``bare``.  ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in
+different sets count into different tables.  ``offsets``, ``variables`` and ``rows`` are as above;
+``targets`` are addresses: of an input's table of counts (0: not counted), which is added to; of the
+tile of a sum, whose values v become flow / v.
+"""
+
+SUM_STEP = frame_type(
+    *("rows", "width", "chunk", "theta", "count"),
+    reals=("step_size", "pseudocount"),
+)
+"""Frame of ``sum_step``; a task is ``chunk`` rows of ``theta`` and ``count`` float32 [rows, width].
+"""
+
+INPUT_STEP = frame_type(
+    *("groups", "categories", "width", "columns", "theta", "count"),
+    reals=("step_size", "pseudocount"),
+)
+"""Frame of ``input_step``; a task is ``columns`` nodes of a group.
+
+``theta`` and ``count`` are float32 [groups, 1 + categories, width], row 0 for missing values.
+"""
+
+
+@_inline
+def _row(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+    """A factor's values for a sample."""
+    place = np.int64(sample)
+    if variable >= 0:
+        place = np.int64(rows[variable * batch + sample])
+    return floats(source + place * width * _FLOAT, width)
+
+
+@_inline
+def _extremes(values):  # type: ignore[no-untyped-def]
+    low, top = np.float32(np.inf), np.float32(0.0)
+    for k in range(len(values)):
+        low = values[k] if values[k] < low else low
+        top = values[k] if values[k] > top else top
+    return low, top
+
+
+@njit(error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
+def _from_logarithms(out, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+    """A product from its factors' logarithms, its maximum one; returns the maximum's logarithm."""
+    width = len(out)
+    logs = np.zeros(width)
+    for e in range(begin, end):
+        values = _row(sources[e], variables[e], rows, sample, batch, width)
+        for k in range(width):
+            logs[k] += math.log(values[k]) if values[k] > 0 else -np.inf
+    peak = logs.max()
+    for k in range(width):
+        out[k] = math.exp(logs[k] - peak) if logs[k] > -np.inf else 0.0
+    return peak
+
+
+@njit(error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
+def _loss(begin, end, errors, sources, variables, rows, sample, batch, width, log_top):  # type: ignore[no-untyped-def]
+    """``underflow.ProductLoss`` of one product."""
+    tops = ratios = 0.0
+    for e in range(begin, end):
+        _, top = _extremes(_row(sources[e], variables[e], rows, sample, batch, width))
+        tops += math.log(top) if top > 0 else -np.inf
+        if errors[e]:
+            error = doubles(errors[e], batch)[sample]
+            if error > 0:
+                ratios += math.log1p(error / top) if top > 0 else np.inf
+    if ratios == 0:
+        return 0.0
+    if log_top == -np.inf or ratios == np.inf:
+        return np.inf
+    return math.expm1(ratios) * math.exp(tops - log_top)
+
+
+@kernel
+def product_up(address):  # type: ignore[no-untyped-def]
+    """Products of blocks, each (block, sample) scaled to a maximum between a half and one."""
+    f = carray(pointer(address), (1,), UP)[0]
+    batch, width, chunk = f.batch, f.width, f.chunk
+    offsets = longs(f.offsets, f.blocks + 1)
+    edges = offsets[f.blocks]
+    sources, variables = longs(f.sources, edges), longs(f.variables, edges)
+    scales, errors = longs(f.scales, edges), longs(f.errors, edges)
+    rows = ints(f.rows, 1 << 60)
+    scale, error = doubles(f.scale, f.blocks * batch), doubles(f.error, f.blocks * batch)
+    chunks = (batch + chunk - 1) // chunk
+    while True:
+        task = next_task(address)
+        if task >= f.tasks:
+            return
+        block = task // chunks
+        start = (task - block * chunks) * chunk
+        begin, end = offsets[block], offsets[block + 1]
+        for sample in range(start, min(batch, start + chunk)):
+            place = block * batch + sample
+            out = floats(f.tile + place * width * _FLOAT, width)
+            first = _row(sources[begin], variables[begin], rows, sample, batch, width)
+            if end - begin == 1:
+                for k in range(width):
+                    out[k] = first[k]
+            else:
+                other = _row(sources[begin + 1], variables[begin + 1], rows, sample, batch, width)
+                for k in range(width):
+                    out[k] = first[k] * other[k]
+                for e in range(begin + 2, end):
+                    other = _row(sources[e], variables[e], rows, sample, batch, width)
+                    for k in range(width):
+                        out[k] *= other[k]
+            low, top = _extremes(out)
+            divisor = 1.0
+            if top < WEAK:
+                log_top = _from_logarithms(
+                    out, begin, end, sources, variables, rows, sample, batch
+                )
+                low, _ = _extremes(out)
+            else:
+                _, exponent = math.frexp(top)
+                log_top = exponent * _LN2
+                divisor = math.ldexp(1.0, exponent)
+                factor = np.float32(1.0 / divisor)
+                for k in range(width):
+                    out[k] *= factor
+            bound = 0.0
+            if f.errors != 0:
+                bound = _loss(
+                    begin, end, errors, sources, variables, rows, sample, batch, width, log_top
+                )
+            if low < TINY:
+                bound += TINY / divisor
+            if bound > 0:
+                f.lost = 1
+            error[place] = bound
+            total = log_top
+            for e in range(begin, end):
+                if scales[e] != 0:
+                    total += doubles(scales[e], batch)[sample]
+            scale[place] = total
+
+
+@kernel
+def product_down(address):  # type: ignore[no-untyped-def]
+    """Flow from products into their factors: counts of inputs, flow / value of sums."""
+    f = carray(pointer(address), (1,), DOWN)[0]
+    batch, width = f.batch, f.width
+    set_offsets, set_blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
+    offsets = longs(f.offsets, f.blocks + 1)
+    edges = offsets[f.blocks]
+    targets, variables = longs(f.targets, edges), longs(f.variables, edges)
+    rows = ints(f.rows, 1 << 60)
+    parts = (width + f.columns - 1) // f.columns
+    tiny = np.float32(TINY)
+    while True:
+        task = next_task(address)
+        if task >= f.tasks:
+            return
+        member = task // parts
+        left = (task - member * parts) * f.columns
+        count = min(f.columns, width - left)
+        for i in range(set_offsets[member], set_offsets[member + 1]):
+            block = set_blocks[i]
+            for sample in range(batch):
+                at = ((block * batch + sample) * width + left) * _FLOAT
+                flow = floats(f.flow + at, count)
+                if f.bare != 0:
+                    value = floats(f.tile + at, count)
+                    for k in range(count):
+                        flow[k] *= value[k]
+                for e in range(offsets[block], offsets[block + 1]):
+                    variable, target = variables[e], targets[e]
+                    if variable < 0:
+                        ratio = floats(target + (sample * width + left) * _FLOAT, count)
+                        for k in range(count):
+                            ratio[k] = flow[k] / (ratio[k] if ratio[k] > tiny else tiny)
+                    elif target != 0:
+                        row = np.int64(rows[variable * batch + sample])
+                        counts = floats(target + (row * width + left) * _FLOAT, count)
+                        for k in range(count):
+                            counts[k] += flow[k]
+
+
+@kernel
+def sum_step(address):  # type: ignore[no-untyped-def]
+    """``em.m_step`` for rows that stand alone; the counts, without their factor, become zero."""
+    f = carray(pointer(address), (1,), SUM_STEP)[0]
+    width = f.width
+    keep = np.float32(1 - f.step_size)
+    zero = np.float32(0)
+    while True:
+        task = next_task(address)
+        if task >= f.tasks:
+            return
+        for row in range(task * f.chunk, min(f.rows, (task + 1) * f.chunk)):
+            theta = floats(f.theta + row * width * _FLOAT, width)
+            count = floats(f.count + row * width * _FLOAT, width)
+            total = zero
+            for k in range(width):
+                count[k] *= theta[k]
+                total += count[k]
+            if total > 0:
+                rate = np.float32(f.step_size / (total + f.pseudocount))
+                more = np.float32(rate * f.pseudocount / width)
+                for k in range(width):
+                    theta[k] = keep * theta[k] + (rate * count[k] + more)
+            for k in range(width):
+                count[k] = zero
+
+
+@kernel
+def input_step(address):  # type: ignore[no-untyped-def]
+    """``em.m_step`` for tables; the counts become zero."""
+    f = carray(pointer(address), (1,), INPUT_STEP)[0]
+    width, categories = f.width, f.categories
+    parts = (width + f.columns - 1) // f.columns
+    totals, rates = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
+    keeps, mores = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
+    zero = np.float32(0)
+    while True:
+        task = next_task(address)
+        if task >= f.tasks:
+            return
+        group = task // parts
+        left = (task - group * parts) * f.columns
+        size = min(f.columns, width - left)
+        base = (group * (1 + categories) * width + left) * _FLOAT
+        totals[:] = zero
+        for row in range(1, 1 + categories):
+            count = floats(f.count + base + row * width * _FLOAT, size)
+            for k in range(size):
+                totals[k] += count[k]
+        for k in range(size):
+            seen = totals[k] > 0
+            rates[k] = f.step_size / (totals[k] + f.pseudocount) if seen else 0.0
+            keeps[k] = 1 - f.step_size if seen else 1.0
+            mores[k] = rates[k] * f.pseudocount / categories
+        for row in range(1 + categories):
+            at = base + row * width * _FLOAT
+            theta, count = floats(f.theta + at, size), floats(f.count + at, size)
+            if row > 0:
+                for k in range(size):
+                    theta[k] = keeps[k] * theta[k] + (rates[k] * count[k] + mores[k])
+            for k in range(size):
+                count[k] = zero
