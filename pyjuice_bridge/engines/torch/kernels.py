@@ -14,6 +14,7 @@ import numpy as np
 from numba import carray, njit
 
 from pyjuice_bridge.engines.torch.threads import (
+    FAST,
     doubles,
     floats,
     frame_type,
@@ -26,7 +27,9 @@ from pyjuice_bridge.engines.torch.threads import (
 
 TINY = float(np.finfo(np.float32).tiny)
 WEAK = TINY ** (1 / 3)
-"""Rows whose maximum is below it are taken again as logarithms."""
+"""Rows whose maximum is below it are taken again in float64."""
+_TINY_BITS = np.float32(TINY).view(np.int32)
+_WEAK_BITS = np.float32(WEAK).view(np.int32)
 _LN2 = math.log(2.0)
 _FLOAT = 4
 _inline: Any = njit(inline="always", error_model="numpy")
@@ -87,45 +90,85 @@ def _row(source, variable, rows, sample, batch, width):  # type: ignore[no-untyp
 
 
 @_inline
-def _extremes(values):  # type: ignore[no-untyped-def]
-    low, top = np.float32(np.inf), np.float32(0.0)
-    for k in range(len(values)):
-        low = values[k] if values[k] < low else low
-        top = values[k] if values[k] > top else top
+def _extremes(address, width):  # type: ignore[no-untyped-def]
+    """The least and the largest of some floats ≥ 0 as bits, whose order is that of the numbers."""
+    bits = ints(address, width)
+    low, top = bits[0], bits[0]
+    for k in range(width):
+        low = min(low, bits[k])
+        top = max(top, bits[k])
     return low, top
 
 
-@njit(error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
-def _from_logarithms(out, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
-    """A product from its factors' logarithms, its maximum one; returns the maximum's logarithm."""
+@njit(error_model="numpy", cache=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _in_double(products, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+    """A product, its running maximum kept at one; returns the logarithm of what it was divided by.
+
+    The factors are float32, so no entry underflows that is not far below float32 at the end.
+    """
+    width = len(products)
+    products[:] = 1.0
+    log_scale = 0.0
+    for e in range(begin, end):
+        values = _row(sources[e], variables[e], rows, sample, batch, width)
+        top = 0.0
+        for k in range(width):
+            products[k] *= values[k]
+            top = products[k] if products[k] > top else top
+        if top == 0:
+            return -np.inf
+        for k in range(width):
+            products[k] /= top
+        log_scale += math.log(top)
+    return log_scale
+
+
+@_inline
+def _round(products, out):  # type: ignore[no-untyped-def]
+    """To float32; whether an entry underflowed that is not exactly zero."""
+    tiny, lost = np.float32(TINY), np.int32(0)
+    for k in range(len(out)):
+        out[k] = products[k]
+        lost |= np.int32(out[k] < tiny) & np.int32(products[k] > 0)
+    return lost
+
+
+@njit(error_model="numpy", cache=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _lost(out, marks, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+    """Whether an entry is below the smallest normal number and no factor of it is exactly zero."""
     width = len(out)
-    logs = np.zeros(width)
+    tiny, zero = np.float32(TINY), np.float32(0)
+    for k in range(width):
+        marks[k] = np.int32(out[k] < tiny)
     for e in range(begin, end):
         values = _row(sources[e], variables[e], rows, sample, batch, width)
         for k in range(width):
-            logs[k] += math.log(values[k]) if values[k] > 0 else -np.inf
-    peak = logs.max()
+            marks[k] &= np.int32(values[k] > zero)
+    found = np.int32(0)
     for k in range(width):
-        out[k] = math.exp(logs[k] - peak) if logs[k] > -np.inf else 0.0
-    return peak
+        found |= marks[k]
+    return found != 0
 
 
 @njit(error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
 def _loss(begin, end, errors, sources, variables, rows, sample, batch, width, log_top):  # type: ignore[no-untyped-def]
-    """``underflow.ProductLoss`` of one product."""
-    tops = ratios = 0.0
+    """``underflow.ProductLoss`` of one product: Π (top + error) - Π top, over its own maximum."""
+    ratio, tops, log_tops = 0.0, 1.0, 0.0
     for e in range(begin, end):
-        _, top = _extremes(_row(sources[e], variables[e], rows, sample, batch, width))
-        tops += math.log(top) if top > 0 else -np.inf
-        if errors[e]:
-            error = doubles(errors[e], batch)[sample]
-            if error > 0:
-                ratios += math.log1p(error / top) if top > 0 else np.inf
-    if ratios == 0:
+        top = float(_row(sources[e], variables[e], rows, sample, batch, width).max())
+        error = doubles(errors[e], batch)[sample] if errors[e] else 0.0
+        if error > 0:
+            share = error / top if top > 0 else np.inf
+            ratio += share * (1.0 + ratio)
+        tops *= top
+        if tops < 1e-200:
+            log_tops += math.log(tops) if tops > 0 else -np.inf
+            tops = 1.0
+    if ratio == 0:
         return 0.0
-    if log_top == -np.inf or ratios == np.inf:
+    if log_top == -np.inf or ratio == np.inf:
         return np.inf
-    return math.expm1(ratios) * math.exp(tops - log_top)
+    return ratio * tops * math.exp(log_tops - log_top)
 
 
 @kernel
@@ -139,6 +182,7 @@ def product_up(address):  # type: ignore[no-untyped-def]
     scales, errors = longs(f.scales, edges), longs(f.errors, edges)
     rows = ints(f.rows, 1 << 60)
     scale, error = doubles(f.scale, f.blocks * batch), doubles(f.error, f.blocks * batch)
+    products, marks = np.empty(width), np.empty(width, np.int32)
     chunks = (batch + chunk - 1) // chunk
     while True:
         task = next_task(address)
@@ -149,7 +193,8 @@ def product_up(address):  # type: ignore[no-untyped-def]
         begin, end = offsets[block], offsets[block + 1]
         for sample in range(start, min(batch, start + chunk)):
             place = block * batch + sample
-            out = floats(f.tile + place * width * _FLOAT, width)
+            at = f.tile + place * width * _FLOAT
+            out = floats(at, width)
             first = _row(sources[begin], variables[begin], rows, sample, batch, width)
             if end - begin == 1:
                 for k in range(width):
@@ -162,15 +207,18 @@ def product_up(address):  # type: ignore[no-untyped-def]
                     other = _row(sources[e], variables[e], rows, sample, batch, width)
                     for k in range(width):
                         out[k] *= other[k]
-            low, top = _extremes(out)
+            low, top = _extremes(at, width)
             divisor = 1.0
-            if top < WEAK:
-                log_top = _from_logarithms(
-                    out, begin, end, sources, variables, rows, sample, batch
+            if top < _WEAK_BITS:
+                log_top = _in_double(
+                    products, begin, end, sources, variables, rows, sample, batch
                 )
-                low, _ = _extremes(out)
+                lost = _round(products, out) != 0
             else:
-                _, exponent = math.frexp(top)
+                lost = low < _TINY_BITS and _lost(
+                    out, marks, begin, end, sources, variables, rows, sample, batch
+                )
+                exponent = (top >> 23) - 126
                 log_top = exponent * _LN2
                 divisor = math.ldexp(1.0, exponent)
                 factor = np.float32(1.0 / divisor)
@@ -181,7 +229,7 @@ def product_up(address):  # type: ignore[no-untyped-def]
                 bound = _loss(
                     begin, end, errors, sources, variables, rows, sample, batch, width, log_top
                 )
-            if low < TINY:
+            if lost:
                 bound += TINY / divisor
             if bound > 0:
                 f.lost = 1

@@ -24,6 +24,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Frame = NDArray[np.void]
+FAST = {"nnan", "nsz", "contract", "reassoc"}
+"""Liberties that compiled arithmetic may take: no NaN comes up, sums may be reordered."""
 
 
 def _pool() -> Any:
@@ -52,7 +54,7 @@ def kernel(function: Callable[[int], None]) -> Any:
         types.void(types.intp),
         cache=True,
         error_model="numpy",
-        fastmath={"nnan", "nsz", "contract", "reassoc"},
+        fastmath=FAST,
     )
     return compile_(function)
 
