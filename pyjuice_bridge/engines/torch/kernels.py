@@ -81,12 +81,18 @@ INPUT_STEP = frame_type(
 
 
 @_inline
-def _row(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
-    """A factor's values for a sample."""
+def _address(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+    """Where a factor's values for a sample are."""
     place = np.int64(sample)
     if variable >= 0:
         place = np.int64(rows[variable * batch + sample])
-    return floats(source + place * width * _FLOAT, width)
+    return source + place * width * _FLOAT
+
+
+@_inline
+def _row(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+    """A factor's values for a sample."""
+    return floats(_address(source, variable, rows, sample, batch, width), width)
 
 
 @_inline
@@ -153,9 +159,16 @@ def _lost(out, marks, begin, end, sources, variables, rows, sample, batch):  # t
 @njit(error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
 def _loss(begin, end, errors, sources, variables, rows, sample, batch, width, log_top):  # type: ignore[no-untyped-def]
     """``underflow.ProductLoss`` of one product: Π (top + error) - Π top, over its own maximum."""
+    inherited = 0.0
+    for e in range(begin, end):
+        if errors[e]:
+            inherited += doubles(errors[e], batch)[sample]
+    if inherited == 0:
+        return 0.0
     ratio, tops, log_tops = 0.0, 1.0, 0.0
     for e in range(begin, end):
-        top = float(_row(sources[e], variables[e], rows, sample, batch, width).max())
+        _, bits = _extremes(_address(sources[e], variables[e], rows, sample, batch, width), width)
+        top = float(np.int32(bits).view(np.float32))
         error = doubles(errors[e], batch)[sample] if errors[e] else 0.0
         if error > 0:
             share = error / top if top > 0 else np.inf
@@ -164,8 +177,6 @@ def _loss(begin, end, errors, sources, variables, rows, sample, batch, width, lo
         if tops < 1e-200:
             log_tops += math.log(tops) if tops > 0 else -np.inf
             tops = 1.0
-    if ratio == 0:
-        return 0.0
     if log_top == -np.inf or ratio == np.inf:
         return np.inf
     return ratio * tops * math.exp(log_tops - log_top)
