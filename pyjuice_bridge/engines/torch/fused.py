@@ -29,8 +29,6 @@ from pyjuice_bridge.engines.torch.values import Activations, Workspace
 
 _TASK_VALUES = 2**13
 """Values of a tile that are one task of the upward pass."""
-_LEAST_COLUMNS = 16
-"""Nodes in a task of the downward pass where a set of blocks has to be cut: a cache line."""
 
 
 def applies(program: Program) -> bool:
@@ -246,14 +244,13 @@ class FusedDownward(Downward):
         width, count = up.program.widths[layer], len(sets.offsets) - 1
         targets = _sources(up.program, self.counts, up.workspace, plan, self._batch)
         self._bound.arrays.append(targets)
-        wanted = -(-torch.get_num_threads() // count)
-        columns = -(-width // (wanted * _LEAST_COLUMNS)) * _LEAST_COLUMNS
+        parts = 1 if sets.keys is None else -(-torch.get_num_threads() // count)
         frame = np.zeros(1, kernels.DOWN)
         frame["blocks"], frame["batch"], frame["width"] = plan.num_blocks, self._batch, width
-        frame["sets"], frame["columns"] = count, columns
-        frame["tasks"] = count * -(-width // columns)
+        frame["sets"], frame["parts"], frame["tasks"] = count, parts, count * parts
         frame["set_offsets"] = sets.offsets.ctypes.data
         frame["set_blocks"] = sets.blocks.ctypes.data
+        frame["keys"] = 0 if sets.keys is None else sets.keys.ctypes.data
         frame["offsets"] = plan.edges.offsets.ctypes.data
         frame["targets"] = targets.ctypes.data
         frame["variables"] = self._bound.layout.variables[layer].ctypes.data

@@ -32,6 +32,8 @@ _TINY_BITS = np.float32(TINY).view(np.int32)
 _WEAK_BITS = np.float32(WEAK).view(np.int32)
 _LN2 = math.log(2.0)
 _FLOAT = 4
+_MIX = 40503
+"""Spreads row numbers over 16 bits: 2^16 divided by the golden ratio."""
 _inline: Any = njit(inline="always", error_model="numpy")
 
 UP = frame_type(
@@ -50,17 +52,19 @@ Written: ``tile`` float32 [blocks, batch, width]; ``scale`` and ``error`` float6
 """
 
 DOWN = frame_type(
-    *("blocks", "batch", "width", "sets", "columns", "bare"),
-    *("set_offsets", "set_blocks", "offsets", "targets", "variables"),
+    *("blocks", "batch", "width", "sets", "parts", "bare"),
+    *("set_offsets", "set_blocks", "keys", "offsets", "targets", "variables"),
     *("rows", "tile", "flow"),
 )
-"""Frame of ``product_down``; a task is ``columns`` nodes of a set of blocks.
+"""Frame of ``product_down``; a task is a part of the samples of a set of blocks.
 
 ``flow`` float32 [blocks, batch, width] enters the products; it is still to be multiplied by
 ``tile``, in place, if ``bare``.  ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in
-different sets count into different tables.  ``offsets``, ``variables`` and ``rows`` are as above;
-``targets`` are addresses: of an input's table of counts (0: not counted), which is added to; of the
-tile of a sum, whose values v become flow / v.
+different sets count into different tables.  Where there are ``parts`` of a set, samples that read
+the same row of its one table are in the same part: ``keys`` int64 [blocks] are the variables to look
+at, -1 where there is no table.  ``offsets``, ``variables`` and ``rows`` are as above; ``targets`` are
+addresses: of an input's table of counts (0: not counted), which is added to; of the tile of a sum,
+whose values v become flow / v.
 """
 
 SUM_STEP = frame_type(
@@ -262,34 +266,40 @@ def product_down(address):  # type: ignore[no-untyped-def]
     edges = offsets[f.blocks]
     targets, variables = longs(f.targets, edges), longs(f.variables, edges)
     rows = ints(f.rows, 1 << 60)
-    parts = (width + f.columns - 1) // f.columns
+    keys = longs(f.keys, f.blocks)
+    parts = f.parts
     tiny = np.float32(TINY)
     while True:
         task = next_task(address)
         if task >= f.tasks:
             return
         member = task // parts
-        left = (task - member * parts) * f.columns
-        count = min(f.columns, width - left)
+        part = task - member * parts
         for i in range(set_offsets[member], set_offsets[member + 1]):
             block = set_blocks[i]
             for sample in range(batch):
-                at = ((block * batch + sample) * width + left) * _FLOAT
-                flow = floats(f.flow + at, count)
+                if parts > 1:
+                    row, key = sample, keys[block]
+                    if key >= 0:
+                        row = np.int64(rows[key * batch + sample])
+                    if ((row * _MIX & 0xFFFF) * parts) >> 16 != part:
+                        continue
+                at = (block * batch + sample) * width * _FLOAT
+                flow = floats(f.flow + at, width)
                 if f.bare != 0:
-                    value = floats(f.tile + at, count)
-                    for k in range(count):
+                    value = floats(f.tile + at, width)
+                    for k in range(width):
                         flow[k] *= value[k]
                 for e in range(offsets[block], offsets[block + 1]):
                     variable, target = variables[e], targets[e]
                     if variable < 0:
-                        ratio = floats(target + (sample * width + left) * _FLOAT, count)
-                        for k in range(count):
+                        ratio = floats(target + sample * width * _FLOAT, width)
+                        for k in range(width):
                             ratio[k] = flow[k] / (ratio[k] if ratio[k] > tiny else tiny)
                     elif target != 0:
                         row = np.int64(rows[variable * batch + sample])
-                        counts = floats(target + (row * width + left) * _FLOAT, count)
-                        for k in range(count):
+                        counts = floats(target + row * width * _FLOAT, width)
+                        for k in range(width):
                             counts[k] += flow[k]
 
 

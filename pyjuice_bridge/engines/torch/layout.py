@@ -27,11 +27,15 @@ Longs = NDArray[np.int64]
 class Sets:
     """Blocks of a product layer, so that two sets never count into the same table.
 
-    int64 [sets + 1] and int64 [blocks].
+    Attributes:
+        offsets, blocks: int64 [sets + 1] and int64 [blocks].
+        keys: int64 [blocks], the variable of each block's only input, -1 where it has none; None
+            where a block has several, and the work on a set cannot be cut by the rows they read.
     """
 
     offsets: Longs
     blocks: Longs
+    keys: Longs | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def layout(program: Program) -> Layout:
     products = _hadamards(program)
     divided, down = _divided(program, products)
     variables = {i: _variables(program, plan) for i, plan in products.items()}
-    sets = {i: _sets(program, products[i]) for i in down}
+    sets = {i: _sets(program, products[i], variables[i]) for i in down}
     return Layout(variables, sets, divided, _bare(program, down))
 
 
@@ -151,7 +155,7 @@ def _bare(program: Program, down: frozenset[int]) -> dict[int, int]:
     return places
 
 
-def _sets(program: Program, plan: ProductPlan) -> Sets:
+def _sets(program: Program, plan: ProductPlan, variables: Longs) -> Sets:
     """Connected components of blocks that share tables."""
     leader = list(range(plan.num_blocks))
 
@@ -172,4 +176,9 @@ def _sets(program: Program, plan: ProductPlan) -> Sets:
     leaders = np.array([find(block) for block in range(plan.num_blocks)])
     order = np.argsort(leaders, kind="stable")
     sizes = np.unique(leaders, return_counts=True)[1]
-    return Sets(np.cumsum([0, *sizes]), order.astype(np.int64))
+    block_of_edge = np.repeat(np.arange(plan.num_blocks), np.diff(plan.edges.offsets))
+    inputs = variables >= 0
+    keys = np.full(plan.num_blocks, -1, np.int64)
+    keys[block_of_edge[inputs]] = variables[inputs]
+    several = inputs.sum() > (keys >= 0).sum()
+    return Sets(np.cumsum([0, *sizes]), order.astype(np.int64), None if several else keys)
