@@ -77,12 +77,13 @@ class Downward:
             flow = self.flows[layer] if layer in self.keep else self.flows.pop(layer)
             if isinstance(plan, SumPlan):
                 self._sum(layer, plan, flow)
-            elif plan.kind == "hadamard":
-                self._hadamard(layer, plan, flow)
             else:
-                self._gathered_product(plan, flow)
+                self._product(layer, plan, flow)
 
-    def _hadamard(self, layer: int, plan: ProductPlan, flow: torch.Tensor) -> None:
+    def _product(self, layer: int, plan: ProductPlan, flow: torch.Tensor) -> None:
+        if plan.kind != "hadamard":
+            self._gathered_product(plan, flow)
+            return
         for children, parents in plan.hand_down:
             self._push(children, _rows(flow, parents))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pyjuice_bridge.engines.torch import fused_em
+from pyjuice_bridge.engines.torch import fused
 from pyjuice_bridge.engines.torch.program import InputPlan, Params, Program, SumPlan
 
 
@@ -25,8 +25,8 @@ def m_step(
         if isinstance(plan, InputPlan):
             _input_step(theta, count, step_size, pseudocount)
             continue
-        if theta.device.type == "cpu" and theta.dtype == torch.float32:
-            fused_em.step_sums(theta, count, step_size, pseudocount)
+        if fused.applies(theta.device, theta.dtype):
+            fused.step_sums(theta, count, step_size, pseudocount)
             continue
         count.mul_(theta)
         total = count.sum(2, keepdim=True)
@@ -37,8 +37,8 @@ def m_step(
 def _input_step(
     theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
 ) -> None:
-    if theta.device.type == "cpu" and theta.dtype == torch.float32:
-        fused_em.step_inputs(theta, count, step_size, pseudocount)
+    if fused.applies(theta.device, theta.dtype):
+        fused.step_inputs(theta, count, step_size, pseudocount)
         return
     t, c = theta[:, 1:], count[:, 1:]
     _blend(t, c, c.sum(1, keepdim=True), t.shape[1], step_size, pseudocount)

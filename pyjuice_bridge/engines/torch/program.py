@@ -8,6 +8,7 @@ marginalisation needs no mask.  A sum layer keeps [groups, width_out, width_in].
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ class Program:
     device: torch.device
     dtype: torch.dtype
 
-    @property
+    @cached_property
     def tile_entries(self) -> tuple[int, ...]:
         """Values per sample in each layer; none for input layers, which are read where used."""
         return tuple(
@@ -141,12 +142,12 @@ class Program:
             for plan, size, width in zip(self.layers, self.sizes, self.widths, strict=True)
         )
 
-    @property
+    @cached_property
     def largest_tile(self) -> int:
         """Bytes of one sample's values in the widest layer, at least one value."""
         return max(1, *self.tile_entries) * self.dtype.itemsize
 
-    @property
+    @cached_property
     def activation_bytes(self) -> int:
         """Bytes kept per sample between the upward and the downward pass."""
         return sum(self.tile_entries) * self.dtype.itemsize + 8 * sum(self.sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,6 +11,10 @@ import torch
 
 from pyjuice_bridge.engines.torch.program import Blocks, Params, Program
 from pyjuice_bridge.engines.torch.underflow import TOLERANCE, raised
+
+_STAGGER, _STAGGERED = 80, 13
+"""Numbers by which buffers begin after one another, so that the same place in several of them is
+not at the same place of a memory page: processors take such stores and loads for related."""
 
 Evidence = dict[str, torch.Tensor]
 """Latent name → int64 [batch, positions] or float [batch, positions, width]."""
@@ -18,10 +24,12 @@ class Workspace:
     """What batches share: reused buffers for the kept activations, and facts about the weights."""
 
     def __init__(self) -> None:
-        self._flat: dict[int, torch.Tensor] = {}
+        self._flat: dict[Hashable, torch.Tensor] = {}
         self._faint: dict[int, bool] = {}
-        self.bound: Any = None
-        """What the compiled kernels have been told of the buffers (see ``fused``)."""
+        self.version = 0
+        """Changes when a buffer is made anew."""
+        self.jobs: dict[int, Any] = {}
+        """By batch size, what compiled kernels have been told of the buffers (see ``fused``)."""
 
     def any_faint(self, layer: int, weights: torch.Tensor, limit: float) -> bool:
         """Whether a layer has weights below ``limit``; looked up once until the next M-step."""
@@ -33,21 +41,20 @@ class Workspace:
         """To be called after every M-step."""
         self._faint.clear()
 
-    def tile(
-        self, program: Program, layer: int, batch: int, place: int | None = None
-    ) -> torch.Tensor:
-        """An uninitialised [blocks, batch, width] tile for the layer.
-
-        It is the layer's own, or the one that layers of the same ``place`` share.
-        """
+    def tile(self, program: Program, layer: int, batch: int) -> torch.Tensor:
+        """An uninitialised [blocks, batch, width] tile for the layer."""
         shape = (program.sizes[layer], batch, program.widths[layer])
-        size = shape[0] * shape[1] * shape[2]
-        key = layer if place is None else -1 - place
+        return self.buffer(layer, shape, program)
+
+    def buffer(self, key: Hashable, shape: tuple[int, ...], program: Program) -> torch.Tensor:
+        """An uninitialised tensor, the same memory for the same ``key``."""
+        size = math.prod(shape)
         flat = self._flat.get(key)
         if flat is None or flat.numel() < size:
-            skip = 16 * (5 * len(self._flat) % 64)
-            flat = torch.empty(size+skip, device=program.device, dtype=program.dtype)[skip:]
+            skip = _STAGGER * (len(self._flat) % _STAGGERED)
+            flat = torch.empty(skip + size, device=program.device, dtype=program.dtype)[skip:]
             self._flat[key] = flat
+            self.version += 1
         return flat[:size].view(shape)
 
 
