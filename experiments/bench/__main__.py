@@ -21,7 +21,7 @@ import torch
 
 from experiments.bench import suite
 from experiments.bench.contest import Result, Settings, run
-from experiments.bench.contestants import CONTESTANTS, Entry
+from experiments.bench.contestants import CONTESTANTS, ENGINES, Entry
 from experiments.bench.fits import Fit, fit_all, series
 from experiments.bench.machine import facts
 from experiments.bench.table import bullets, case_table, fit_table, heading
@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
     fits: list[Fit] = []
     failed: list[str] = []
     if _wanted("fits", options.only):
-        ours = [e for e in here if e.name.startswith("ours") and not e.absent()]
+        ours = [e for e in here if e in ENGINES and not e.absent()]
         fits, failed = fit_all(series(quick=options.quick), ours, settings)
         _print(fit_table(fits))
     missing = failed + not_measured(options.device, entries)

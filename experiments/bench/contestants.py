@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from importlib import import_module
-from typing import get_args
+from typing import cast
 
 from experiments.bench.peers import Peer
 from experiments.bench.peers.paths import ctrlg_file
 from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.julia_environment import julia_state
+from pyjuice_bridge.engines.torch import TorchEngine
+from pyjuice_bridge.errors import UserError
 
 ALL = ("hmm", "hclt", "patches", "rat_spn")
 TOLERANCE = 1e-4
@@ -54,6 +56,8 @@ class Entry:
             return "" if state.usable else f"Julia {state.reason}"
         if self.module == "ctrlg":
             return "" if ctrlg_file() else "--ctrlg names no folder that holds its package"
+        if "precision" in dict(self.options):
+            return _no_precision(dict(self.options)["precision"], self.devices[0])
         if self.needs and importlib.util.find_spec(self.needs) is None:
             return "not installed"
         return ""
@@ -61,28 +65,27 @@ class Entry:
 
 OURS = Entry("ours, torch", "torch_engine")
 """What ratios refer to."""
+JULIA = Entry("ours, julia", "julia_engine")
+ENGINES = (OURS, JULIA)
 
 
-def _ours_with_fewer_bits() -> list[Entry]:
-    """The engine at every precision it offers below float32."""
-    names = [p for p in get_args(Precision) if p not in ("float32", "float64")]
-    return [
-        Entry(
-            f"ours, torch {name}",
-            "torch_engine",
-            devices=("cuda",),
-            options=(("precision", name),),
-            tolerance=LOW_PRECISION,
-        )
-        for name in names
-    ]
+def _fewer_bits(precision: Precision, device: str) -> Entry:
+    """The engine with rounded factors, where the device has units for them."""
+    return Entry(
+        f"ours, torch {precision}",
+        "torch_engine",
+        devices=(device,),
+        options=(("precision", precision),),
+        tolerance=LOW_PRECISION,
+    )
 
 
 _TREES = ("hclt", "rat_spn")
 CONTESTANTS = (
     OURS,
-    *_ours_with_fewer_bits(),
-    Entry("ours, julia", "julia_engine"),
+    _fewer_bits("bf16", "cpu"),
+    _fewer_bits("tf32", "cuda"),
+    JULIA,
     Entry("naive torch", "naive", families=("hclt",), options=(("denormals", "flushed"),)),
     Entry(
         "naive torch, denormals kept",
@@ -115,6 +118,15 @@ CONTESTANTS = (
         options=(("float32", "forced"),),
     ),
 )
+
+
+def _no_precision(precision: str, device: str) -> str:
+    """Why the engine does not offer a precision here; empty if it does."""
+    try:
+        TorchEngine(device, cast(Precision, precision))
+    except (UserError, AssertionError, RuntimeError) as failure:
+        return str(failure).splitlines()[0]
+    return ""
 
 
 def entry_named(name: str) -> Entry:

@@ -12,6 +12,7 @@ from pyjuice_bridge.config.circuit import CircuitSection, HcltCircuit, HmmCircui
 from pyjuice_bridge.config.data import Data, TextData
 from pyjuice_bridge.config.teacher import Cluster, PixelTeacher, Teacher
 from pyjuice_bridge.config.train import LatentPhase, Phase, Train, Tune
+from pyjuice_bridge.engines import Precision
 
 _KINDS = {
     "images": {"teacher": "pixels", "circuit": "hclt"},
@@ -68,7 +69,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     engine: Literal["auto", "torch", "julia"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
     data: Data
     teacher: Teacher = Field(default_factory=PixelTeacher)
     cluster: Cluster = Field(default_factory=Cluster)

@@ -11,7 +11,7 @@ from pyjuice_bridge.errors import UserError
 
 EngineName = Literal["auto", "torch", "julia"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "float64"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
 
 ENGINES = ("auto", "torch", "julia")
 DEVICES = ("auto", "cpu", "cuda")
@@ -61,11 +61,16 @@ def get_engine(
 
     ``choose_engine`` makes the same decision and gives its reason.  ``precision`` is that of the
     engine's arithmetic; results are float64 in any case.
+
+    Raises:
+        UserError: the device cannot do what was asked for.
     """
     choice = choose_engine(name, device)
     if choice.name == "julia":
         from pyjuice_bridge.engines.julia import JuliaEngine
 
+        if precision not in ("float32", "float64"):
+            raise UserError(f"precision: {precision!r} is for the engine 'torch'; set 'float32'.")
         return JuliaEngine(device=choice.device, precision=precision)
     from pyjuice_bridge.engines.torch import TorchEngine
 

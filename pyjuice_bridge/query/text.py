@@ -156,7 +156,7 @@ class TextModel:
 
     @cached_property
     def _tensors(self) -> HmmTensors:
-        dtype = torch.float32 if self.precision == "float32" else torch.float64
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
         return HmmTensors.of(self.hmm, self.engine.device, dtype)
 
     def _chunks(self, count: int) -> list[slice]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
+from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
 from pyjuice_bridge.engines.evidence import check_latents, check_rows, check_weights
 from pyjuice_bridge.engines.resume import training_key
@@ -27,6 +29,7 @@ from pyjuice_bridge.engines.torch.batches import (
 from pyjuice_bridge.engines.torch.compile import compile_circuit
 from pyjuice_bridge.engines.torch.fit import Rows, Trainer, train
 from pyjuice_bridge.engines.torch.mpe import mpe_rows
+from pyjuice_bridge.engines.torch.precision import check_precision, dtype_of, matrix_products
 from pyjuice_bridge.engines.torch.program import to_device, to_numpy
 from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
 from pyjuice_bridge.engines.torch.values import Workspace
@@ -35,7 +38,19 @@ from pyjuice_bridge.engines.torch.values import Workspace
 # inherited: it must come before the first parallel operation.
 torch.set_flush_denormal(True)
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _arithmetic(method: Callable[Concatenate[TorchEngine, P], R]) -> Callable[..., R]:
+    """A method that runs without gradients and in the engine's precision."""
+
+    @wraps(method)
+    def run(self: TorchEngine, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(), matrix_products(self.precision, self._device):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class TorchEngine:
@@ -43,17 +58,20 @@ class TorchEngine:
 
     Args:
         device: ``cpu`` or ``cuda`` (``cuda:1`` …).
-        precision: of activations and parameters; ``float64`` is for checks.
+        precision: ``float32``; ``float64``, for checks; ``tf32`` and ``bf16``: float32 whose matrix
+            products round their factors (see ``precision``).
+
+    Raises:
+        UserError: the device has no units for the precision.
     """
 
     name = "torch"
 
-    def __init__(
-        self, device: str = "cpu", precision: Literal["float32", "float64"] = "float32"
-    ) -> None:
-        self.device = device
+    def __init__(self, device: str = "cpu", precision: Precision = "float32") -> None:
+        self.device, self.precision = device, precision
         self._device = torch.device(device)
-        self._dtype = _DTYPES[precision]
+        self._dtype = dtype_of(precision)
+        check_precision(precision, self._device)
 
     @property
     def pid(self) -> int:
@@ -66,7 +84,7 @@ class TorchEngine:
         program = compile_circuit(circuit, self._device, self._dtype)
         return program, to_device(circuit, self._device, self._dtype)
 
-    @torch.inference_mode()
+    @_arithmetic
     def log_likelihood(
         self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
     ) -> NDArray[np.float64]:
@@ -78,7 +96,7 @@ class TorchEngine:
         scores = evaluate(program, params, rows, evidence, Workspace())
         return processes.gather(scores, len(x)).cpu().numpy()
 
-    @torch.inference_mode()
+    @_arithmetic
     def expected_counts(
         self,
         circuit: Circuit,
@@ -94,7 +112,7 @@ class TorchEngine:
         arrays = to_numpy(program, [None if c is None else c.mul_(scale) for c in counts])
         return Counts(tuple(arrays), float(total) * scale)
 
-    @torch.inference_mode()
+    @_arithmetic
     def fit(
         self,
         circuit: Circuit,
@@ -119,7 +137,7 @@ class TorchEngine:
         if checkpoint is not None:
             key = training_key(
                 self.name,
-                str(self._dtype),
+                self.precision,
                 circuit,
                 x,
                 options,
@@ -131,7 +149,7 @@ class TorchEngine:
             trainer, circuit, checkpoint=checkpoint, key=key, on_epoch=on_epoch, on_batch=on_batch
         )
 
-    @torch.inference_mode()
+    @_arithmetic
     def sample(
         self,
         circuit: Circuit,
@@ -154,7 +172,7 @@ class TorchEngine:
         drawn = sample_rows(circuit, program, params, x, observed, n, seed=seed, root=root)
         return drawn[0] if alone else drawn
 
-    @torch.inference_mode()
+    @_arithmetic
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
@@ -162,7 +180,7 @@ class TorchEngine:
         program, params = self._load(circuit)
         return mpe_rows(circuit, program, params, tensor_of(evidence, self._device), root=root)
 
-    @torch.inference_mode()
+    @_arithmetic
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:

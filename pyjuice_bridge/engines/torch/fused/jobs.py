@@ -164,9 +164,7 @@ class Jobs:
             **self._product(layer),
         )
 
-    def _sources(
-        self, plan: ProductPlan, tables: Params, tiles: dict[int, torch.Tensor]
-    ) -> Longs:
+    def _sources(self, plan: ProductPlan, tables: Params, tiles: dict[int, torch.Tensor]) -> Longs:
         """int64 [edges], addresses: of an input's table (0 for none), of another block's tile."""
         found = np.zeros(len(plan.edges.layers), np.int64)
         for layer in np.unique(plan.edges.layers):

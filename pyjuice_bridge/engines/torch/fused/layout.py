@@ -147,9 +147,9 @@ def _handed(
             parents.setdefault(int(layer), Counter()).update(blocks)
             above.setdefault(int(layer), set()).add(i)
     elsewhere = {blocks.layer for blocks in program.roots}
-    for plan in program.layers:
-        if isinstance(plan, SumPlan):
-            elsewhere |= {blocks.layer for blocks in plan.sources}
+    for layer_plan in program.layers:
+        if isinstance(layer_plan, SumPlan):
+            elsewhere |= {blocks.layer for blocks in layer_plan.sources}
     handed = {
         i
         for i in sums | products.keys()

@@ -90,7 +90,10 @@ class FusedUpward(Upward):
 
     def _keep_scale(self, layer: int) -> None:
         """Scales and error bounds stand where jobs look for them."""
-        for kept, found in ((self.jobs.scales, self.act.scales), (self.jobs.errors, self.act.errors)):
+        for kept, found in (
+            (self.jobs.scales, self.act.scales),
+            (self.jobs.errors, self.act.errors),
+        ):
             if layer in found and address(found[layer]) != address(kept[layer]):
                 kept[layer].copy_(found[layer])
                 found[layer] = kept[layer]

@@ -73,10 +73,10 @@ DOWN = frame_type(
 ``flow`` float32 [blocks, batch, width] enters the products; it is still to be multiplied by
 ``tile``, in place, if ``bare``.  ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in
 different sets count into different tables.  Where there are ``parts`` of a set, samples that read
-the same row of its one table are in the same part: ``keys`` int64 [blocks] are the variables to look
-at, negative where there is no table.  The rest is as above, and ``targets`` are addresses: of an
-input's table of counts (0: not counted), which is added to; of the tile of a sum, whose values v
-become flow / v; of a product's tile of flows.
+the same row of its one table are in the same part: ``keys`` int64 [blocks] are the variables to
+look at, negative where there is no table.  The rest is as above, and ``targets`` are addresses: of
+an input's table of counts (0: not counted), which is added to; of the tile of a sum, whose values
+v become flow / v; of a product's tile of flows.
 """
 
 
@@ -124,9 +124,7 @@ def hadamard_up(address):  # type: ignore[no-untyped-def]
                 for k in range(width):
                     out[k] = first[k]
             else:
-                other = row_of(
-                    sources[begin + 1], variables[begin + 1], rows, sample, batch, width
-                )
+                other = row_of(sources[begin + 1], variables[begin + 1], rows, sample, batch, width)
                 for k in range(width):
                     out[k] = first[k] * other[k]
                 for e in range(begin + 2, end):
@@ -334,9 +332,8 @@ def product_down(address):  # type: ignore[no-untyped-def]
             begin, end = offsets[block], offsets[block + 1]
             for sample in range(batch):
                 if parts > 1:
-                    row, key = sample, keys[block]
-                    if key >= 0:
-                        row = np.int64(rows[key * batch + sample])
+                    key = keys[block]
+                    row = np.int64(sample if key < 0 else rows[key * batch + sample])
                     if ((row * _MIX & 0xFFFF) * parts) >> 16 != part:
                         continue
                 at = (block * batch + sample) * width * FLOAT
@@ -352,9 +349,7 @@ def product_down(address):  # type: ignore[no-untyped-def]
                     place = f.flow + at
                     for e in range(begin, end):
                         piece = floats(place, widths[e])
-                        _hand(
-                            piece, widths[e], targets[e], variables[e], rows, sample, batch, tiny
-                        )
+                        _hand(piece, widths[e], targets[e], variables[e], rows, sample, batch, tiny)
                         place += widths[e] * FLOAT
                 else:
                     n, m = widths[begin], widths[begin + 1]

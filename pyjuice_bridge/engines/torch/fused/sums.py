@@ -25,13 +25,13 @@ MIX = frame_type(
 )
 """Frame of ``mix`` and ``spread``; a task is ``chunk`` samples of a block.
 
-``offsets`` int64 [blocks + 1] into the edges.  ``mixed`` float32 [edges, batch, width], what each edge
-alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and ``errors``, int64
-[edges], are addresses of the log-scales and error bounds of the children (``errors`` may be 0).
-``factors`` float32 [edges, batch]: each edge's scale over the block's.  ``tile`` float32 [blocks,
-batch, width] is written by ``mix`` and read by ``spread``, ``scale`` and ``error`` float64 [blocks,
-batch] and ``lost`` are as in ``products``.  Values below ``faint`` may have lost ``floor``.  Where
-blocks are ``single``, with one edge each, only ``error`` is written.
+``offsets`` int64 [blocks + 1] into the edges.  ``mixed`` float32 [edges, batch, width], what each
+edge alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and ``errors``,
+int64 [edges], are addresses of the log-scales and error bounds of the children (``errors`` may be
+0).  ``factors`` float32 [edges, batch]: each edge's scale over the block's.  ``tile`` float32
+[blocks, batch, width] is written by ``mix`` and read by ``spread``; ``scale``, ``error`` and
+``lost`` are as in ``products``.  Values below ``faint`` may have lost ``floor``.  Where blocks are
+``single``, with one edge each, only ``error`` is written.
 """
 
 SUM_STEP = frame_type(

@@ -1,0 +1,185 @@
+"""Compiled kernels against the plain operations of the same engine, and what they may not depend
+on: threads, cuts of the batch, an OpenMP library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from circuits import mixture, random_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_circuits import random_circuit
+
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.hmm import random_hmm
+from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_graph import random_region_graph
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.engines.base import FitOptions
+from pyjuice_bridge.engines.torch import TorchEngine
+from pyjuice_bridge.engines.torch.backward import Downward, finish_counts, new_counts
+from pyjuice_bridge.engines.torch.em import m_step
+from pyjuice_bridge.engines.torch.forward import Upward
+from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, threads
+from pyjuice_bridge.engines.torch.fused.layout import layout
+from pyjuice_bridge.engines.torch.program import in_double
+from pyjuice_bridge.engines.torch.values import Workspace
+
+ENGINE = TorchEngine()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def passes(
+    kind: type[Upward], circuit: Circuit, x: np.ndarray, evidence: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Log-likelihoods, and the expected counts of rows with weights that differ."""
+    program, params = ENGINE._load(circuit)
+    with torch.inference_mode():
+        up = kind(program, params, torch.from_numpy(x.copy()), evidence, Workspace())
+        up.run()
+        found = up.log_likelihood()
+        counts = new_counts(program, params)
+        weights = torch.linspace(0.5, 1.0, len(x))[:, None].repeat(1, found.shape[1])
+        downward(up, counts).run(weights.masked_fill(found.isneginf(), 0.0))
+        finish_counts(program, params, counts)
+    return found, [count for count in counts if count is not None]
+
+
+def check_same(circuit: Circuit, x: np.ndarray, evidence: dict[str, torch.Tensor]) -> None:
+    plain, plain_counts = passes(Upward, circuit, x, evidence)
+    fused, fused_counts = passes(FusedUpward, circuit, x, evidence)
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    for a, b in zip(fused_counts, plain_counts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 100_000), size=st.integers(2, 8), missing=st.sampled_from([0.0, 0.4]))
+def test_random_circuits(seed: int, size: int, missing: float) -> None:
+    circuit = random_circuit(seed, size)
+    check_same(circuit, random_rows(circuit, 9, seed, missing), {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1000), soft=st.booleans(), width=st.integers(1, 19))
+def test_trees_with_evidence_on_latents(seed: int, soft: bool, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    circuit = hclt([-1, 0, 0, 1, 3], width, 4, seed=seed)
+    x = random_rows(circuit, 11, seed, 0.2)
+    (name, blocks), *_ = circuit.latents.items()
+    states = rng.integers(-1, width, (len(x), len(blocks)))
+    evidence = torch.from_numpy(states)
+    if soft:
+        evidence = torch.from_numpy(rng.uniform(0.1, 1, (*states.shape, width)).astype("f4"))
+    check_same(circuit, x, {name: evidence})
+
+
+def structures() -> list[Circuit]:
+    graph = random_region_graph(8, 2, 3, seed=1)
+    return [
+        random_hmm(5, 6, seed=0).circuit(7),
+        mixture(6, 3, 1),
+        rat_spn(graph, 3, 3, 4, seed=1),
+        hclt([-1, 0, 1, 1], 33, 7, seed=2),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_structures(which: int) -> None:
+    circuit = structures()[which]
+    check_same(circuit, random_rows(circuit, 40, 3, 0.1), {})
+
+
+def test_every_step_of_a_tree_a_chain_and_a_rat_spn_is_a_kernel() -> None:
+    graph = random_region_graph(16, 3, 2, seed=1)
+    for circuit in (
+        hclt([-1, 0, 1, 1], 8, 5, seed=2),
+        rat_spn(graph, 4, 4, 5, seed=1),
+        structures()[0],
+    ):
+        program, _ = ENGINE._load(circuit)
+        found = layout(program)
+        assert found.sets.keys() == found.variables.keys()
+
+
+def test_samples_may_be_cut_anywhere(one_thread: None) -> None:
+    """One thread, so that sums are in one order; rows per call are the only difference."""
+    circuit = hclt([-1, 0, 1, 1], 16, 5, seed=2)
+    x = random_rows(circuit, 50, 1)
+    whole = ENGINE.log_likelihood(circuit, x)
+    parts = [ENGINE.log_likelihood(circuit, x[i : i + 7]) for i in range(0, 50, 7)]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_number_of_threads_does_not_matter(which: int, one_thread: None) -> None:
+    circuit = structures()[which]
+    x = random_rows(circuit, 64, 5)
+    alone = ENGINE.expected_counts(circuit, x)
+    torch.set_num_threads(3)
+    together = ENGINE.expected_counts(circuit, x)
+    for a, b in zip(alone.layers, together.layers, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_without_openmp_kernels_run_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    circuit = hclt([-1, 0, 1, 1], 16, 5, seed=2)
+    x = random_rows(circuit, 50, 1)
+    expected = ENGINE.log_likelihood(circuit, x)
+    monkeypatch.setattr(threads, "_POOL", None)
+    np.testing.assert_array_equal(ENGINE.log_likelihood(circuit, x), expected)
+
+
+@pytest.mark.parametrize("pseudocount", [0.0, 0.3])
+@pytest.mark.parametrize("step_size", [1.0, 0.2])
+def test_m_steps_equal_those_in_float64(step_size: float, pseudocount: float) -> None:
+    circuit = hclt([-1, 0, 1, 1], 70, 5, seed=2)
+    program, params = ENGINE._load(circuit)
+    generator = torch.Generator().manual_seed(0)
+    counts = [None if p is None else torch.rand(p.shape, generator=generator) for p in params]
+    for count in counts:
+        if count is not None:
+            count[0, :, :2] = 0.0
+            count[-1] = 0.0
+    double = [[None if t is None else t.double() for t in part] for part in (params, counts)]
+    m_step(program, params, counts, step_size, pseudocount)
+    m_step(in_double(program), *double, step_size, pseudocount)
+    for a, b, count in zip(params, double[0], counts, strict=True):
+        if a is not None and b is not None and count is not None:
+            torch.testing.assert_close(a.double(), b, rtol=2e-6, atol=1e-9)
+            assert not count.any()
+
+
+def test_batches_of_several_sizes_share_a_workspace() -> None:
+    """A last batch that is shorter, and scores in between, change nothing."""
+    circuit = hclt([-1, 0, 1, 1], 12, 5, seed=2)
+    x = random_rows(circuit, 50, 1)
+    options = FitOptions("mini_em", epochs=3, batch_size=16, seed=0)
+    with_scores = ENGINE.fit(circuit, x, options, valid=x[:30])
+    without = ENGINE.fit(circuit, x, options)
+    scores = [e.valid for e in with_scores.history]
+    assert None not in scores
+    np.testing.assert_allclose(
+        [e.train for e in with_scores.history], [e.train for e in without.history], rtol=1e-6
+    )
+
+
+def test_the_plain_pass_is_kept_for_other_precisions() -> None:
+    program, params = TorchEngine(precision="float64")._load(hclt([-1, 0], 2, 2, seed=0))
+    x = torch.zeros(3, 2, dtype=torch.uint8)
+    from pyjuice_bridge.engines.torch.fused import upward
+
+    up = upward(program, params, x, {}, Workspace())
+    assert type(up) is Upward
+    assert type(downward(up, new_counts(program, params))) is Downward
