@@ -21,7 +21,9 @@ from pyjuice_bridge.engines.torch.fused.rows import (
     extremes,
     halving,
     in_double,
+    lessened,
     product_loss,
+    relative,
     rounded,
     row_address,
     row_of,
@@ -145,9 +147,10 @@ def hadamard_up(address):  # type: ignore[no-untyped-def]
                 divisor = math.ldexp(1.0, exponent)
             bound = 0.0
             if f.errors != 0:
-                bound = product_loss(
-                    errors, begin, end, sources, variables, widths, rows, sample, batch, log_top
+                loss, log_loss = product_loss(
+                    errors, begin, end, sources, variables, widths, rows, sample, batch
                 )
+                bound, log_top = relative(loss, log_loss, log_top)
             if lost:
                 bound += TINY / divisor
             if bound > 0:
@@ -208,18 +211,10 @@ def kronecker_up(address):  # type: ignore[no-untyped-def]
                 low_right = min(low_right, value if value > 0 else np.float32(1))
             bound = 0.0
             if f.errors != 0:
-                bound = product_loss(
-                    errors,
-                    begin,
-                    begin + 2,
-                    sources,
-                    variables,
-                    widths,
-                    rows,
-                    sample,
-                    batch,
-                    log_top,
+                loss, log_loss = product_loss(
+                    errors, begin, begin + 2, sources, variables, widths, rows, sample, batch
                 )
+                bound, log_top = relative(loss, log_loss, log_top)
             if low_left * low_right < tiny:
                 bound += TINY
             if bound > 0:
@@ -265,6 +260,11 @@ def concat_up(address):  # type: ignore[no-untyped-def]
                 if top > 0:
                     own = doubles(scales[e], batch)[sample] if scales[e] else 0.0
                     common = max(common, own + halving(top) * LN2)
+            if common == -np.inf and f.errors != 0:
+                for e in range(begin, end):
+                    if errors[e] != 0 and doubles(errors[e], batch)[sample] > 0:
+                        error_here = math.log(doubles(errors[e], batch)[sample])
+                        common = max(common, doubles(scales[e], batch)[sample] + error_here)
             bound, lost = 0.0, np.int32(0)
             for e in range(begin, end):
                 own = doubles(scales[e], batch)[sample] if scales[e] else 0.0
@@ -277,9 +277,7 @@ def concat_up(address):  # type: ignore[no-untyped-def]
                     lost |= np.int32(out[k] < tiny) & np.int32(values[k] > zero)
                 at += widths[e] * FLOAT
                 if f.errors != 0 and errors[e] != 0:
-                    lessened = doubles(errors[e], batch)[sample]
-                    if lessened > 0:
-                        bound += lessened * share if lessened * share > 0 else np.inf
+                    bound += lessened(doubles(errors[e], batch)[sample], share)
             if lost != 0:
                 bound += TINY
             if bound > 0:

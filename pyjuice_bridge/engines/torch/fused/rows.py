@@ -102,29 +102,51 @@ def underflowed(out, marks, begin, end, sources, variables, rows, sample, batch)
 
 @called
 def product_loss(  # type: ignore[no-untyped-def]
-    errors, begin, end, sources, variables, widths, rows, sample, batch, log_top
+    errors, begin, end, sources, variables, widths, rows, sample, batch
 ):
-    """``underflow.ProductLoss`` of one product: Π (top + error) - Π top, over its own maximum."""
+    """What a product may lack (``underflow.ProductLoss``): Π (top + error) - Π top.
+
+    Returns:
+        The bound, and the logarithm of what it is still to be multiplied by.
+    """
     inherited = 0.0
     for e in range(begin, end):
         if errors[e]:
             inherited += doubles(errors[e], batch)[sample]
-    if inherited == 0:
-        return 0.0
-    ratio, tops, log_tops = 0.0, 1.0, 0.0
+    if inherited == 0 or inherited == np.inf:
+        return inherited, 0.0
+    bound, tops, scale = 0.0, 1.0, 0.0
     for e in range(begin, end):
         width = widths[e]
         place = row_address(sources[e], variables[e], rows, sample, batch, width)
         _, bits = extremes(place, width)
         top = float(np.int32(bits).view(np.float32))
         error = doubles(errors[e], batch)[sample] if errors[e] else 0.0
-        if error > 0:
-            share = error / top if top > 0 else np.inf
-            ratio += share * (1.0 + ratio)
+        bound = bound * (top + error) + tops * error
         tops *= top
-        if tops < 1e-200:
-            log_tops += math.log(tops) if tops > 0 else -np.inf
-            tops = 1.0
-    if log_top == -np.inf or ratio == np.inf:
-        return np.inf
-    return ratio * tops * math.exp(log_tops - log_top)
+        larger = max(bound, tops)
+        if 0 < larger < 1e-150 or larger > 1e150:
+            bound, tops, scale = bound / larger, tops / larger, scale + math.log(larger)
+    return bound, scale
+
+
+@inline
+def lessened(error, share):  # type: ignore[no-untyped-def]
+    """An error bound on a scale that is larger by ``share``; what is unknown stays unknown."""
+    return error if error == 0 or error == np.inf else error * share
+
+
+@inline
+def relative(bound, log_scale, log_top):  # type: ignore[no-untyped-def]
+    """A bound on the scale of a row's maximum.
+
+    A row that is all zeros gets the bound for its scale, so that it is one on that scale.
+
+    Returns:
+        The bound and the scale.
+    """
+    if bound == 0 or bound == np.inf:
+        return bound, log_top
+    if log_top > -np.inf:
+        return bound * math.exp(log_scale - log_top), log_top
+    return 1.0, log_scale + math.log(bound)

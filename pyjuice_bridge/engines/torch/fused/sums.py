@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import carray
 
-from pyjuice_bridge.engines.torch.fused.rows import FLOAT, extremes
+from pyjuice_bridge.engines.torch.fused.rows import FLOAT, extremes, lessened
 from pyjuice_bridge.engines.torch.fused.threads import (
     doubles,
     floats,
@@ -92,8 +92,7 @@ def mix(address):  # type: ignore[no-untyped-def]
                     for k in range(width):
                         out[k] += factor * term[k]
                     if f.errors != 0:
-                        lessened = doubles(errors[e], batch)[sample]
-                        bound += lessened if lessened == np.inf else lessened * share
+                        bound += lessened(doubles(errors[e], batch)[sample], share)
                 scale[place] = common
             low, _ = extremes(at, width)
             if low < np.float32(faint).view(np.int32):
