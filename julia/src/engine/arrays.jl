@@ -106,6 +106,9 @@ function each_slab(body::F, batch::Int, blocks::Int, work::Int) where {F}
     end
 end
 
+"`range` in portions of `most`, the last one what is left; `most` is at least one."
+portions(range::UnitRange{Int}, most::Int) = Iterators.partition(range, max(1, most))
+
 # Powers of two ----------------------------------------------------------------------------
 
 "The integer e with 0.5 ≤ x / 2^e < 1, for a positive normal number."

@@ -86,59 +86,32 @@ function is_direct(circuit::Circuit, i, blocks::BlockMap)
            circuit.layers[source] isa ProductLayer
 end
 
-"""
-    links(readers, children, blocks, ints; unique, lows, slots)
-
-Links of the pairs, split by the children's layer and by `lows` and `slots`, so that within
-a link no entry of `unique` (`:readers`, `:children` or `:none`) occurs twice. `blocks` is
-the map of the circuit's blocks, or `nothing` where children are places already.
-"""
-function links(
-    readers,
-    children,
-    blocks,
-    ints;
-    unique,
-    lows = zeros(Int32, length(children)),
-    slots = ones(Int32, length(children)),
-)
-    parts = Dict{NTuple{4,Int},Tuple{Vector{Int32},Vector{Int32}}}()
-    seen = Dict{NTuple{4,Int},Int}()
-    for (reader, child, low, slot) in zip(readers, children, lows, slots)
-        layer = isnothing(blocks) ? 0 : Int(blocks.layers[child])
-        place = isnothing(blocks) ? Int(child) : Int(blocks.places[child])
-        entry = unique === :readers ? Int(reader) : unique === :children ? place : -1
-        rank = 0
-        if entry >= 0
-            rank = get(seen, (layer, low, slot, entry), 0)
-            seen[(layer, low, slot, entry)] = rank + 1
-        end
-        part = get!(() -> (Int32[], Int32[]), parts, (layer, low, slot, rank))
-        push!(part[1], reader)
-        push!(part[2], place)
-    end
-    V = typeof(ints(Int32[]))
-    found = Link{V}[]
-    for key in sort!(collect(keys(parts)); by = k -> (k[3], k[1], k[2], k[4]))
-        layer, low, slot, _ = key
-        push!(found, Link{V}(layer, low, slot, ints(parts[key][1]), ints(parts[key][2])))
-    end
-    return found
-end
-
-"The reader and the number (first, second, …) of every child."
-function enumerate_children(offsets)
-    readers, slots = zeros(Int32, offsets[end] - 1), zeros(Int32, offsets[end] - 1)
-    for b = 1:(length(offsets)-1), k = offsets[b]:(offsets[b+1]-1)
-        readers[k], slots[k] = b, k - offsets[b] + 1
-    end
-    return readers, slots
-end
-
 "Every block of the product layer is read once, by an edge of a direct sum layer."
 function is_in_place(i, context::Context)
     read_once(context.circuit, i, context.blocks) || return false
     return all(j -> context.direct[j], reading_layers(context.circuit, i))
+end
+
+"The first direct sum layer that has an edge to every block of product layer `i`, or 0."
+function mixer_of(i, context::Context)
+    own = layer_blocks(context.circuit, i)
+    found = findfirst(context.circuit.layers) do layer
+        return layer isa SumLayer && layer.children == own
+    end
+    return isnothing(found) || !context.direct[found] ? 0 : found
+end
+
+"Whether no two blocks of product layer `i`, or of its mixer, share parameters."
+function counts_along(i, context::Context)
+    (; circuit, blocks) = context
+    layer, mixer = circuit.layers[i], mixer_of(i, context)
+    layer.kind === :hadamard && mixer > 0 && is_in_place(i, context) || return false
+    allunique(circuit.layers[mixer].groups) || return false
+    return all(layer.children) do child
+        source = circuit.layers[blocks.layers[child]]
+        source isa InputLayer || return true
+        return blocks.readers[child] == 1 && allunique(source.groups)
+    end
 end
 
 """
@@ -201,6 +174,8 @@ function plan_layer(layer::ProductLayer, i, context::Context)
         links(readers, children, blocks, ints; unique = :readers, lows, slots),
         links(handed..., blocks, ints; unique = :children, placed...),
         is_in_place(i, context),
+        mixer_of(i, context),
+        counts_along(i, context),
     )
 end
 
@@ -230,6 +205,7 @@ function plan_layer(layer::SumLayer, i, context::Context)
         context.direct[i],
         Int(blocks.places[first(children)]) - 1,
         edges == num_blocks(layer),
+        allunique(layer.groups),
         rest == 0 && layer.groups == repeat(1:num_groups; inner = per_group),
         links(1:edges, children, blocks, ints; unique = :none),
         links(1:edges, children, blocks, ints; unique = :children),

@@ -1,10 +1,11 @@
 # The engine: what runs a circuit, on arrays of any kind.
 
-using LinearAlgebra: BLAS, mul!
+using LinearAlgebra: BLAS, mul!, transpose!
 using Random: randperm
 
 include("arrays.jl")
 include("plans.jl")
+include("links.jl")
 include("compile.jl")
 include("values.jl")
 include("latents.jl")
@@ -15,6 +16,7 @@ include("products_anywhere.jl")
 include("sums.jl")
 include("sums_anywhere.jl")
 include("downward.jl")
+include("downward_anywhere.jl")
 include("batches.jl")
 include("em.jl")
 include("evidence.jl")

@@ -101,18 +101,37 @@ function count_leaves!(count::Array, pass::HostPass, plan::InputPlan, link, flow
 end
 
 function count_nodes!(count, pass, plan, link, flow, range, nodes)
-    codes, width, batch, low = pass.codes.array, plan.width, pass.batch, link.low
     for k in range
         reader, leaf = Int(link.readers[k]), Int(link.children[k])
-        for n = 1:batch
-            into = width * (leaf_column(plan, codes, n, leaf) - 1)
-            from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
-            @inbounds @simd ivdep for w in nodes
-                count[into+w] += flow[from+w]
-            end
-        end
+        count_leaf!(count, pass, plan, leaf, flow, reader, 1:pass.batch, link.low, nodes)
     end
     return false
+end
+
+"""
+Add the flow of some columns of block `reader`, after its first `low` nodes, to the counts
+of a leaf.
+"""
+function count_leaf!(
+    count,
+    pass,
+    plan,
+    leaf,
+    flow,
+    reader,
+    columns,
+    low = 0,
+    nodes = 1:plan.width,
+)
+    codes, width, batch = pass.codes.array, plan.width, pass.batch
+    for n in columns
+        into = width * (leaf_column(plan, codes, n, leaf) - 1)
+        from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
+        @inbounds @simd ivdep for w in nodes
+            count[into+w] += flow[from+w]
+        end
+    end
+    return nothing
 end
 
 function count_leaves!(count::AbstractArray, pass::Pass, plan::InputPlan, link, flow)

@@ -48,7 +48,11 @@ A product layer's children.
 - `reads`: the same as links in which no reader occurs twice;
 - `pushes`: the children that are handed a flow, as links in which no child occurs twice;
 - `in_place`: each block has one reader, an edge of a direct sum layer, which leaves the
-  flow where the value was.
+  flow where the value was;
+- `mixer`: the direct sum layer that reads all blocks in their order, 0 where there is
+  none;
+- `counts_along`: a thread that has the flow of one block may count its leaves at once,
+  since no other block shares them.
 """
 struct ProductPlan{V}
     layer::Int
@@ -63,6 +67,8 @@ struct ProductPlan{V}
     reads::Vector{Link{V}}
     pushes::Vector{Link{V}}
     in_place::Bool
+    mixer::Int
+    counts_along::Bool
 end
 
 """
@@ -72,7 +78,8 @@ A sum layer's edges.
 - `direct`: one edge per block, to consecutive products of one layer, the first after
   `before` others: their tile is read where it is; otherwise a tile of edges is gathered and
   rescaled;
-- `single`: one edge per block; `major`: edges are group after group, equally many each;
+- `single`: one edge per block; `apart`: no two edges share a group; `major`: edges are
+  group after group, equally many each;
 - `by_slot`: (block, edge) links in which no block occurs twice; `by_group`: (group, edge)
   likewise;
 - `group_offsets`, `group_edges`: the edges of each group, on the host;
@@ -96,6 +103,7 @@ struct SumPlan{V}
     direct::Bool
     before::Int
     single::Bool
+    apart::Bool
     major::Bool
     reads::Vector{Link{V}}
     pushes::Vector{Link{V}}

@@ -8,21 +8,60 @@
 weakest(::Type{T}) where {T} = cbrt(floatmin(T))
 
 function up!(pass::HostPass, plan::ProductPlan)
-    tile, scale = start_tile!(pass, plan)
-    masked, mask = pass.masked[plan.layer], pass.masks[plan.layer].array
-    error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
+    start_tile!(pass, plan)
+    sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
     sized!(pass.mantissas, plan.width, Threads.nthreads())
     sized!(pass.exponents, plan.width, Threads.nthreads())
-    lost = each_slab(pass.batch, plan.blocks, 4 * length(tile)) do b, columns, part
-        multiply!(tile, scale, pass, plan, b, columns)
-        masked ||
-            return normalise!(tile, scale, error, nothing, pass, plan, b, columns, part)
-        times_mask!(tile, mask, b, columns)
-        return normalise!(tile, scale, error, mask, pass, plan, b, columns, part)
-    end
-    pass.lossy[plan.layer] = lost
+    pass.lossy[plan.layer] = multiply_blocks!(pass, plan, start_mixing!(pass, plan))
     return nothing
 end
+
+"""
+The products, and the values of the layer that mixes them as long as they are in a cache.
+Returns whether underflow took anything.
+"""
+function multiply_blocks!(pass::HostPass, plan::ProductPlan, mixer)
+    work = work_of(pass.tiles[plan.layer].array, mixer)
+    return each_slab(pass.batch, plan.blocks, work) do b, columns, part
+        lost = false
+        isnothing(mixer) || flip_weights!(pass, mixer, b, columns, part)
+        for some in portions(columns, columns_to_mix(mixer, columns))
+            for few in portions(some, CACHED_VALUES ÷ plan.width)
+                lost |= multiply_columns!(pass, plan, b, few, part)
+            end
+            isnothing(mixer) || mix_block!(pass, mixer, b, some, part)
+        end
+        return lost
+    end
+end
+
+function multiply_columns!(pass, plan, b, columns, part)
+    tile, scale = pass.tiles[plan.layer].array, pass.scales[plan.layer].array
+    error, mask = pass.errors[plan.layer].array, pass.masks[plan.layer].array
+    multiply!(tile, scale, pass, plan, b, columns)
+    pass.masked[plan.layer] ||
+        return normalise!(tile, scale, error, nothing, pass, plan, b, columns, part)
+    times_mask!(tile, mask, b, columns)
+    return normalise!(tile, scale, error, mask, pass, plan, b, columns, part)
+end
+
+"Values that stay in the first cache while a product goes over them several times."
+const CACHED_VALUES = 1 << 12
+
+"""
+The sum layer whose values are computed along with a product layer's, its tile ready for
+them, or `nothing`.
+"""
+function start_mixing!(pass::HostPass, plan::ProductPlan)
+    plan.mixer == 0 && return nothing
+    mixer = pass.program.plans[plan.mixer]::SumPlan{Vector{Int32}}
+    sized!(pass.tiles[mixer.layer], mixer.width, pass.batch, mixer.blocks)
+    sized!(pass.aside, mixer.width, mixer.width_in, Threads.nthreads())
+    return mixer
+end
+
+work_of(tile, ::Nothing) = 4 * length(tile)
+work_of(tile, mixer::SumPlan) = (4 + 2 * mixer.width) * length(tile)
 
 # The product itself -----------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ function up!(pass::HostPass, plan::SumPlan)
     out = sized!(pass.tiles[plan.layer], plan.width, pass.batch, plan.blocks)
     scale = sized!(pass.scales[plan.layer], pass.batch, plan.blocks)
     plan.direct ? copy_scale!(scale, pass, plan) : gather_edges!(scale, pass, plan)
-    mix!(out, pass, plan)
+    is_mixed(pass, plan) || mix!(out, pass, plan)
     masked, inherits = pass.masked[plan.layer], any(i -> pass.lossy[i], plan.below)
     masked && mask_tile!(out, pass.masks[plan.layer].array)
     pass.lossy[plan.layer] = false
@@ -47,6 +47,55 @@ function mix!(out::Array, pass::HostPass, plan::SumPlan)
         return false
     end
     return out
+end
+
+"Whether the layer's values were computed along with those of the products below."
+function is_mixed(pass::HostPass, plan::SumPlan)
+    plan.direct || return false
+    return (pass.program.plans[plan.sources[1]]::ProductPlan).mixer == plan.layer
+end
+
+"""
+Multiplications up to which OpenBLAS multiplies straight from the operands. Above, it copies
+them first, which small matrices are not worth. A transposed left operand it always copies.
+"""
+const SMALL_PRODUCT = 10^6
+
+"Least columns for which that is faster."
+const SMALL_COLUMNS = 64
+
+"How many columns a block's matrix product takes at once."
+function columns_at_once(plan::SumPlan, columns)
+    count = SMALL_PRODUCT ÷ (plan.width * plan.width_in)
+    return count < SMALL_COLUMNS ? length(columns) : prevpow(2, count)
+end
+columns_to_mix(::Nothing, columns) = length(columns)
+columns_to_mix(plan::SumPlan, columns) = columns_at_once(plan, columns)
+
+"Whether the weights are worth transposing for so many columns."
+is_flipped(plan::SumPlan, columns) =
+    length(columns) >= SMALL_COLUMNS &&
+    SMALL_COLUMNS * plan.width * plan.width_in <= SMALL_PRODUCT
+
+"Transpose the weights of a direct layer's block `b` for the thread `part`."
+function flip_weights!(pass::HostPass, plan::SumPlan, b, columns, part)
+    is_flipped(plan, columns) || return nothing
+    θ = view(pass.weights[plan.owner], :, :, Int(plan.groups[b]))
+    transpose!(view(pass.aside.array, :, :, part), θ)
+    return nothing
+end
+
+"The values of a direct layer's block `b`."
+function mix_block!(pass::HostPass, plan::SumPlan, b, columns, part)
+    values = view(edge_tile(pass, plan)[1], :, columns, plan.before + b)
+    into = view(pass.tiles[plan.layer].array, :, columns, b)
+    if is_flipped(plan, columns)
+        gemm!('N', view(pass.aside.array, :, :, part), 'N', values, 0, into)
+    else
+        θ = view(pass.weights[plan.owner], :, :, Int(plan.groups[b]))
+        gemm!('T', θ, 'N', values, 0, into)
+    end
+    return nothing
 end
 
 function mask_tile!(tile::Array, mask::Array)

@@ -21,7 +21,8 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
   of zeros;
 - `errors`: `[columns, blocks]`, a bound on what underflow took from any value of the tile,
   where `lossy` says that it took anything;
-- `scratch`, `incoming` (weights at the roots), `mantissas`, `exponents`: working space;
+- `scratch`, `aside` (transposed weights, ratios), `incoming` (weights at the roots),
+  `mantissas`, `exponents`: working space;
 - `scores`: `[columns, roots]`, log-likelihoods;
 - `masked`: layers with latent evidence; `kept`: layers whose flows are to be read
   afterwards;
@@ -41,6 +42,7 @@ mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const masks::Vector{B3}
     const flows::Vector{B3}
     const scratch::B3
+    const aside::B3
     const incoming::B3
     const mantissas::B2
     const exponents::B2
@@ -76,6 +78,7 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
         tiles(),
         tiles(),
         tile,
+        Buffer(like, T, 3),
         Buffer(like, T, 3),
         Buffer(like, Float64, 2),
         Buffer(like, Float64, 2),
@@ -142,12 +145,24 @@ evidence.
 """
 function load!(pass::HostPass, x::AbstractMatrix{<:Integer}, columns)
     codes = start_batch!(pass, length(columns))
-    @inbounds for (n, column) in enumerate(columns)
-        for v in axes(x, 1)
-            codes[n, v] = (x[v, column] % Int32) + Int32(2)
+    threaded(cld(length(columns), LOADED_COLUMNS), length(codes)) do range, _
+        for part in range
+            load_columns!(codes, x, columns, part)
         end
+        return false
     end
     return pass
+end
+
+"Columns of a cache line of codes."
+const LOADED_COLUMNS = 16
+
+function load_columns!(codes, x, columns, part)
+    some = (LOADED_COLUMNS*(part-1)+1):min(LOADED_COLUMNS * part, length(columns))
+    @inbounds for v in axes(x, 1), n in some
+        codes[n, v] = (x[v, columns[n]] % Int32) + Int32(2)
+    end
+    return nothing
 end
 
 function load!(pass::Pass, x::AbstractMatrix{<:Integer}, columns)
