@@ -3,7 +3,11 @@ on: threads, cuts of the batch, an OpenMP library."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +27,7 @@ from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.engines.torch.backward import Downward, finish_counts, new_counts
 from pyjuice_bridge.engines.torch.em import m_step
 from pyjuice_bridge.engines.torch.forward import Upward
-from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, threads
+from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, threads, upward
 from pyjuice_bridge.engines.torch.fused.layout import layout
 from pyjuice_bridge.engines.torch.program import in_double
 from pyjuice_bridge.engines.torch.values import Workspace
@@ -178,8 +182,30 @@ def test_batches_of_several_sizes_share_a_workspace() -> None:
 def test_the_plain_pass_is_kept_for_other_precisions() -> None:
     program, params = TorchEngine(precision="float64")._load(hclt([-1, 0], 2, 2, seed=0))
     x = torch.zeros(3, 2, dtype=torch.uint8)
-    from pyjuice_bridge.engines.torch.fused import upward
-
     up = upward(program, params, x, {}, Workspace())
     assert type(up) is Upward
     assert type(downward(up, new_counts(program, params))) is Downward
+
+
+TRIVIAL = (
+    "import numpy as np; from pyjuice_bridge.circuit.hclt import hclt;"
+    "from pyjuice_bridge.engines.torch import TorchEngine;"
+    "print(TorchEngine().log_likelihood(hclt([-1, 0], 2, 2, seed=0), np.zeros((1, 2), int)))"
+)
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_machine_code_is_kept_where_the_user_keeps_caches(tmp_path: Path, usable: bool) -> None:
+    place = tmp_path / "cache"
+    if not usable:
+        place.write_text("no folder", encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-c", TRIVIAL],
+        env=os.environ | {"XDG_CACHE_HOME": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = ENGINE.log_likelihood(hclt([-1, 0], 2, 2, seed=0), np.zeros((1, 2), int))
+    assert str(expected) == ran.stdout.strip()
+    assert bool(list(place.glob("pyjuice_bridge/kernels/*/*/*.nbi"))) == usable

@@ -1,6 +1,6 @@
 """Compiled kernels on PyTorch's own threads.
 
-A kernel is compiled by numba for the processor at hand, once, and kept in numba's cache.  It is
+A kernel is compiled by numba for the processor at hand, once, and kept (see ``kept``).  It is
 given a *frame*, a structured array of addresses and sizes, and takes tasks by number from a
 counter in it until none is left.  So any number of threads can work on a frame, one too.
 
@@ -13,13 +13,17 @@ kernel runs on the calling thread.
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, config, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -99,10 +103,49 @@ def address(array: torch.Tensor | NDArray[Any] | None) -> int:
     return array.data_ptr() if isinstance(array, torch.Tensor) else int(array.ctypes.data)
 
 
+@cache
+def _store() -> Path:
+    """Where machine code is kept: by the contents of this package, so that it is never stale."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return base / "pyjuice_bridge" / "kernels" / digest.hexdigest()[:16]
+
+
+def kept(compile_: Callable[[bool], Any]) -> Any:
+    """Have numba keep what it compiles in our store; where nothing can be written it does not.
+
+    numba's own place, beside a function's file, notices changes of that file only, and a kernel
+    consists of functions of several.
+    """
+    before = config.CACHE_DIR
+    try:
+        config.CACHE_DIR = str(_store())
+        return compile_(True)
+    except (OSError, RuntimeError):
+        return compile_(False)
+    finally:
+        config.CACHE_DIR = before
+
+
 def kernel(function: Callable[[int], None]) -> Any:
     """Compile ``function(address of a frame)`` to machine code that any thread may enter."""
-    signature = types.void(types.intp)
-    return cfunc(signature, cache=True, error_model="numpy", fastmath=FAST)(function)
+
+    def compile_(keep: bool) -> Any:
+        signature = types.void(types.intp)
+        return cfunc(signature, cache=keep, error_model="numpy", fastmath=FAST)(function)
+
+    return kept(compile_)
+
+
+def called(function: Callable[..., Any]) -> Any:
+    """A function that kernels call, where ``inline`` would make them long."""
+
+    def compile_(keep: bool) -> Any:
+        return njit(cache=keep, error_model="numpy", fastmath=FAST)(function)
+
+    return kept(compile_)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -127,8 +170,6 @@ def pointer(typing_context: Any, place: Any) -> Any:
 
 
 inline: Any = njit(inline="always", error_model="numpy")
-called: Any = njit(error_model="numpy", cache=True, fastmath=FAST)
-"""For what is seldom needed, and exact about infinity."""
 
 
 @inline
