@@ -1,4 +1,7 @@
-"""Files that are either whole or absent: written beside their place, then renamed into it."""
+"""Files that are either whole or absent: written beside their place, then renamed into it.
+
+And where a user's caches are.
+"""
 
 from __future__ import annotations
 
@@ -32,3 +35,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def user_cache() -> Path:
+    """``$XDG_CACHE_HOME/pyjuice_bridge``, by default under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pyjuice_bridge"

@@ -11,7 +11,6 @@ from experiments.bench.peers import Peer
 from experiments.bench.peers.paths import ctrlg_file
 from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.julia_environment import julia_state
-from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
 
 ALL = ("hmm", "hclt", "patches", "rat_spn")
@@ -121,7 +120,12 @@ CONTESTANTS = (
 
 
 def _no_precision(precision: str, device: str) -> str:
-    """Why the engine does not offer a precision here; empty if it does."""
+    """Why the engine does not offer a precision here; empty if it does.
+
+    The engine is imported here, so that it is no part of another program's memory and start.
+    """
+    from pyjuice_bridge.engines.torch import TorchEngine
+
     try:
         TorchEngine(device, cast(Precision, precision))
     except (UserError, AssertionError, RuntimeError) as failure:

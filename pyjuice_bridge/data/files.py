@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import os
 import shutil
 import tempfile
 import urllib.error
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import user_cache
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
@@ -25,9 +25,7 @@ class UnreachableError(Exception):
 
 def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/pyjuice_bridge/data``, by default under ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    home = Path(base) if base else Path.home() / ".cache"
-    return home / "pyjuice_bridge" / "data"
+    return user_cache() / "data"
 
 
 @contextlib.contextmanager

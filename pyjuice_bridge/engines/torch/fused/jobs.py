@@ -263,13 +263,12 @@ def key(program: Program, params: Params, workspace: Workspace) -> tuple[object,
 def jobs(program: Program, params: Params, workspace: Workspace, batch: int) -> Jobs:
     """The jobs for a batch size: those of an earlier batch, where they still hold."""
     known: dict[int, Jobs] = workspace.jobs
-    found = known.get(batch)
-    if found is not None and found.key == key(program, params, workspace):
-        return found
+    now = key(program, params, workspace)
+    if batch in known and known[batch].key == now:
+        return known[batch]
     other = next(iter(known.values()), None)
-    same = other is not None and other.program is program
-    if other is not None and other.key != key(program, params, workspace):
+    plan = other.layout if other is not None and other.program is program else layout(program)
+    if other is not None and other.key != now:
         known.clear()
-    plan = other.layout if same and other is not None else layout(program)
     known[batch] = Jobs(program, params, workspace, batch, plan)
     return known[batch]

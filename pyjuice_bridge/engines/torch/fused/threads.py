@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,6 +25,8 @@ from llvmlite import ir
 from numba import carray, cfunc, config, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from pyjuice_bridge.files import user_cache
 
 FAST = {"nnan", "nsz", "contract", "reassoc"}
 """Liberties that compiled arithmetic may take: no NaN comes up, sums may be reordered."""
@@ -106,11 +107,10 @@ def address(array: torch.Tensor | NDArray[Any] | None) -> int:
 @cache
 def _store() -> Path:
     """Where machine code is kept: by the contents of this package, so that it is never stale."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    return base / "pyjuice_bridge" / "kernels" / digest.hexdigest()[:16]
+    return user_cache() / "kernels" / digest.hexdigest()[:16]
 
 
 def kept(compile_: Callable[[bool], Any]) -> Any:
