@@ -29,7 +29,6 @@ from pyjuice_bridge.engines.torch.em import m_step
 from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, threads, upward
 from pyjuice_bridge.engines.torch.fused.layout import layout
-from pyjuice_bridge.engines.torch.program import in_double
 from pyjuice_bridge.engines.torch.values import Workspace
 
 ENGINE = TorchEngine()
@@ -158,7 +157,7 @@ def test_m_steps_equal_those_in_float64(step_size: float, pseudocount: float) ->
             count[-1] = 0.0
     double = [[None if t is None else t.double() for t in part] for part in (params, counts)]
     m_step(program, params, counts, step_size, pseudocount)
-    m_step(in_double(program), *double, step_size, pseudocount)
+    m_step(program.in_double, *double, step_size, pseudocount)
     for a, b, count in zip(params, double[0], counts, strict=True):
         if a is not None and b is not None and count is not None:
             torch.testing.assert_close(a.double(), b, rtol=2e-6, atol=1e-9)

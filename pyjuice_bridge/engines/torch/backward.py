@@ -29,12 +29,17 @@ def new_counts(program: Program, params: Params, frozen: tuple[int, ...] = ()) -
     return [None if p is None or i in frozen else torch.zeros_like(p) for i, p in enumerate(params)]
 
 
+def by_weight(count: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """Counts with their factor θ, in place; where θ is zero nothing is counted."""
+    return count.clamp_(max=LARGEST_RATIO).mul_(theta)
+
+
 def finish_counts(program: Program, params: Params, counts: Params) -> Params:
     """Turn collected counts into expected counts, in place."""
     for plan, theta, count in zip(program.layers, params, counts, strict=True):
         if isinstance(plan, SumPlan) and count is not None:
             assert theta is not None
-            count.mul_(theta)
+            by_weight(count, theta)
         elif count is not None:
             count[:, 0] = 0.0
     return counts

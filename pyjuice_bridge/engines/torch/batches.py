@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyjuice_bridge.engines.torch.fused import downward, upward
-from pyjuice_bridge.engines.torch.program import Params, Program, in_double
+from pyjuice_bridge.engines.torch.program import Params, Program
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 
 _CPU_TILE_BYTES = 16 * 2**20
@@ -68,8 +68,10 @@ def evaluate(
         scores = up.log_likelihood()
         doubt = up.doubtful()
         if doubt is not None:
-            part = (x[rows][doubt], _rows_of(picked, doubt))
-            scores[doubt] = evaluate(in_double(program), params, *part, Workspace())
+            again = _numbers_of(doubt)
+            part = (x[rows][again], _rows_of(picked, again))
+            found = evaluate(program.in_double, params, *part, workspace.in_double)
+            scores[again] = found
         parts.append(scores)
     if not parts:
         roots = sum(b.count for b in program.roots)
@@ -111,14 +113,27 @@ def collect(
         weight = weights[rows]
         doubt = up.doubtful()
         if doubt is not None:
-            part = (x[rows][doubt], weight[doubt].double(), _rows_of(picked, doubt))
-            total += collect(in_double(program), params, counts, *part, Workspace())
+            again = _numbers_of(doubt)
+            once = weight[again].double()
+            once[int(doubt.sum()) :] = 0.0
+            part = (x[rows][again], once, _rows_of(picked, again))
+            total += collect(program.in_double, params, counts, *part, workspace.in_double)
             weight = weight.masked_fill(doubt[:, None], 0.0)
         scores = up.log_likelihood()
         total += torch.where(weight > 0, scores * weight, 0.0).sum()
         down.run(weight.masked_fill(scores.isneginf(), 0.0))
         start += step
     return total
+
+
+def _numbers_of(chosen: torch.Tensor) -> torch.Tensor:
+    """Which samples are chosen; the last one again until they are 8, 32, 128 ….
+
+    What is kept for a batch size is then of use for the next batch.
+    """
+    found = chosen.nonzero()[:, 0]
+    size = min(s for s in (8 * 4**i for i in range(32)) if s >= len(found))
+    return torch.cat([found, found[-1:].expand(min(size, len(chosen)) - len(found))])
 
 
 def _rows_of(evidence: Evidence, rows: slice | torch.Tensor) -> Evidence:

@@ -144,6 +144,7 @@ class _Compiler:
             sources=sources,
             direct=direct,
             block_of_edge=self.long(np.repeat(np.arange(layer.num_blocks), edges)),
+            num_groups=num_groups,
             groups=None if major else self.long(layer.groups),
             family_of_group=None if (edges == 1).all() else self.long(family),
             num_families=int(family.max()) + 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyjuice_bridge.engines.torch import fused
+from pyjuice_bridge.engines.torch.backward import by_weight
 from pyjuice_bridge.engines.torch.program import InputPlan, Params, Program, SumPlan
 
 
@@ -16,33 +17,43 @@ def m_step(
     ``counts`` are as collected by the downward pass (sum layers without their factor θ).  A row
     without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.
     """
+    alone: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    tables: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for plan, theta, count in zip(program.layers, params, counts, strict=True):
         if theta is None or count is None:
             continue
         if isinstance(plan, SumPlan) and plan.family_of_group is not None:
             _family_step(plan, theta, count, step_size, pseudocount)
             continue
-        if isinstance(plan, InputPlan):
-            _input_step(theta, count, step_size, pseudocount)
-            continue
-        if fused.applies(theta.device, theta.dtype):
-            fused.step_sums(theta, count, step_size, pseudocount)
-            continue
-        count.mul_(theta)
+        for tensors, tensor in zip(
+            tables if isinstance(plan, InputPlan) else alone, (theta, count), strict=True
+        ):
+            tensors.append(tensor)
+    kernels = fused.applies(program.device, program.dtype)
+    step_sums, step_inputs = (
+        (fused.step_sums, fused.step_inputs) if kernels else (_step_sums, _step_inputs)
+    )
+    step_sums(*alone, step_size, pseudocount)
+    step_inputs(*tables, step_size, pseudocount)
+
+
+def _step_sums(
+    thetas: list[torch.Tensor], counts: list[torch.Tensor], step_size: float, pseudocount: float
+) -> None:
+    for theta, count in zip(thetas, counts, strict=True):
+        by_weight(count, theta)
         total = count.sum(2, keepdim=True)
         _blend(theta, count, total, theta.shape[2], step_size, pseudocount)
         count.zero_()
 
 
-def _input_step(
-    theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
+def _step_inputs(
+    thetas: list[torch.Tensor], counts: list[torch.Tensor], step_size: float, pseudocount: float
 ) -> None:
-    if fused.applies(theta.device, theta.dtype):
-        fused.step_inputs(theta, count, step_size, pseudocount)
-        return
-    t, c = theta[:, 1:], count[:, 1:]
-    _blend(t, c, c.sum(1, keepdim=True), t.shape[1], step_size, pseudocount)
-    count.zero_()
+    for theta, count in zip(thetas, counts, strict=True):
+        t, c = theta[:, 1:], count[:, 1:]
+        _blend(t, c, c.sum(1, keepdim=True), t.shape[1], step_size, pseudocount)
+        count.zero_()
 
 
 def anemone_step(
@@ -90,7 +101,7 @@ def _totals(
 def _family_step(
     plan: SumPlan, theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
 ) -> None:
-    count.mul_(theta)
+    by_weight(count, theta)
     total, siblings = _totals(plan, count, 2)
     _blend(theta, count, total, siblings, step_size, pseudocount)
     count.zero_()

@@ -47,6 +47,12 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         )
 
 
+def rounds_factors() -> bool:
+    """Whether products of float32 matrices on the CPU round their factors now."""
+    backend: Any = torch.backends.mkldnn
+    return bool(backend.matmul.fp32_precision == "bf16")
+
+
 @contextmanager
 def matrix_products(precision: Precision, device: torch.device) -> Iterator[None]:
     """PyTorch's setting for the products of float32 matrices, for as long as it lasts."""

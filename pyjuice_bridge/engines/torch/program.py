@@ -98,6 +98,7 @@ class SumPlan:
     direct: bool
     """One edge per block and children already scaled: no gather, no rescaling."""
     block_of_edge: torch.Tensor
+    num_groups: int
     groups: torch.Tensor | None
     """int64 [edges], or None when edges are group-major with equal numbers per group."""
     family_of_group: torch.Tensor | None
@@ -152,6 +153,11 @@ class Program:
         """Bytes kept per sample between the upward and the downward pass."""
         return sum(self.tile_entries) * self.dtype.itemsize + 8 * sum(self.sizes)
 
+    @cached_property
+    def in_double(self) -> Program:
+        """The same in float64, for samples that float32 cannot hold; parameters stay."""
+        return replace(self, dtype=torch.float64)
+
 
 def to_device(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Params:
     """The circuit's parameters in the engine's layout (see the module's docstring)."""
@@ -181,8 +187,3 @@ def to_numpy(program: Program, tensors: Params) -> list[FloatArray | None]:
             tensor = tensor[:, 1:].transpose(1, 2)
         arrays.append(tensor.contiguous().cpu().numpy().copy())
     return arrays
-
-
-def in_double(program: Program) -> Program:
-    """The same program in float64, for samples that float32 cannot hold; parameters stay."""
-    return replace(program, dtype=torch.float64)

@@ -24,7 +24,7 @@ from pyjuice_bridge.engines.torch.descent import (
     layer_indices,
 )
 from pyjuice_bridge.engines.torch.forward import Upward
-from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan, in_double
+from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
@@ -139,7 +139,7 @@ def _upward(
     up = Upward(program, params, x[rows], picked, workspace)
     up.run()
     if up.doubtful() is not None:
-        up = Upward(in_double(program), params, x[rows], picked)
+        up = Upward(program.in_double, params, x[rows], picked)
         up.run()
     impossible = up.log_likelihood()[:, root].isneginf()
     if bool(impossible.any()):

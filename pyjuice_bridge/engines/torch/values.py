@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +29,15 @@ class Workspace:
         self._faint: dict[int, bool] = {}
         self.version = 0
         """Changes when a buffer is made anew."""
+        self.weights_version = 0
+        """Changes when weights do."""
         self.jobs: dict[int, Any] = {}
         """By batch size, what compiled kernels have been told of the buffers (see ``fused``)."""
+
+    @cached_property
+    def in_double(self) -> Workspace:
+        """For samples that are taken again in float64."""
+        return Workspace()
 
     def any_faint(self, layer: int, weights: torch.Tensor, limit: float) -> bool:
         """Whether a layer has weights below ``limit``; looked up once until the next M-step."""
@@ -40,6 +48,8 @@ class Workspace:
     def weights_changed(self) -> None:
         """To be called after every M-step."""
         self._faint.clear()
+        self.weights_version += 1
+        self.in_double.weights_version += 1
 
     def tile(self, program: Program, layer: int, batch: int) -> torch.Tensor:
         """An uninitialised [blocks, batch, width] tile for the layer."""

@@ -1,7 +1,8 @@
-"""The passes and M-steps with compiled kernels, for float32 on CPUs.
+"""The passes and M-steps with compiled kernels, for CPUs.
 
-``threads`` runs kernels, ``rows``, ``products`` and ``sums`` are kernels, ``layout`` says which
-layers they take, ``jobs`` tells them where buffers are, ``passes`` and ``steps`` use them.
+``memory`` and ``gemm`` are what kernels are written in, ``threads`` compiles and runs them;
+``rows``, ``products``, ``flows``, ``sums`` and ``steps`` are kernels.  ``layout`` says which
+layers they take, ``buffers`` and ``jobs`` tell them where numbers are, ``passes`` uses them.
 """
 
 from pyjuice_bridge.engines.torch.fused.passes import FusedUpward, downward, upward

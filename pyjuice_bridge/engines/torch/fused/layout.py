@@ -47,19 +47,23 @@ class Layout:
         variables, widths: by product layer, int64 [edges]: the variable of an input, else what
             the factor is (``products.SUM``, ``products.PRODUCT``), and its width.
         sums: sum layers that are matrix products of consecutive blocks of one product layer.
+        above: by product layer that only one of ``sums`` reads, and reads whole: that one.
         sets: of the product layers whose downward pass is a kernel's.
         handed: layers that receive what such a kernel hands down: sums flow / value, in the place
             of their values; products their flow.
         bare: product layers that one of ``sums`` hands flow / value.
+        apart: those of ``bare`` of which different sets share no weights either.
         places: by product layer that is handed or bare, the number of the buffer it is in.
     """
 
     variables: dict[int, Longs]
     widths: dict[int, Longs]
     sums: frozenset[int]
+    above: dict[int, int]
     sets: dict[int, Sets]
     handed: frozenset[int]
     bare: frozenset[int]
+    apart: frozenset[int]
     places: dict[int, int]
 
 
@@ -69,20 +73,24 @@ def layout(program: Program) -> Layout:
     sums = frozenset(i for i in range(len(program.layers)) if _simple(program, i))
     uses = _uses(program)
     handed, down = _handed(program, products, sums)
-    bare = {i: parent for i in down if (parent := _only_parent(program, sums, uses[i])) is not None}
-    parents = dict(bare)
+    above = {i: s for i in products if (s := _only_parent(sums, uses[i])) is not None}
+    bare = down & above.keys()
+    parents = {i: above[i] for i in bare}
     for i, plan in products.items():
         for child in set(plan.edges.layers.tolist()) & handed & products.keys():
             parents[child] = max(parents.get(child, 0), i)
     variables = {i: _variables(program, plan) for i, plan in products.items()}
     widths = {i: np.array(program.widths)[plan.edges.layers] for i, plan in products.items()}
+    sets = {i: _sets(program, products[i], variables[i]) for i in down}
     return Layout(
         variables,
         widths,
         sums,
-        {i: _sets(program, products[i], variables[i]) for i in down},
+        above,
+        sets,
         handed,
-        frozenset(bare),
+        bare,
+        frozenset(i for i in bare if _apart(program.layers[above[i]], sets[i])),
         _places(parents),
     )
 
@@ -121,9 +129,7 @@ def _uses(program: Program) -> list[list[tuple[int, Blocks | None]]]:
     return uses
 
 
-def _only_parent(
-    program: Program, sums: frozenset[int], uses: list[tuple[int, Blocks | None]]
-) -> int | None:
+def _only_parent(sums: frozenset[int], uses: list[tuple[int, Blocks | None]]) -> int | None:
     """The one of ``sums`` that alone reads a layer, all of it; None if that is not so."""
     if len(uses) == 1 and uses[0][0] in sums:
         parent, blocks = uses[0]
@@ -162,6 +168,15 @@ def _handed(
         if kept == handed:
             return frozenset(handed), frozenset(down)
         handed = kept
+
+
+def _apart(above: object, sets: Sets) -> bool:
+    """Whether the edges of a group of weights all lead to blocks of one set."""
+    assert isinstance(above, SumPlan) and above.groups is None
+    member = np.empty(len(sets.blocks), np.int64)
+    member[sets.blocks] = np.repeat(np.arange(len(sets.offsets) - 1), np.diff(sets.offsets))
+    by_group = member.reshape(above.num_groups, -1)
+    return bool((by_group == by_group[:, :1]).all())
 
 
 def _places(parents: dict[int, int]) -> dict[int, int]:

@@ -1,8 +1,9 @@
-"""The two passes with compiled kernels, for float32 on CPUs.
+"""The two passes with compiled kernels, for CPUs.
 
-Kernels take products; sums over one product layer are matrix products between them, and for
-everything else the passes fall back on ``forward`` and ``backward``.  Where the two alternate, the
-downward pass hands on what the next operation needs in place of flows (see ``layout.Layout``).
+Jobs wait until something else needs what they make, so most passes are one visit to the pool of
+threads.  Kernels take products, and sums over one product layer; for everything else the passes
+fall back on ``forward`` and ``backward``.  Where products and sums alternate, the downward pass
+hands on what the next operation needs in place of flows (see ``layout.Layout``).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import torch
 
 from pyjuice_bridge.engines.torch.backward import Downward
 from pyjuice_bridge.engines.torch.forward import Upward
-from pyjuice_bridge.engines.torch.fused.jobs import SumJobs, jobs
-from pyjuice_bridge.engines.torch.fused.steps import applies
-from pyjuice_bridge.engines.torch.fused.threads import Job, address
+from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
+from pyjuice_bridge.engines.torch.fused.jobs import jobs
+from pyjuice_bridge.engines.torch.fused.sum_jobs import SumJobs
+from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
 from pyjuice_bridge.engines.torch.program import Params, ProductPlan, Program, SumPlan
 from pyjuice_bridge.engines.torch.values import Activations, Evidence, Workspace
 
@@ -22,7 +24,10 @@ def upward(
     program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
 ) -> Upward:
     """The fastest upward pass there is for the program."""
-    fused = applies(program.device, program.dtype) and len(x)
+    known = all(p is None or p.dtype == torch.float32 for p in params)
+    if program.dtype == torch.float64:
+        known = known and gemm_entry(program.dtype) != 0
+    fused = known and program.device.type == "cpu" and len(x)
     return (FusedUpward if fused else Upward)(program, params, x, evidence, workspace)
 
 
@@ -36,67 +41,78 @@ class FusedUpward(Upward):
 
     def run(self) -> Activations:
         self.jobs = jobs(self.program, self.params, self.workspace, self.act.batch)
-        self.jobs.rows.copy_(self.shifted)
+        self.work, self.buffers = self.jobs.work, self.jobs.work.buffers
+        self.buffers.fill(self)
+        self._waiting: list[Job] = []
+        self._made: set[int] = set()
         self.masked = {
             layer
             for layer, sites in self.program.latents.items()
             if any(site.name in self.evidence for site in sites)
         }
-        return super().run()
+        self.jobs.lift(by_kernels=not self.masked)
+        self._waiting += self.jobs.look_at_weights(self.workspace.weights_version)
+        super().run()
+        self._do()
+        return self.act
+
+    def _do(self) -> None:
+        """What waits, so that its results are there."""
+        run(self._waiting)
+        self._waiting.clear()
+        lost = self.buffers.lost.tolist()
+        self.act.errors |= {i: self.buffers.errors[i] for i in self._made if lost[i]}
 
     def _hadamard(self, layer: int, plan: ProductPlan) -> None:
         if not self._product(layer, plan):
+            self._do()
             super()._hadamard(layer, plan)
-            self._keep_scale(layer)
+            self._keep(layer)
 
     def _gathered_product(self, layer: int, plan: ProductPlan) -> None:
         if not self._product(layer, plan):
+            self._do()
             super()._gathered_product(layer, plan)
-            self._keep_scale(layer)
+            self._keep(layer)
 
     def _product(self, layer: int, plan: ProductPlan) -> bool:
         """Have a kernel do it, unless there is evidence on the layer or its inputs."""
         if self.masked and not self.masked.isdisjoint({layer, *plan.edges.layers.tolist()}):
             return False
-        self._run(self.jobs.up[layer], layer)
-        self.act.tiles[layer] = self.jobs.tiles[layer]
-        self.act.scales[layer] = self.jobs.scales[layer]
+        self._waiting.append(self.jobs.up[layer])
+        self._made_by_kernel(layer)
         return True
 
-    def _run(self, job: Job, layer: int) -> None:
-        """With the error bounds of the layer's children, which are seldom there."""
-        errors = self.jobs.rows_of(layer, self.act.errors) if self.act.errors else None
-        if errors is not None and not errors.any():
-            errors = None
-        job["errors"] = address(errors)
-        job["lost"] = 0
-        job.run()
-        if job["lost"]:
-            self.act.errors[layer] = self.jobs.errors[layer]
+    def _made_by_kernel(self, layer: int) -> None:
+        self.act.tiles[layer] = self.buffers.tiles[layer]
+        self.act.scales[layer] = self.buffers.scales[layer]
+        self._made.add(layer)
 
     def _sum(self, layer: int, plan: SumPlan) -> None:
         step = self.jobs.sums.get(layer)
         if step is None or layer in self.masked:
+            self._do()
             super()._sum(layer, plan)
-            self._keep_scale(layer)
+            self._keep(layer)
             return
-        torch.bmm(step.values, step.weights.transpose(1, 2), out=step.mixed)
-        faint = self.workspace.any_faint(self.program.owners[layer], step.weights, self.faint)
-        if faint or not step.single or step.source in self.act.errors:
-            step.mix["faint"] = self.faint if faint or self.act.errors else 0.0
-            self._run(step.mix, layer)
-        self.act.tiles[layer] = step.tile
-        self.act.scales[layer] = self.jobs.scales[layer]
+        joined = step.source in self.work.joined_up and step.source in self._made
+        if not joined and step.upward is not None:
+            self._waiting.append(step.upward)
+        elif not joined:
+            self._do()
+            torch.bmm(step.values, step.weights.transpose(1, 2), out=step.mixed)
+        if not (joined and step.single):
+            self._waiting.append(step.mix)
+        self._made_by_kernel(layer)
 
-    def _keep_scale(self, layer: int) -> None:
-        """Scales and error bounds stand where jobs look for them."""
-        for kept, found in (
-            (self.jobs.scales, self.act.scales),
-            (self.jobs.errors, self.act.errors),
-        ):
-            if layer in found and address(found[layer]) != address(kept[layer]):
-                kept[layer].copy_(found[layer])
-                found[layer] = kept[layer]
+    def _keep(self, layer: int) -> None:
+        """Scales and error bounds stand where kernels look for them."""
+        kept, scale = self.buffers.scales[layer], self.act.scales[layer]
+        if address(scale) != address(kept):
+            self.act.scales[layer] = kept.copy_(scale)
+        error = self.act.errors.get(layer)
+        self.buffers.lost[layer] = error is not None
+        self.buffers.errors[layer].copy_(torch.zeros_like(kept) if error is None else error)
 
 
 class FusedDownward(Downward):
@@ -104,50 +120,80 @@ class FusedDownward(Downward):
 
     def __init__(self, up: FusedUpward, counts: Params) -> None:
         super().__init__(up, counts)
-        self.jobs = up.jobs
-        self.jobs.count(counts)
-        self._handed = up.jobs.layout.handed
+        self.jobs, self.work, self.buffers = up.jobs, up.work, up.buffers
+        self._counted = self.buffers.counted(counts)
+        self.jobs.count(self._counted)
+        self._handed = self.work.layout.handed
         self._masked = up.masked
+        self._waiting: list[Job] = []
+        self._read: list[torch.Tensor] = []
         self._bare: set[int] = set()
+        self._joined: set[int] = set()
+
+    def run(self, weights: torch.Tensor) -> None:
+        super().run(weights)
+        self._do()
+        self.buffers.hand_over(self.up, self.counts)
+
+    def _do(self) -> None:
+        run(self._waiting)
+        self._waiting.clear()
+        self._read.clear()
 
     def _product(self, layer: int, plan: ProductPlan, flow: torch.Tensor) -> None:
         job = self.jobs.down.get(layer)
         if job is None:
+            self._do()
             super()._product(layer, plan, flow)
             return
         flow = flow.contiguous()
+        self._read.append(flow)
         job["flow"], job["bare"] = address(flow), layer in self._bare
-        job.run()
+        job["gemm"] = self.work.gemm if layer in self._joined else 0
+        self._waiting.append(job)
         for child in set(plan.edges.layers.tolist()) & self._handed:
-            tiles = self.jobs.flows if child in self.jobs.flows else self.jobs.tiles
+            tiles = self.buffers.flows if child in self.buffers.flows else self.buffers.tiles
             self.flows[child] = tiles[child]
 
     def _sum(self, layer: int, plan: SumPlan, flow: torch.Tensor) -> None:
         step = self.jobs.sums.get(layer)
         if step is None or layer in self._masked:
+            self._do()
             super()._sum(layer, plan, flow)
             return
-        weights, count = step.weights, self.counts[self.up.program.owners[layer]]
-        ratio = self._edge_ratio(layer, step, flow)
-        if count is not None:
-            count.baddbmm_(ratio.transpose(1, 2), step.values)
-        if step.down is None:
-            flows = torch.bmm(ratio, weights).mul_(step.values)
-            self._split(plan.sources, flows.view(-1, self.up.act.batch, flows.shape[2]))
+        self._spread_ratio(layer, step, flow)
+        if step.down is not None:
+            self.flows[step.source] = self.buffers.flows[step.source]
+            self._bare.add(step.source)
+        if step.source in self.work.joined_down and step.source not in self._masked:
+            self._joined.add(step.source)
             return
-        torch.bmm(ratio, weights, out=step.down)
-        self.flows[step.source] = self.jobs.flows[step.source]
-        self._bare.add(step.source)
+        self._count(layer, step)
+        if step.downward is not None:
+            self._waiting.append(step.downward)
+            return
+        self._do()
+        if step.down is not None:
+            torch.bmm(step.mixed, step.weights, out=step.down)
+            return
+        flows = torch.bmm(step.mixed, step.weights).mul_(step.values)
+        self._split(plan.sources, flows.view(-1, self.up.act.batch, flows.shape[2]))
 
-    def _edge_ratio(self, layer: int, step: SumJobs, flow: torch.Tensor) -> torch.Tensor:
-        """Flow / value of every edge, [groups, rows, width_out]."""
-        ratio = self._ratio(layer, flow)
-        if step.single:
-            return ratio.view_as(step.mixed)
-        if address(ratio) != address(step.tile):
-            step.tile.copy_(ratio)
-        step.spread.run()
-        return step.mixed
+    def _count(self, layer: int, step: SumJobs) -> None:
+        count = self._counted[self.up.program.owners[layer]]
+        if step.counting is not None:
+            self._waiting.append(step.counting)
+        elif count is not None:
+            self._do()
+            count.baddbmm_(step.mixed.transpose(1, 2), step.values)
+
+    def _spread_ratio(self, layer: int, step: SumJobs, flow: torch.Tensor) -> None:
+        """Flow / value of every edge, in ``step.mixed``."""
+        if layer not in self._handed:
+            self._do()
+            step.tile.copy_(self._ratio(layer, flow))
+        if step.spread is not None:
+            self._waiting.append(step.spread)
 
     def _ratio(self, layer: int, flow: torch.Tensor) -> torch.Tensor:
         if layer not in self._handed:

@@ -6,103 +6,91 @@ import math
 
 import numpy as np
 
-from pyjuice_bridge.engines.torch.fused.threads import called, doubles, floats, inline, ints
-
-TINY = float(np.finfo(np.float32).tiny)
-WEAK = TINY ** (1 / 3)
-"""Products whose maximum is below it are taken again in float64."""
-TINY_BITS = np.float32(TINY).view(np.int32)
-WEAK_BITS = np.float32(WEAK).view(np.int32)
-LN2 = math.log(2.0)
-FLOAT = 4
-"""Bytes."""
+from pyjuice_bridge.engines.torch.fused.memory import (
+    doubles,
+    extremes,
+    inline,
+    numbers,
+    real,
+    size_of,
+    tiny,
+)
+from pyjuice_bridge.engines.torch.fused.threads import called
 
 
 @inline
-def row_address(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+def row_address(frame, source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
     """Where a factor's values for a sample are: in an input's table, or the tile of a block."""
     place = np.int64(sample)
     if variable >= 0:
         place = np.int64(rows[variable * batch + sample])
-    return source + place * width * FLOAT
+    return source + place * width * size_of(frame)
 
 
 @inline
-def row_of(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+def row_of(frame, source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
     """A factor's values for a sample."""
-    return floats(row_address(source, variable, rows, sample, batch, width), width)
-
-
-@inline
-def extremes(place, width):  # type: ignore[no-untyped-def]
-    """The least and the largest of some floats ≥ 0 as bits, whose order is that of the numbers."""
-    bits = ints(place, width)
-    low, top = bits[0], bits[0]
-    for k in range(width):
-        low = min(low, bits[k])
-        top = max(top, bits[k])
-    return low, top
-
-
-@inline
-def halving(top):  # type: ignore[no-untyped-def]
-    """The exponent e of a float's bits, at which 2^-e brings it between a half and one."""
-    return (top >> 23) - 126
+    place = row_address(frame, source, variable, rows, sample, batch, width)
+    return numbers(frame, place, width)
 
 
 @called
-def in_double(products, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+def in_double(frame, products, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
     """A product, its running maximum kept at one; returns the logarithm of what it was divided by.
 
-    The factors are float32, so no entry underflows that is not far below float32 at the end.
+    No entry underflows that is not far below float32 at the end.
     """
     width = len(products)
     products[:] = 1.0
-    log_scale = 0.0
+    log_scale, top = 0.0, 1.0
     for e in range(begin, end):
-        values = row_of(sources[e], variables[e], rows, sample, batch, width)
+        values = row_of(frame, sources[e], variables[e], rows, sample, batch, width)
         top = 0.0
         for k in range(width):
             products[k] *= values[k]
             top = products[k] if products[k] > top else top
         if top == 0:
             return -np.inf
-        for k in range(width):
-            products[k] /= top
-        log_scale += math.log(top)
+        if top < 1e-150 or top > 1e150 or e == end - 1:
+            for k in range(width):
+                products[k] /= top
+            log_scale += math.log(top)
     return log_scale
 
 
 @inline
-def rounded(products, out):  # type: ignore[no-untyped-def]
-    """To float32; whether an entry underflowed that is not exactly zero."""
-    tiny, lost = np.float32(TINY), np.int32(0)
+def rounded(frame, products, factor, out):  # type: ignore[no-untyped-def]
+    """To the kernel's precision; whether an entry underflowed that is not exactly zero."""
+    lost = np.int32(0)
     for k in range(len(out)):
-        out[k] = products[k]
-        lost |= np.int32(out[k] < tiny) & np.int32(products[k] > 0)
+        out[k] = real(frame, products[k] * factor)
+        lost |= np.int32(out[k] < tiny(frame)) & np.int32(products[k] > 0)
     return lost != 0
 
 
 @called
-def underflowed(out, marks, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+def underflowed(frame, out, marks, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
     """Whether an entry is below the smallest normal number and no factor of it is exactly zero."""
-    width = len(out)
-    tiny, zero = np.float32(TINY), np.float32(0)
+    width, found = len(out), np.int32(0)
+    zero = real(frame, 0)
+    first = row_of(frame, sources[begin], variables[begin], rows, sample, batch, width)
     for k in range(width):
-        marks[k] = np.int32(out[k] < tiny)
-    for e in range(begin, end):
-        values = row_of(sources[e], variables[e], rows, sample, batch, width)
+        marks[k] = np.int32(out[k] < tiny(frame)) & np.int32(first[k] > zero)
+        found |= marks[k]
+    for e in range(begin + 1, end):
+        if found == 0:
+            break
+        values = row_of(frame, sources[e], variables[e], rows, sample, batch, width)
+        found = np.int32(0)
         for k in range(width):
             marks[k] &= np.int32(values[k] > zero)
-    found = np.int32(0)
-    for k in range(width):
-        found |= marks[k]
+            found |= marks[k]
     return found != 0
 
 
 @called
 def product_loss(  # type: ignore[no-untyped-def]
-    errors, begin, end, sources, variables, widths, rows, sample, batch
+    frame, errors, begin, end, sources, variables, widths, rows, sample, batch
 ):
     """What a product may lack (``underflow.ProductLoss``): Π (top + error) - Π top.
 
@@ -118,9 +106,9 @@ def product_loss(  # type: ignore[no-untyped-def]
     bound, tops, scale = 0.0, 1.0, 0.0
     for e in range(begin, end):
         width = widths[e]
-        place = row_address(sources[e], variables[e], rows, sample, batch, width)
-        _, bits = extremes(place, width)
-        top = float(np.int32(bits).view(np.float32))
+        place = row_address(frame, sources[e], variables[e], rows, sample, batch, width)
+        _, largest = extremes(frame, place, width)
+        top = float(largest)
         error = doubles(errors[e], batch)[sample] if errors[e] else 0.0
         bound = bound * (top + error) + tops * error
         tops *= top

@@ -1,57 +1,238 @@
-"""M-steps with compiled kernels: parameters pass through the cache once."""
+"""M-steps, and a look at weights, with compiled kernels: numbers pass through the cache once."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from pyjuice_bridge.engines.torch.fused import sums
-from pyjuice_bridge.engines.torch.fused.threads import Job
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyjuice_bridge.engines.torch.backward import LARGEST_RATIO
+from pyjuice_bridge.engines.torch.fused.memory import (
+    extremes,
+    fields,
+    longs,
+    numbers,
+    real,
+    scratch,
+    size_of,
+)
+from pyjuice_bridge.engines.torch.fused.threads import (
+    Job,
+    address,
+    frame_type,
+    kernel,
+    next_task,
+    run,
+)
 
 _TASK_VALUES = 2**14
 _COLUMNS = 64
 
+SUM_STEP = frame_type(
+    *("tensors", "first", "rows", "widths", "thetas", "counts"),
+    reals=("step_size", "pseudocount"),
+)
+"""Frame of ``sum_step``; a task is some ``_TASK_VALUES`` values of a tensor [rows, width].
+
+int64 [tensors]: ``first`` tasks, ``rows``, ``widths``, and the addresses ``thetas``, ``counts``.
+"""
+
+INPUT_STEP = frame_type(
+    *("groups", "categories", "width", "columns", "theta", "count"),
+    reals=("step_size", "pseudocount"),
+)
+"""Frame of ``input_step``; a task is ``columns`` nodes of a group.
+
+``theta`` and ``count`` are [groups, 1 + categories, width], row 0 for missing values.
+"""
+
+FAINT = frame_type("tensors", "first", "sizes", "values", "flags", reals=("limit",))
+"""Frame of ``faint``; a task is ``_TASK_VALUES`` values of a tensor.
+
+int64 [tensors]: ``first`` tasks, ``sizes``, and addresses: of the ``values``, and of the ``flags``
+to set where some are below ``limit``.
+"""
+
 
 def applies(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there are kernels for numbers of this type on this device."""
+    """Whether there are M-steps for numbers of this type on this device."""
     return device.type == "cpu" and dtype == torch.float32
 
 
 def step_sums(
-    theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
+    thetas: Sequence[torch.Tensor],
+    counts: Sequence[torch.Tensor],
+    step_size: float,
+    pseudocount: float,
 ) -> None:
-    """The M-step of a sum layer whose rows stand alone, in place; counts become zero."""
-    width = theta.shape[2]
-    rows, chunk = theta.numel() // width, max(1, _TASK_VALUES // width)
-    Job(
-        sums.sum_step,
-        sums.SUM_STEP,
-        -(-rows // chunk),
-        rows=rows,
-        width=width,
-        chunk=chunk,
-        theta=theta.data_ptr(),
-        count=count.data_ptr(),
-        step_size=step_size,
-        pseudocount=pseudocount,
-    ).run()
+    """The M-step of sum layers whose rows stand alone, in place; counts become zero."""
+    if not thetas:
+        return
+    widths = np.array([t.shape[2] for t in thetas])
+    rows = np.array([t.numel() for t in thetas]) // widths
+    first = _first_tasks(-(-rows // np.maximum(1, _TASK_VALUES // widths)))
+    places = [np.array([address(t) for t in tensors]) for tensors in (thetas, counts)]
+    run(
+        [
+            Job(
+                sum_step,
+                torch.float32,
+                SUM_STEP,
+                int(first[-1]),
+                tensors=len(thetas),
+                first=address(first),
+                rows=address(rows),
+                widths=address(widths),
+                thetas=address(places[0]),
+                counts=address(places[1]),
+                step_size=step_size,
+                pseudocount=pseudocount,
+            )
+        ]
+    )
 
 
 def step_inputs(
-    theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
+    thetas: Sequence[torch.Tensor],
+    counts: Sequence[torch.Tensor],
+    step_size: float,
+    pseudocount: float,
 ) -> None:
-    """The M-step of an input layer's table, in place; counts become zero."""
-    groups, rows, width = theta.shape
-    columns = min(width, _COLUMNS)
-    Job(
-        sums.input_step,
-        sums.INPUT_STEP,
-        groups * -(-width // columns),
-        groups=groups,
-        categories=rows - 1,
-        width=width,
-        columns=columns,
-        theta=theta.data_ptr(),
-        count=count.data_ptr(),
-        step_size=step_size,
-        pseudocount=pseudocount,
-    ).run()
+    """The M-step of input layers' tables, in place; counts become zero."""
+    jobs = []
+    for theta, count in zip(thetas, counts, strict=True):
+        groups, rows, width = theta.shape
+        columns = min(width, _COLUMNS)
+        jobs.append(
+            Job(
+                input_step,
+                torch.float32,
+                INPUT_STEP,
+                groups * -(-width // columns),
+                groups=groups,
+                categories=rows - 1,
+                width=width,
+                columns=columns,
+                theta=address(theta),
+                count=address(count),
+                step_size=step_size,
+                pseudocount=pseudocount,
+            )
+        )
+    run(jobs)
+
+
+def find_faint(weights: Sequence[torch.Tensor], flags: Sequence[int], limit: float) -> Job:
+    """The job that sets the flags, at addresses, of tensors with values below ``limit``."""
+    sizes = np.array([w.numel() for w in weights])
+    first = _first_tasks(-(-sizes // _TASK_VALUES))
+    places, marks = np.array([address(w) for w in weights]), np.array(flags)
+    return Job(
+        faint,
+        weights[0].dtype,
+        FAINT,
+        int(first[-1]),
+        keep=(first, sizes, places, marks),
+        tensors=len(weights),
+        first=address(first),
+        sizes=address(sizes),
+        values=address(places),
+        flags=address(marks),
+        limit=limit,
+    )
+
+
+def _first_tasks(tasks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the tasks of each begin, and how many there are."""
+    return np.concatenate([[0], np.cumsum(tasks)]).astype(np.int64)
+
+
+@kernel
+def sum_step(frame):  # type: ignore[no-untyped-def]
+    """``em.m_step`` for rows that stand alone; the counts, without their factor, become zero."""
+    f = fields(frame, SUM_STEP)
+    first, rows = longs(f.first, f.tensors + 1), longs(f.rows, f.tensors)
+    widths, thetas = longs(f.widths, f.tensors), longs(f.thetas, f.tensors)
+    counts = longs(f.counts, f.tensors)
+    keep, zero = real(frame, 1 - f.step_size), real(frame, 0)
+    largest = real(frame, LARGEST_RATIO)
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        tensor = np.searchsorted(first, task, side="right") - 1
+        width = widths[tensor]
+        chunk = max(1, _TASK_VALUES // width)
+        start = (task - first[tensor]) * chunk
+        for row in range(start, min(rows[tensor], start + chunk)):
+            at = row * width * size_of(frame)
+            theta = numbers(frame, thetas[tensor] + at, width)
+            count = numbers(frame, counts[tensor] + at, width)
+            total = zero
+            for k in range(width):
+                count[k] = min(count[k], largest) * theta[k]
+                total += count[k]
+            if total > 0:
+                rate = real(frame, f.step_size / (total + f.pseudocount))
+                more = real(frame, rate * f.pseudocount / width)
+                for k in range(width):
+                    theta[k] = keep * theta[k] + (rate * count[k] + more)
+            for k in range(width):
+                count[k] = zero
+
+
+@kernel
+def input_step(frame):  # type: ignore[no-untyped-def]
+    """``em.m_step`` for tables; the counts become zero."""
+    f = fields(frame, INPUT_STEP)
+    width, categories, size = f.width, f.categories, size_of(frame)
+    parts = (width + f.columns - 1) // f.columns
+    totals, rates = scratch(frame, f.columns), scratch(frame, f.columns)
+    keeps, mores = scratch(frame, f.columns), scratch(frame, f.columns)
+    zero = real(frame, 0)
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        group = task // parts
+        left = (task - group * parts) * f.columns
+        here = min(f.columns, width - left)
+        base = (group * (1 + categories) * width + left) * size
+        totals[:] = zero
+        for row in range(1, 1 + categories):
+            count = numbers(frame, f.count + base + row * width * size, here)
+            for k in range(here):
+                totals[k] += count[k]
+        for k in range(here):
+            seen = totals[k] > 0
+            rates[k] = f.step_size / (totals[k] + f.pseudocount) if seen else 0.0
+            keeps[k] = 1 - f.step_size if seen else 1.0
+            mores[k] = rates[k] * f.pseudocount / categories
+        for row in range(1 + categories):
+            at = base + row * width * size
+            theta, count = numbers(frame, f.theta + at, here), numbers(frame, f.count + at, here)
+            if row > 0:
+                for k in range(here):
+                    theta[k] = keeps[k] * theta[k] + (rates[k] * count[k] + mores[k])
+            for k in range(here):
+                count[k] = zero
+
+
+@kernel
+def faint(frame):  # type: ignore[no-untyped-def]
+    """Whether tensors have values below a limit."""
+    f = fields(frame, FAINT)
+    first, sizes = longs(f.first, f.tensors + 1), longs(f.sizes, f.tensors)
+    values, flags = longs(f.values, f.tensors), longs(f.flags, f.tensors)
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        tensor = np.searchsorted(first, task, side="right") - 1
+        start = (task - first[tensor]) * _TASK_VALUES
+        count = min(_TASK_VALUES, sizes[tensor] - start)
+        low, _ = extremes(frame, values[tensor] + start * size_of(frame), count)
+        if low < f.limit:
+            longs(flags[tensor], 1)[0] = 1

@@ -1,189 +1,145 @@
-"""Kernels of sum layers, around their matrix products, and of M-steps."""
+"""Kernels of sum layers."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import carray
 
-from pyjuice_bridge.engines.torch.fused.rows import FLOAT, extremes, lessened
-from pyjuice_bridge.engines.torch.fused.threads import (
+from pyjuice_bridge.engines.torch.fused.gemm import gemm
+from pyjuice_bridge.engines.torch.fused.memory import (
     doubles,
-    floats,
-    frame_type,
-    kernel,
+    extremes,
+    fields,
     longs,
-    next_task,
-    pointer,
+    numbers,
+    real,
+    size_of,
 )
+from pyjuice_bridge.engines.torch.fused.products import any_set, portion
+from pyjuice_bridge.engines.torch.fused.rows import lessened
+from pyjuice_bridge.engines.torch.fused.threads import frame_type, kernel, next_task
 
 MIX = frame_type(
-    *("blocks", "batch", "width", "chunk", "single"),
-    *("offsets", "mixed", "factors", "scales", "errors", "tile", "scale", "error", "lost"),
-    reals=("faint", "floor"),
+    *("blocks", "batch", "width", "chunk", "single", "above", "num_above", "faint", "lost"),
+    *("offsets", "mixed", "factors", "scales", "errors", "tile", "scale", "error"),
+    reals=("limit", "floor"),
 )
 """Frame of ``mix`` and ``spread``; a task is ``chunk`` samples of a block.
 
-``offsets`` int64 [blocks + 1] into the edges.  ``mixed`` float32 [edges, batch, width], what each
-edge alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and ``errors``,
-int64 [edges], are addresses of the log-scales and error bounds of the children (``errors`` may be
-0).  ``factors`` float32 [edges, batch]: each edge's scale over the block's.  ``tile`` float32
-[blocks, batch, width] is written by ``mix`` and read by ``spread``; ``scale``, ``error`` and
-``lost`` are as in ``products``.  Values below ``faint`` may have lost ``floor``.  Where blocks are
-``single``, with one edge each, only ``error`` is written.
+``offsets`` int64 [blocks + 1] into the edges.  ``mixed`` [edges, batch, width], what each edge
+alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and ``errors``, int64
+[edges], are addresses of the log-scales and error bounds of the children.  ``factors`` [edges,
+batch]: each edge's scale over the block's.  ``tile`` [blocks, batch, width] is written by ``mix``
+and read by ``spread``.  Where blocks are ``single``, with one edge each, only ``error`` is
+written.  The rest is as in ``products.UP``.
 """
 
-SUM_STEP = frame_type(
-    *("rows", "width", "chunk", "theta", "count"),
-    reals=("step_size", "pseudocount"),
+MULTIPLY = frame_type(
+    *("groups", "rows", "columns", "inner", "row_step", "column_step"),
+    *("gemm", "turn_a", "turn_b", "add"),
+    *("a", "step_a", "b", "step_b", "c"),
 )
-"""Frame of ``sum_step``; a task is ``chunk`` rows of ``theta`` and ``count``, [rows, width]."""
+"""Frame of ``multiply``; a task is ``row_step`` × ``column_step`` entries of a product.
 
-INPUT_STEP = frame_type(
-    *("groups", "categories", "width", "columns", "theta", "count"),
-    reals=("step_size", "pseudocount"),
-)
-"""Frame of ``input_step``; a task is ``columns`` nodes of a group.
-
-``theta`` and ``count`` are float32 [groups, 1 + categories, width], row 0 for missing values.
+``c`` [groups, rows, columns] = op(``a``)·op(``b``), added to what is there if ``add``; ``inner``
+is the length of their sums, and operands are transposed where they ``turn``.
 """
 
 
 @kernel
-def mix(address):  # type: ignore[no-untyped-def]
+def multiply(frame):  # type: ignore[no-untyped-def]
+    """Matrix products group by group."""
+    f = fields(frame, MULTIPLY)
+    size = size_of(frame)
+    across = (f.columns + f.column_step - 1) // f.column_step
+    down = (f.rows + f.row_step - 1) // f.row_step
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        group = task // (down * across)
+        tile = task - group * down * across
+        row, column = tile // across * f.row_step, tile % across * f.column_step
+        rows, columns = min(f.row_step, f.rows - row), min(f.column_step, f.columns - column)
+        a = f.a + (group * f.rows * f.inner + row * (1 if f.turn_a else f.step_a)) * size
+        b = f.b + (group * f.columns * f.inner + column * (f.step_b if f.turn_b else 1)) * size
+        c = f.c + ((group * f.rows + row) * f.columns + column) * size
+        gemm(
+            frame, f.gemm, f.turn_a, f.turn_b, rows, columns, f.inner,
+            a, f.step_a, b, f.step_b, f.add, c, f.columns,
+        )  # fmt: skip
+
+
+@kernel
+def mix(frame):  # type: ignore[no-untyped-def]
     """Add up the edges of each block on one scale; bound what underflow may have taken."""
-    f = carray(pointer(address), (1,), MIX)[0]
-    batch, width, chunk = f.batch, f.width, f.chunk
+    f = fields(frame, MIX)
+    batch, width, size = f.batch, f.width, size_of(frame)
+    tracked, faint = any_set(f.above, f.num_above), longs(f.faint, 1)[0] != 0
+    if f.single != 0 and not tracked and not faint:
+        return
     offsets = longs(f.offsets, f.blocks + 1)
     edges = offsets[f.blocks]
     scales, errors = longs(f.scales, edges), longs(f.errors, edges)
-    factors = floats(f.factors, edges * batch)
+    factors = numbers(frame, f.factors, edges * batch)
     scale, error = doubles(f.scale, f.blocks * batch), doubles(f.error, f.blocks * batch)
-    chunks = (batch + chunk - 1) // chunk
-    faint = np.float32(f.faint)
     while True:
-        task = next_task(address)
+        task = next_task(frame)
         if task >= f.tasks:
             return
-        block = task // chunks
-        start = (task - block * chunks) * chunk
+        block, start, stop = portion(f, task)
         begin, end = offsets[block], offsets[block + 1]
-        for sample in range(start, min(batch, start + chunk)):
+        for sample in range(start, stop):
             place = block * batch + sample
-            at = f.tile + place * width * FLOAT
+            at = f.tile + place * width * size
             bound = 0.0
             if f.single != 0:
-                if f.errors != 0:
+                if tracked:
                     bound = doubles(errors[begin], batch)[sample]
             else:
                 common = -np.inf
                 for e in range(begin, end):
                     common = max(common, doubles(scales[e], batch)[sample])
-                out = floats(at, width)
+                out = numbers(frame, at, width)
                 for k in range(width):
                     out[k] = 0
                 for e in range(begin, end):
                     own = doubles(scales[e], batch)[sample]
                     share = math.exp(own - common) if own > -np.inf else 0.0
-                    factor = np.float32(share)
+                    factor = real(frame, share)
                     factors[e * batch + sample] = factor
-                    term = floats(f.mixed + (e * batch + sample) * width * FLOAT, width)
+                    term = numbers(frame, f.mixed + (e * batch + sample) * width * size, width)
                     for k in range(width):
                         out[k] += factor * term[k]
-                    if f.errors != 0:
+                    if tracked:
                         bound += lessened(doubles(errors[e], batch)[sample], share)
                 scale[place] = common
-            low, _ = extremes(at, width)
-            if low < np.float32(faint).view(np.int32):
-                bound += f.floor
-            if bound > 0:
-                f.lost = 1
+            if tracked or faint:
+                low, _ = extremes(frame, at, width)
+                if low < f.limit:
+                    bound += f.floor
+                if bound > 0:
+                    longs(f.lost, 1)[0] = 1
             error[place] = bound
 
 
 @kernel
-def spread(address):  # type: ignore[no-untyped-def]
+def spread(frame):  # type: ignore[no-untyped-def]
     """Flow / value of each block as that of its edges."""
-    f = carray(pointer(address), (1,), MIX)[0]
-    batch, width, chunk = f.batch, f.width, f.chunk
+    f = fields(frame, MIX)
+    batch, width, size = f.batch, f.width, size_of(frame)
     offsets = longs(f.offsets, f.blocks + 1)
-    factors = floats(f.factors, offsets[f.blocks] * batch)
-    chunks = (batch + chunk - 1) // chunk
+    factors = numbers(frame, f.factors, offsets[f.blocks] * batch)
     while True:
-        task = next_task(address)
+        task = next_task(frame)
         if task >= f.tasks:
             return
-        block = task // chunks
-        start = (task - block * chunks) * chunk
-        for sample in range(start, min(batch, start + chunk)):
-            ratio = floats(f.tile + (block * batch + sample) * width * FLOAT, width)
+        block, start, stop = portion(f, task)
+        for sample in range(start, stop):
+            ratio = numbers(frame, f.tile + (block * batch + sample) * width * size, width)
             for e in range(offsets[block], offsets[block + 1]):
                 factor = factors[e * batch + sample]
-                out = floats(f.mixed + (e * batch + sample) * width * FLOAT, width)
+                out = numbers(frame, f.mixed + (e * batch + sample) * width * size, width)
                 for k in range(width):
                     out[k] = factor * ratio[k]
-
-
-@kernel
-def sum_step(address):  # type: ignore[no-untyped-def]
-    """``em.m_step`` for rows that stand alone; the counts, without their factor, become zero."""
-    f = carray(pointer(address), (1,), SUM_STEP)[0]
-    width = f.width
-    keep = np.float32(1 - f.step_size)
-    zero = np.float32(0)
-    while True:
-        task = next_task(address)
-        if task >= f.tasks:
-            return
-        for row in range(task * f.chunk, min(f.rows, (task + 1) * f.chunk)):
-            theta = floats(f.theta + row * width * FLOAT, width)
-            count = floats(f.count + row * width * FLOAT, width)
-            total = zero
-            for k in range(width):
-                count[k] *= theta[k]
-                total += count[k]
-            if total > 0:
-                rate = np.float32(f.step_size / (total + f.pseudocount))
-                more = np.float32(rate * f.pseudocount / width)
-                for k in range(width):
-                    theta[k] = keep * theta[k] + (rate * count[k] + more)
-            for k in range(width):
-                count[k] = zero
-
-
-@kernel
-def input_step(address):  # type: ignore[no-untyped-def]
-    """``em.m_step`` for tables; the counts become zero."""
-    f = carray(pointer(address), (1,), INPUT_STEP)[0]
-    width, categories = f.width, f.categories
-    parts = (width + f.columns - 1) // f.columns
-    totals, rates = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
-    keeps, mores = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
-    zero = np.float32(0)
-    while True:
-        task = next_task(address)
-        if task >= f.tasks:
-            return
-        group = task // parts
-        left = (task - group * parts) * f.columns
-        size = min(f.columns, width - left)
-        base = (group * (1 + categories) * width + left) * FLOAT
-        totals[:] = zero
-        for row in range(1, 1 + categories):
-            count = floats(f.count + base + row * width * FLOAT, size)
-            for k in range(size):
-                totals[k] += count[k]
-        for k in range(size):
-            seen = totals[k] > 0
-            rates[k] = f.step_size / (totals[k] + f.pseudocount) if seen else 0.0
-            keeps[k] = 1 - f.step_size if seen else 1.0
-            mores[k] = rates[k] * f.pseudocount / categories
-        for row in range(1 + categories):
-            at = base + row * width * FLOAT
-            theta, count = floats(f.theta + at, size), floats(f.count + at, size)
-            if row > 0:
-                for k in range(size):
-                    theta[k] = keeps[k] * theta[k] + (rates[k] * count[k] + mores[k])
-            for k in range(size):
-                count[k] = zero

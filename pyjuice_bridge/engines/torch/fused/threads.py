@@ -1,20 +1,21 @@
 """Compiled kernels on PyTorch's own threads.
 
-A kernel is compiled by numba for the processor at hand, once, and kept (see ``kept``).  It is
-given a *frame*, a structured array of addresses and sizes, and takes tasks by number from a
-counter in it until none is left.  So any number of threads can work on a frame, one too.
+A kernel is compiled by numba for the processor at hand, once per precision, and kept (see
+``kept``).  It is given a *frame*, a structured array of addresses and sizes, and takes tasks by
+number from a counter in it until none is left.  So any number of threads can work on a frame, one
+too.  ``run`` has a list of such jobs done one after another by threads that stay together.
 
 Two pools of threads that each wait by spinning get into each other's way: on two cores every
 other operation then takes a time slice.  Therefore kernels run in PyTorch's OpenMP pool, which
-``GOMP_parallel`` enters: all OpenMP libraries of Linux offer it.  Where it is not found, a
-kernel runs on the calling thread.
+``GOMP_parallel`` enters: all OpenMP libraries of Linux offer it.  Where it is not found, kernels
+run on the calling thread.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,79 +23,113 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, config, njit, types
+from numba import cfunc, config, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from pyjuice_bridge.engines.torch.fused.memory import FAST, address_of, fields, inline, longs
 from pyjuice_bridge.files import user_cache
 
-FAST = {"nnan", "nsz", "contract", "reassoc"}
-"""Liberties that compiled arithmetic may take: no NaN comes up, sums may be reordered."""
+PRECISIONS = {torch.float32: types.float32, torch.float64: types.float64}
+_PATIENCE = 10_000
+"""Looks at a counter before a waiting thread lets others have its core."""
 
 
-def _pool() -> Any:
-    """The entry to the OpenMP library that PyTorch has loaded."""
+def _openmp() -> tuple[Any, int]:
+    """The entry to PyTorch's pool of threads; the address of what says how many came."""
+    library = ctypes.CDLL(None)
     try:
-        enter = ctypes.CDLL(None).GOMP_parallel
+        enter, size = library.GOMP_parallel, library.omp_get_num_threads
     except (AttributeError, OSError, TypeError):
-        return None
+        return None, 0
     enter.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     enter.restype = None
-    return enter
+    return enter, ctypes.cast(size, ctypes.c_void_p).value or 0
 
 
-_POOL = _pool()
+_POOL, _POOL_SIZE = _openmp()
 
 
 def frame_type(*integers: str, reals: tuple[str, ...] = ()) -> np.dtype[np.void]:
     """Named int64 and float64 fields, after ``next`` and ``tasks``: the next task, how many."""
-    fields = [(name, np.int64) for name in ("next", "tasks", *integers)]
-    return np.dtype([*fields, *((name, np.float64) for name in reals)])
+    whole = [(name, np.int64) for name in ("next", "tasks", *integers)]
+    return np.dtype([*whole, *((name, np.float64) for name in reals)])
+
+
+_ROUND = frame_type("jobs", "count", "size_of_pool", "arrived", "done")
+assert _ROUND.names is not None
+_ARRIVED, _DONE = (8 * _ROUND.names.index(name) for name in ("arrived", "done"))
+
+
+class Kernel:
+    """A function of a frame, compiled for a precision when it is first asked for."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self._entries: dict[torch.dtype, Any] = {}
+
+    def entry(self, dtype: torch.dtype) -> Any:
+        """The machine code: its ``address``, and ``ctypes`` to call it."""
+        if dtype not in self._entries:
+            argument = types.CPointer(PRECISIONS[dtype])
+            self._entries[dtype] = kept(
+                lambda keep: cfunc(
+                    types.void(argument), cache=keep, error_model="numpy", fastmath=FAST
+                )(self._function)
+            )
+        return self._entries[dtype]
+
+
+kernel = Kernel
 
 
 class Job:
     """A kernel with a frame: what one call does.
 
     Args:
-        kernel: from :func:`kernel`.
+        code: the kernel.
+        dtype: its precision.
         layout: of its frame, from :func:`frame_type`.
         tasks: how many there are.
         keep: what the addresses among the fields point to.
-        fields: the frame's.
+        given: the frame's fields.
     """
 
     def __init__(
         self,
-        kernel: Any,
+        code: Kernel,
+        dtype: torch.dtype,
         layout: np.dtype[np.void],
         tasks: int,
         keep: tuple[object, ...] = (),
-        **fields: float,
+        **given: float,
     ) -> None:
-        frame = np.zeros(1, layout)
-        frame["tasks"] = tasks
-        for name, value in fields.items():
-            frame[name] = value
-        self._fields = {name: frame[name] for name in layout.names or ()}
-        self._call, self._entry = kernel.ctypes, kernel.address
-        self._tasks, self._keep = tasks, keep
-        self._address = frame.ctypes.data
-        self._next = self._fields["next"]
+        self._frame = np.zeros(1, layout)
+        self._frame["tasks"] = tasks
+        for name, value in given.items():
+            self._frame[name] = value
+        self._keep = keep
+        self.call = code.entry(dtype).address, self._frame.ctypes.data
+        """The address of the code and that of the frame."""
 
     def __setitem__(self, field: str, value: float) -> None:
-        self._fields[field][0] = value
+        self._frame[field] = value
 
-    def __getitem__(self, field: str) -> int:
-        return int(self._fields[field][0])
 
-    def run(self) -> None:
-        """All tasks, on as many threads as PyTorch uses."""
-        self._next[0] = 0
-        threads = min(torch.get_num_threads(), self._tasks)
-        if _POOL is None or threads == 1:
-            self._call(self._address)
-        else:
-            _POOL(self._entry, self._address, threads, 0)
+def run(jobs: Sequence[Job]) -> None:
+    """One job after another, each on as many threads as PyTorch uses."""
+    if not jobs:
+        return
+    calls = np.array([job.call for job in jobs], np.int64)
+    frame = np.zeros(1, _ROUND)
+    frame["jobs"], frame["count"] = calls.ctypes.data, len(jobs)
+    code, threads = _round.entry(torch.float32), torch.get_num_threads()
+    if _POOL is None or threads == 1:
+        code.ctypes(ctypes.cast(frame.ctypes.data, ctypes.POINTER(ctypes.c_float)))
+        return
+    frame["size_of_pool"] = _POOL_SIZE
+    _POOL(code.address, frame.ctypes.data, threads, 0)
 
 
 def address(array: torch.Tensor | NDArray[Any] | None) -> int:
@@ -129,16 +164,6 @@ def kept(compile_: Callable[[bool], Any]) -> Any:
         config.CACHE_DIR = before
 
 
-def kernel(function: Callable[[int], None]) -> Any:
-    """Compile ``function(address of a frame)`` to machine code that any thread may enter."""
-
-    def compile_(keep: bool) -> Any:
-        signature = types.void(types.intp)
-        return cfunc(signature, cache=keep, error_model="numpy", fastmath=FAST)(function)
-
-    return kept(compile_)
-
-
 def called(function: Callable[..., Any]) -> Any:
     """A function that kernels call, where ``inline`` would make them long."""
 
@@ -154,49 +179,78 @@ def _fetch_add(typing_context: Any, place: Any, amount: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         number = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", number, args[1], "monotonic")
+        return builder.atomic_rmw("add", number, args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def pointer(typing_context: Any, place: Any) -> Any:
-    """An address as what ``carray`` takes."""
+def _look(typing_context: Any, place: Any) -> Any:
+    """The int64 at an address, as other threads have left it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+        number = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(number, "seq_cst", 8)
 
-    return types.voidptr(types.int64), generate
+    return types.int64(types.int64), generate
 
 
-inline: Any = njit(inline="always", error_model="numpy")
+@intrinsic  # type: ignore[untyped-decorator]
+def _enter(typing_context: Any, entry: Any, frame: Any) -> Any:
+    """Call the code at an address with an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = ir.FunctionType(ir.VoidType(), [ir.IntType(64)]).as_pointer()
+        builder.call(builder.inttoptr(args[0], code), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _size(typing_context: Any, entry: Any) -> Any:
+    """Call the code at an address, which returns an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = ir.FunctionType(ir.IntType(32), []).as_pointer()
+        return builder.sext(builder.call(builder.inttoptr(args[0], code), []), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _step_aside(typing_context: Any) -> Any:
+    """Let another thread have the core."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, code, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @inline
 def next_task(frame):  # type: ignore[no-untyped-def]
     """The number of a task that no other thread has taken."""
-    return _fetch_add(frame, 1)
+    return _fetch_add(address_of(frame), 1)
 
 
-@inline
-def floats(place, count):  # type: ignore[no-untyped-def]
-    """The float32 numbers at an address."""
-    return carray(pointer(place), (count,), np.float32)
-
-
-@inline
-def doubles(place, count):  # type: ignore[no-untyped-def]
-    """The float64 numbers at an address."""
-    return carray(pointer(place), (count,), np.float64)
-
-
-@inline
-def ints(place, count):  # type: ignore[no-untyped-def]
-    """The int32 numbers at an address."""
-    return carray(pointer(place), (count,), np.int32)
-
-
-@inline
-def longs(place, count):  # type: ignore[no-untyped-def]
-    """The int64 numbers at an address."""
-    return carray(pointer(place), (count,), np.int64)
+@kernel
+def _round(frame: Any) -> None:
+    """All jobs; no thread begins one before all have ended the one before."""
+    f = fields(frame, _ROUND)
+    at = address_of(frame)
+    jobs = longs(f.jobs, 2 * f.count)
+    threads = _size(f.size_of_pool) if f.size_of_pool != 0 else 1
+    arrived, done = at + _ARRIVED, at + _DONE
+    for job in range(f.count):
+        _enter(jobs[2 * job], jobs[2 * job + 1])
+        if _fetch_add(arrived, 1) == (job + 1) * threads - 1:
+            longs(jobs[2 * job + 1], 1)[0] = 0
+            _fetch_add(done, 1)
+        looks = 0
+        while _look(done) <= job:
+            looks += 1
+            if looks > _PATIENCE:
+                _step_aside()

@@ -1,0 +1,88 @@
+"""Matrix products inside kernels: the BLAS that PyTorch has loaded, called by address.
+
+A product is then made by the thread that made its factors, while they are in its cache.  Inside
+a pool of threads this BLAS does not start threads of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_ROUTINES = {torch.float32: "sgemm", torch.float64: "dgemm"}
+
+
+@cache
+def gemm_entry(dtype: torch.dtype) -> int:
+    """The address of the BLAS routine; 0 where PyTorch has none that can be called."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        routine = getattr(ctypes.CDLL(str(library)), _ROUTINES[dtype])
+    except (AttributeError, OSError):
+        return 0
+    if not torch.backends.mkl.is_available():
+        return 0
+    return ctypes.cast(routine, ctypes.c_void_p).value or 0
+
+
+@intrinsic
+def gemm(  # type: ignore[no-untyped-def]
+    typing_context,
+    frame,
+    entry,
+    turn_a,
+    turn_b,
+    rows,
+    columns,
+    inner,
+    a,
+    step_a,
+    b,
+    step_b,
+    beta,
+    c,
+    step_c,
+):
+    """C = op(A)·op(B) + beta·C, all row-major in the kernel's precision.
+
+    op(A) is rows × inner and op(B) inner × columns; ``turn_a`` and ``turn_b`` say whether they
+    are transposed where they are.  ``a``, ``b`` and ``c`` are addresses, the steps are numbers
+    from row to row, ``beta`` is 0 or 1, ``entry`` is from :func:`gemm_entry`.
+    """
+    kind = frame.dtype
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, place = context.get_value_type(kind), ir.IntType(8).as_pointer()
+
+        def slot(value: Any) -> Any:
+            return builder.bitcast(cgutils.alloca_once_value(builder, value), place)
+
+        def letter(turned: Any) -> Any:
+            letters = (ir.Constant(ir.IntType(8), ord(x)) for x in "TN")
+            return slot(builder.select(builder.trunc(turned, ir.IntType(1)), *letters))
+
+        def count(value: Any) -> Any:
+            return slot(builder.trunc(value, ir.IntType(32)))
+
+        def at(value: Any) -> Any:
+            return builder.inttoptr(value, place)
+
+        _, entry, turn_a, turn_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
+        routine = builder.inttoptr(entry, ir.FunctionType(ir.VoidType(), [place] * 13).as_pointer())
+        # BLAS is column-major: it is given the transposed product.
+        words = [letter(turn_b), letter(turn_a), count(n), count(m), count(k)]
+        factors = [slot(number(1.0)), at(b), count(ldb), at(a), count(lda)]
+        sums = [slot(builder.sitofp(beta, number)), at(c), count(ldc)]
+        builder.call(routine, words + factors + sums)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(frame, *[whole] * 13), generate

@@ -1,0 +1,123 @@
+"""Jobs of product layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyjuice_bridge.engines.torch.fused import flows, products
+from pyjuice_bridge.engines.torch.fused.threads import Job, address
+from pyjuice_bridge.engines.torch.fused.work import Work
+from pyjuice_bridge.engines.torch.program import Params, ProductPlan, SumPlan
+
+_UPWARD = {
+    "hadamard": products.hadamard_up,
+    "concat": products.concat_up,
+    "kronecker": products.kronecker_up,
+}
+
+
+def up_job(work: Work, layer: int) -> Job:
+    """A product layer upward, with the sums above where these are joined."""
+    plan, buffers = work.program.layers[layer], work.buffers
+    assert isinstance(plan, ProductPlan)
+    sources = buffers.sources(layer, buffers.params, buffers.tiles)
+    scales, errors = (buffers.rows_of(layer, t) for t in (buffers.scales, buffers.errors))
+    above, variables = buffers.flags_of(layer), buffers.variables(layer)
+    more, kept = _sums_up(work, layer) if layer in work.joined_up else ({}, None)
+    return Job(
+        _UPWARD[plan.kind],
+        work.dtype,
+        products.UP,
+        work.cut(layer).tasks,
+        keep=(sources, variables, scales, errors, above, kept),
+        sources=address(sources),
+        variables=address(variables),
+        scales=address(scales),
+        errors=address(errors),
+        above=address(above),
+        num_above=len(above),
+        scale=address(buffers.scales[layer]),
+        error=address(buffers.errors[layer]),
+        lost=buffers.flag(buffers.lost, layer),
+        **_shared(work, layer, plan),
+        **more,
+    )
+
+
+def down_job(work: Work, layer: int, counts: Params) -> Job:
+    """A product layer downward, with the sums above where these are joined."""
+    plan, sets = work.program.layers[layer], work.layout.sets[layer]
+    assert isinstance(plan, ProductPlan)
+    buffers, parts = work.buffers, _parts(work, layer)
+    targets = buffers.sources(layer, counts, buffers.tiles | buffers.flows)
+    variables = buffers.variables(layer)
+    more, kept = _sums_down(work, layer, counts) if layer in work.joined_down else ({}, None)
+    return Job(
+        flows.product_down,
+        work.dtype,
+        flows.DOWN,
+        work.sets(layer) * parts,
+        keep=(targets, variables, kept),
+        kind=flows.KINDS.index(plan.kind),
+        sets=work.sets(layer),
+        parts=parts,
+        set_offsets=address(sets.offsets),
+        set_blocks=address(sets.blocks),
+        keys=address(sets.keys),
+        targets=address(targets),
+        variables=address(variables),
+        **_shared(work, layer, plan),
+        **more,
+    )
+
+
+def _parts(work: Work, layer: int) -> int:
+    """Parts of a set of blocks in the downward pass."""
+    one = work.layout.sets[layer].keys is None or work.sets(layer) >= work.enough
+    return 1 if one else -(-work.enough // work.sets(layer))
+
+
+def _shared(work: Work, layer: int, plan: ProductPlan) -> dict[str, Any]:
+    """The fields that the frames of both passes have."""
+    return {
+        "blocks": plan.num_blocks,
+        "batch": work.batch,
+        "width": plan.width,
+        "chunk": work.cut(layer).samples,
+        "offsets": address(plan.edges.offsets),
+        "widths": address(work.layout.widths[layer]),
+        "rows": address(work.buffers.rows),
+        "tile": address(work.buffers.tiles[layer]),
+    }
+
+
+def _sums_up(work: Work, layer: int) -> tuple[dict[str, Any], object]:
+    """The fields for the sums above, and what they point to."""
+    above, buffers = work.layout.above[layer], work.buffers
+    plan, weights = work.program.layers[above], buffers.weights_of(above, buffers.params)
+    assert isinstance(plan, SumPlan)
+    found = {
+        "gemm": work.gemm,
+        "weights": address(weights),
+        "sums": address(work.mixed[above]),
+        "sum_width": plan.width,
+        "faint": buffers.flag(buffers.faint, work.program.owners[above]),
+        "limit": work.limit,
+        "floor": work.floor(plan),
+    }
+    if plan.direct:
+        found["sum_error"] = address(buffers.errors[above])
+        found["sum_lost"] = buffers.flag(buffers.lost, above)
+    return found, weights
+
+
+def _sums_down(work: Work, layer: int, counts: Params) -> tuple[dict[str, Any], object]:
+    above, buffers = work.layout.above[layer], work.buffers
+    weights, counted = (buffers.weights_of(above, held) for held in (buffers.params, counts))
+    found = {
+        "weights": address(weights),
+        "counts": address(counted),
+        "ratios": address(work.mixed[above]),
+        "sum_width": work.program.widths[above],
+    }
+    return found, (weights, counted)
