@@ -3,6 +3,7 @@ on: threads, cuts of the batch, an OpenMP library."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from circuits import mixture, random_rows
+from circuits import ids, mixture, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_circuits import random_circuit
@@ -21,13 +22,13 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_graph import random_region_graph
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.engines.torch.backward import Downward, finish_counts, new_counts
 from pyjuice_bridge.engines.torch.em import m_step
 from pyjuice_bridge.engines.torch.forward import Upward
-from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, threads, upward
+from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, jobs, threads, upward
 from pyjuice_bridge.engines.torch.fused.layout import layout
 from pyjuice_bridge.engines.torch.values import Workspace
 
@@ -43,10 +44,15 @@ def one_thread() -> Iterator[None]:
 
 
 def passes(
-    kind: type[Upward], circuit: Circuit, x: np.ndarray, evidence: dict[str, torch.Tensor]
+    kind: type[Upward],
+    circuit: Circuit,
+    x: np.ndarray,
+    evidence: dict[str, torch.Tensor],
+    double: bool = False,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Log-likelihoods, and the expected counts of rows with weights that differ."""
     program, params = ENGINE._load(circuit)
+    program = program.in_double if double else program
     with torch.inference_mode():
         up = kind(program, params, torch.from_numpy(x.copy()), evidence, Workspace())
         up.run()
@@ -101,6 +107,78 @@ def structures() -> list[Circuit]:
 def test_structures(which: int) -> None:
     circuit = structures()[which]
     check_same(circuit, random_rows(circuit, 40, 3, 0.1), {})
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_samples_taken_again_in_float64(which: int) -> None:
+    """The kernels' float64 pass over float32 parameters against PyTorch's."""
+    circuit = structures()[which]
+    x = random_rows(circuit, 40, 3, 0.1)
+    plain, plain_counts = passes(Upward, circuit, x, {}, double=True)
+    fused, fused_counts = passes(FusedUpward, circuit, x, {}, double=True)
+    torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+    for a, b in zip(fused_counts, plain_counts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_without_a_blas_to_call_pytorch_makes_the_products(
+    which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circuit = structures()[which]
+    x = random_rows(circuit, 40, 3, 0.1)
+    fused, counts = passes(FusedUpward, circuit, x, {})
+    monkeypatch.setattr(jobs, "gemm_entry", lambda dtype: 0)
+    alone, own_counts = passes(FusedUpward, circuit, x, {})
+    torch.testing.assert_close(alone, fused, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(own_counts, counts, rtol=1e-5, atol=1e-5)
+
+
+def star_of_stars(children: int, width: int) -> Circuit:
+    """A tree whose root, and each child of it, is a product of ``children`` sums."""
+    parents = [-1]
+    for _ in range(children):
+        parents.append(0)
+        parents += [len(parents) - 1] * children
+    return hclt(parents, width, 4, seed=1)
+
+
+@pytest.mark.parametrize("children", [2, 3, 5, 9])
+def test_products_of_many_raised_rows(children: int) -> None:
+    """Two rows near 2^60 have a product in float32; more of them must not overflow."""
+    circuit = star_of_stars(children, 3)
+    check_same(circuit, random_rows(circuit, 30, 4, 0.1), {})
+
+
+def nearly_disjoint(share: float) -> Circuit:
+    """A product of two sums, of which one's values are 1 and ``share``², the other's reversed."""
+    unlike, like = [1 - share, share], [0.0, 1.0]
+    leaves = np.array([[like, unlike]] * 2 + [[unlike, like]] * 2)
+    apart = np.stack([np.eye(2), np.eye(2)])
+    layers = (
+        InputLayer(ids(0, 1, 2, 3), ids(0, 1, 2, 3), leaves),
+        ProductLayer("hadamard", ids(0, 2, 4), ids(0, 1, 2, 3)),
+        SumLayer(ids(0, 1, 2), ids(4, 5), ids(0, 1), apart),
+        ProductLayer("hadamard", ids(0, 2), ids(6, 7)),
+        SumLayer(ids(0, 1), ids(8), ids(0), np.full((1, 1, 2), 0.5)),
+    )
+    return Circuit(4, layers, ids(9))
+
+
+def test_raised_rows_hold_what_is_far_below_their_maxima() -> None:
+    circuit = nearly_disjoint(1e-25)
+    x = torch.ones(1, 4, dtype=torch.uint8)
+    program, params = ENGINE._load(circuit)
+    with torch.inference_mode():
+        plain, raised = (
+            kind(program, params, x, {}, Workspace()) for kind in (Upward, FusedUpward)
+        )
+        plain.run(), raised.run()
+        assert plain.doubtful() is not None
+        assert raised.doubtful() is None
+        assert float(raised.log_likelihood()) == pytest.approx(math.log(1e-50), rel=1e-6)
+    counts = ENGINE.expected_counts(circuit, x.numpy()).layers[4]
+    np.testing.assert_allclose(counts, [[[0.5, 0.5]]], rtol=1e-5)
 
 
 def test_every_step_of_a_tree_a_chain_and_a_rat_spn_is_a_kernel() -> None:

@@ -1,8 +1,10 @@
 """The passes and M-steps with compiled kernels, for CPUs.
 
-``memory`` and ``gemm`` are what kernels are written in, ``threads`` compiles and runs them;
-``rows``, ``products``, ``flows``, ``sums`` and ``steps`` are kernels.  ``layout`` says which
-layers they take, ``buffers`` and ``jobs`` tell them where numbers are, ``passes`` uses them.
+``memory`` and ``gemm`` are what kernels are written in, ``threads`` compiles and runs them.
+``upward``, ``products``, ``rows`` and ``sums`` are kernels of the upward pass, ``flows`` of the
+downward pass, ``steps`` of M-steps.  ``layout`` says which layers they take; ``buffers``, ``work``
+and ``jobs`` (with ``product_jobs`` and ``sum_jobs``) tell them where numbers are; ``passes`` uses
+them.
 """
 
 from pyjuice_bridge.engines.torch.fused.passes import FusedUpward, downward, upward

@@ -15,8 +15,8 @@ from pyjuice_bridge.engines.torch.fused.memory import (
     size_of,
     tiny,
 )
-from pyjuice_bridge.engines.torch.fused.products import PRODUCT, SUM
 from pyjuice_bridge.engines.torch.fused.threads import frame_type, kernel, next_task
+from pyjuice_bridge.engines.torch.fused.upward import PRODUCT, SUM
 
 KINDS = ("hadamard", "concat", "kronecker")
 """Product layers by the number that ``product_down`` knows them by."""
@@ -39,7 +39,7 @@ sum_width] and ``weights`` instead, and what these are to count is added to ``co
 ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in different sets count into different
 tables.  Where there are ``parts`` of a set, samples that read the same row of its one table are in
 the same part: ``keys`` int64 [blocks] are the variables to look at, negative where there is no
-table.  The rest is as in ``products.UP``, and ``targets`` are addresses: of an input's table of
+table.  The rest is as in ``upward.UP``, and ``targets`` are addresses: of an input's table of
 counts (0: not counted), which is added to; of the tile of a sum, whose values v become flow / v;
 of a product's tile of flows.
 """

@@ -8,10 +8,10 @@ from pyjuice_bridge.engines.torch.fused.buffers import Buffers, DoubleBuffers
 from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
 from pyjuice_bridge.engines.torch.fused.layout import layout
 from pyjuice_bridge.engines.torch.fused.product_jobs import down_job, up_job
-from pyjuice_bridge.engines.torch.fused.products import LIFT
 from pyjuice_bridge.engines.torch.fused.steps import find_faint
 from pyjuice_bridge.engines.torch.fused.sum_jobs import count_job, sum_jobs
 from pyjuice_bridge.engines.torch.fused.threads import Job, address
+from pyjuice_bridge.engines.torch.fused.upward import LIFT
 from pyjuice_bridge.engines.torch.fused.work import Work
 from pyjuice_bridge.engines.torch.precision import rounds_factors
 from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan
@@ -65,7 +65,7 @@ class Jobs:
         return self._faint
 
     def _room(self) -> int:
-        """``products.LIFT``, if all sums of the program are kernels'."""
+        """``upward.LIFT``, if all sums of the program are kernels'."""
         if self.work.dtype != torch.float32:
             return 0
         for layer, plan in enumerate(self.work.program.layers):

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.engines.torch.fused.products import PRODUCT, SUM
+from pyjuice_bridge.engines.torch.fused.upward import PRODUCT, SUM
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
     InputPlan,

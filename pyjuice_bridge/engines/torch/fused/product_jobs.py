@@ -6,6 +6,7 @@ from typing import Any
 
 from pyjuice_bridge.engines.torch.fused import flows, products
 from pyjuice_bridge.engines.torch.fused.threads import Job, address
+from pyjuice_bridge.engines.torch.fused.upward import UP
 from pyjuice_bridge.engines.torch.fused.work import Work
 from pyjuice_bridge.engines.torch.program import Params, ProductPlan, SumPlan
 
@@ -27,7 +28,7 @@ def up_job(work: Work, layer: int) -> Job:
     return Job(
         _UPWARD[plan.kind],
         work.dtype,
-        products.UP,
+        UP,
         work.cut(layer).tasks,
         keep=(sources, variables, scales, errors, above, kept),
         sources=address(sources),

@@ -16,9 +16,9 @@ from pyjuice_bridge.engines.torch.fused.memory import (
     real,
     size_of,
 )
-from pyjuice_bridge.engines.torch.fused.products import any_set, portion
 from pyjuice_bridge.engines.torch.fused.rows import lessened
 from pyjuice_bridge.engines.torch.fused.threads import frame_type, kernel, next_task
+from pyjuice_bridge.engines.torch.fused.upward import any_set, portion
 
 MIX = frame_type(
     *("blocks", "batch", "width", "chunk", "single", "above", "num_above", "faint", "lost"),
@@ -32,7 +32,7 @@ alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and 
 [edges], are addresses of the log-scales and error bounds of the children.  ``factors`` [edges,
 batch]: each edge's scale over the block's.  ``tile`` [blocks, batch, width] is written by ``mix``
 and read by ``spread``.  Where blocks are ``single``, with one edge each, only ``error`` is
-written.  The rest is as in ``products.UP``.
+written.  The rest is as in ``upward.UP``.
 """
 
 MULTIPLY = frame_type(
