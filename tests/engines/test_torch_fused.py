@@ -214,6 +214,22 @@ def test_the_number_of_threads_does_not_matter(which: int, one_thread: None) -> 
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_threads_take_turns_in_counting(one_thread: None) -> None:
+    """Blocks are cut into portions that count one after another, so sums are always the same."""
+    circuit = hclt([-1, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5], 48, 4, seed=0)
+    x = random_rows(circuit, 1100, 2)
+    alone = ENGINE.expected_counts(circuit, x)
+    torch.set_num_threads(3)
+    for _ in range(5):
+        together = ENGINE.expected_counts(circuit, x)
+        for a, b in zip(alone.layers, together.layers, strict=True):
+            if a is not None:
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    again = ENGINE.expected_counts(circuit, x)
+    for a, b in zip(again.layers, together.layers, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_without_openmp_kernels_run_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     circuit = hclt([-1, 0, 1, 1], 16, 5, seed=2)
     x = random_rows(circuit, 50, 1)

@@ -15,7 +15,13 @@ from pyjuice_bridge.engines.torch.fused.memory import (
     size_of,
     tiny,
 )
-from pyjuice_bridge.engines.torch.fused.threads import frame_type, kernel, next_task
+from pyjuice_bridge.engines.torch.fused.threads import (
+    advance,
+    frame_type,
+    kernel,
+    next_task,
+    wait_for,
+)
 from pyjuice_bridge.engines.torch.fused.upward import PRODUCT, SUM
 
 KINDS = ("hadamard", "concat", "kronecker")
@@ -27,21 +33,22 @@ DOWN = frame_type(
     *("kind", "blocks", "batch", "width", "chunk", "sets", "parts", "bare"),
     *("set_offsets", "set_blocks", "keys", "offsets", "targets", "variables", "widths"),
     *("rows", "tile", "flow"),
-    *("gemm", "weights", "ratios", "sum_width", "counts"),
+    *("gemm", "weights", "ratios", "sum_width", "sum_counts", "turns"),
 )
-"""Frame of ``product_down``; a task is a part of the samples of a set of blocks.
+"""Frame of the downward kernels; a task is a part of the samples of a set of blocks.
 
 ``flow`` [blocks, batch, width] enters the products; it is still to be multiplied by ``tile``, in
-place, if ``bare``.  If ``gemm`` is not 0, flow is the matrix product of ``ratios`` [blocks, batch,
-sum_width] and ``weights`` instead, and what these are to count is added to ``counts`` (both int64
-[blocks], addresses; ``counts`` may be 0).
+place, if ``bare``.  ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in different sets
+count into different tables.  Where there are ``parts`` of a set, samples that read the same row of
+its one table are in the same part: ``keys`` int64 [blocks] are the variables to look at, negative
+where there is no table.  The rest is as in ``upward.UP``, and ``targets`` are addresses: of an
+input's table of counts (0: not counted), which is added to; of the tile of a sum, whose values v
+become flow / v; of a product's tile of flows.
 
-``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in different sets count into different
-tables.  Where there are ``parts`` of a set, samples that read the same row of its one table are in
-the same part: ``keys`` int64 [blocks] are the variables to look at, negative where there is no
-table.  The rest is as in ``upward.UP``, and ``targets`` are addresses: of an input's table of
-counts (0: not counted), which is added to; of the tile of a sum, whose values v become flow / v;
-of a product's tile of flows.
+``joined_down`` makes flow itself, as the matrix product of ``ratios`` [blocks, batch, sum_width]
+and ``weights``, and adds to ``sum_counts`` (both int64 [blocks], addresses; 0 among the latter for
+none).  Its parts are ``chunk`` samples one after another, which take turns in counting: ``turns``
+int64 [sets], zeros.
 """
 
 
@@ -69,7 +76,7 @@ def _flow_of(frame, f, block, start, rows, flow):  # type: ignore[no-untyped-def
     """Two matrix products: flow / value of some children, and counts of the edges to them."""
     size = size_of(frame)
     ratios = f.ratios + (block * f.batch + start) * f.sum_width * size
-    weights, counts = longs(f.weights, f.blocks)[block], longs(f.counts, f.blocks)[block]
+    weights, counts = longs(f.weights, f.blocks)[block], longs(f.sum_counts, f.blocks)[block]
     gemm(
         frame, f.gemm, 0, 0, rows, f.width, f.sum_width,
         ratios, f.sum_width, weights, f.width, 0, flow, f.width,
@@ -82,71 +89,103 @@ def _flow_of(frame, f, block, start, rows, flow):  # type: ignore[no-untyped-def
         )  # fmt: skip
 
 
+@inline
+def _pass_on(frame, f, block, sample, place, pair):  # type: ignore[no-untyped-def]
+    """The flow of a block for one sample, at an address, into its factors."""
+    offsets = longs(f.offsets, f.blocks + 1)
+    edges = offsets[f.blocks]
+    targets, variables = longs(f.targets, edges), longs(f.variables, edges)
+    widths, rows = longs(f.widths, edges), ints(f.rows, 1 << 60)
+    batch, size = f.batch, size_of(frame)
+    begin, end = offsets[block], offsets[block + 1]
+    if f.kind == 0:
+        flow = numbers(frame, place, f.width)
+        for e in range(begin, end):
+            _hand(frame, flow, f.width, targets[e], variables[e], rows, sample, batch)
+    elif f.kind == 1:
+        for e in range(begin, end):
+            piece = numbers(frame, place, widths[e])
+            _hand(frame, piece, widths[e], targets[e], variables[e], rows, sample, batch)
+            place += widths[e] * size
+    else:
+        left, right = pair
+        n, m = widths[begin], widths[begin + 1]
+        for k in range(m):
+            right[k] = 0
+        for k in range(n):
+            piece = numbers(frame, place + k * m * size, m)
+            total = piece[0] * 0
+            for j in range(m):
+                total += piece[j]
+                right[j] += piece[j]
+            left[k] = total
+        e = begin
+        _hand(frame, left, n, targets[e], variables[e], rows, sample, batch)
+        e = begin + 1
+        _hand(frame, right, m, targets[e], variables[e], rows, sample, batch)
+
+
+@inline
+def _multiplied(frame, flow, value, width):  # type: ignore[no-untyped-def]
+    """Multiply a row at an address by another."""
+    out, factor = numbers(frame, flow, width), numbers(frame, value, width)
+    for k in range(width):
+        out[k] *= factor[k]
+
+
 @kernel
 def product_down(frame):  # type: ignore[no-untyped-def]
     """Flow from products into their factors: counts of inputs, flow / value of sums."""
     f = fields(frame, DOWN)
-    batch, width, chunk, size = f.batch, f.width, f.chunk, size_of(frame)
-    set_offsets, set_blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
-    offsets = longs(f.offsets, f.blocks + 1)
-    edges = offsets[f.blocks]
-    targets, variables = longs(f.targets, edges), longs(f.variables, edges)
-    widths = longs(f.widths, edges)
-    rows = ints(f.rows, 1 << 60)
-    keys = longs(f.keys, f.blocks)
-    left, right = scratch(frame, width), scratch(frame, width)
-    made = scratch(frame, chunk * width if f.gemm != 0 else 1)
+    batch, row_size = f.batch, f.width * size_of(frame)
+    offsets, blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
+    rows, keys = ints(f.rows, 1 << 60), longs(f.keys, f.blocks)
+    pair = scratch(frame, f.width), scratch(frame, f.width)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
             return
-        member = task // f.parts
-        part = task - member * f.parts
-        first, last = set_offsets[member], set_offsets[member + 1]
-        for i in range(first, last):
-            block = set_blocks[i]
-            begin, end = offsets[block], offsets[block + 1]
-            for start in range(0, batch, chunk):
-                stop = min(batch, start + chunk)
-                values_at = f.tile + (block * batch + start) * width * size
-                flow_at = f.flow + (block * batch + start) * width * size
-                if f.gemm != 0:
-                    flow_at = made.ctypes.data
-                    _flow_of(frame, f, block, start, stop - start, flow_at)
-                for sample in range(start, stop):
-                    if f.parts > 1:
-                        key = keys[block]
-                        row = np.int64(sample if key < 0 else rows[key * batch + sample])
-                        if ((row * _MIX & 0xFFFF) * f.parts) >> 16 != part:
-                            continue
-                    at = (sample - start) * width * size
-                    flow = numbers(frame, flow_at + at, width)
-                    if f.bare != 0:
-                        value = numbers(frame, values_at + at, width)
-                        for k in range(width):
-                            flow[k] *= value[k]
-                    if f.kind == 0:
-                        for e in range(begin, end):
-                            _hand(frame, flow, width, targets[e], variables[e], rows, sample, batch)
-                    elif f.kind == 1:
-                        place = flow_at + at
-                        for e in range(begin, end):
-                            n = widths[e]
-                            piece = numbers(frame, place, n)
-                            _hand(frame, piece, n, targets[e], variables[e], rows, sample, batch)
-                            place += n * size
-                    else:
-                        n, m = widths[begin], widths[begin + 1]
-                        for k in range(m):
-                            right[k] = 0
-                        for k in range(n):
-                            piece = numbers(frame, flow_at + at + k * m * size, m)
-                            total = piece[0] * 0
-                            for j in range(m):
-                                total += piece[j]
-                                right[j] += piece[j]
-                            left[k] = total
-                        e = begin
-                        _hand(frame, left, n, targets[e], variables[e], rows, sample, batch)
-                        e = begin + 1
-                        _hand(frame, right, m, targets[e], variables[e], rows, sample, batch)
+        member, part = task // f.parts, task % f.parts
+        for i in range(offsets[member], offsets[member + 1]):
+            block = blocks[i]
+            for sample in range(batch):
+                if f.parts > 1:
+                    key = keys[block]
+                    row = np.int64(sample if key < 0 else rows[key * batch + sample])
+                    if ((row * _MIX & 0xFFFF) * f.parts) >> 16 != part:
+                        continue
+                at = (block * batch + sample) * row_size
+                if f.bare != 0:
+                    _multiplied(frame, f.flow + at, f.tile + at, f.width)
+                _pass_on(frame, f, block, sample, f.flow + at, pair)
+
+
+@kernel
+def joined_down(frame):  # type: ignore[no-untyped-def]
+    """Flow from sums through products into their factors, and counts of the sums."""
+    f = fields(frame, DOWN)
+    batch, row_size = f.batch, f.width * size_of(frame)
+    offsets, blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
+    pair = scratch(frame, f.width), scratch(frame, f.width)
+    made = scratch(frame, f.chunk * f.width)
+    flow = made.ctypes.data
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        part, member = task // f.sets, task % f.sets
+        start = part * f.chunk
+        turn = f.turns + 8 * member
+        wait_for(turn, part)
+        for i in range(offsets[member], offsets[member + 1]):
+            count = min(batch - start, f.chunk)
+            values = f.tile + (blocks[i] * batch + start) * row_size
+            _flow_of(frame, f, blocks[i], start, count, flow)
+            for j in range(count):
+                at = flow + j * row_size
+                _multiplied(frame, at, values + j * row_size, f.width)
+                _pass_on(frame, f, blocks[i], start + j, at, pair)
+        if part + 1 < f.parts:
+            advance(turn)
+        else:
+            longs(turn, 1)[0] = 0

@@ -1,7 +1,8 @@
 """Matrix products inside kernels: the BLAS that PyTorch has loaded, called by address.
 
-A product is then made by the thread that made its factors, while they are in its cache.  Inside
-a pool of threads this BLAS does not start threads of its own.
+A product is then made by the thread that made its factors, while they are in its cache.  The BLAS
+has to be told that it is to use that thread alone: PyTorch has it use several whatever calls it,
+and it then waits for threads that do not come.
 """
 
 from __future__ import annotations
@@ -23,14 +24,23 @@ _ROUTINES = {torch.float32: "sgemm", torch.float64: "dgemm"}
 @cache
 def gemm_entry(dtype: torch.dtype) -> int:
     """The address of the BLAS routine; 0 where PyTorch has none that can be called."""
+    routine = _symbol(_ROUTINES[dtype])
+    return routine if set_blas_threads() else 0
+
+
+def set_blas_threads() -> int:
+    """The address of what sets the BLAS's number of threads, for calls by the calling thread."""
+    return _symbol("MKL_Set_Num_Threads_Local")
+
+
+@cache
+def _symbol(name: str) -> int:
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        routine = getattr(ctypes.CDLL(str(library)), _ROUTINES[dtype])
+        found = getattr(ctypes.CDLL(str(library)), name)
     except (AttributeError, OSError):
         return 0
-    if not torch.backends.mkl.is_available():
-        return 0
-    return ctypes.cast(routine, ctypes.c_void_p).value or 0
+    return ctypes.cast(found, ctypes.c_void_p).value or 0
 
 
 @intrinsic

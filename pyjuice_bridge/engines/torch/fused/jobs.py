@@ -7,7 +7,7 @@ import torch
 from pyjuice_bridge.engines.torch.fused.buffers import Buffers, DoubleBuffers
 from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
 from pyjuice_bridge.engines.torch.fused.layout import layout
-from pyjuice_bridge.engines.torch.fused.product_jobs import down_job, up_job
+from pyjuice_bridge.engines.torch.fused.product_jobs import down_job, joined_down_job, up_job
 from pyjuice_bridge.engines.torch.fused.steps import find_faint
 from pyjuice_bridge.engines.torch.fused.sum_jobs import count_job, sum_jobs
 from pyjuice_bridge.engines.torch.fused.threads import Job, address
@@ -24,7 +24,7 @@ class Jobs:
     Attributes:
         work: what the jobs are made of.
         key: what the addresses depend on.
-        up, down: by product layer; ``down`` waits for ``count``.
+        up, down, joined_down: by product layer; the latter two wait for ``count``.
         sums: by sum layer.
     """
 
@@ -33,6 +33,7 @@ class Jobs:
         self.up = {i: up_job(work, i) for i in work.layout.variables}
         self.sums = {i: sum_jobs(work, i) for i in work.layout.sums}
         self.down: dict[int, Job] = {}
+        self.joined_down: dict[int, Job] = {}
         self._counts = [0]
         self._lift, self._highest = 0, self._room()
         self._faint, self._weights_version = self._find_faint(), -1
@@ -44,7 +45,9 @@ class Jobs:
         places = [address(c) for c in counts]
         if places != self._counts:
             self._counts = places
-            self.down = {i: down_job(self.work, i, counts) for i in self.work.layout.sets}
+            work = self.work
+            self.down = {i: down_job(work, i, counts) for i in work.layout.sets}
+            self.joined_down = {i: joined_down_job(work, i, counts) for i in work.joined_down}
             for layer, step in self.sums.items():
                 step.counting = count_job(self.work, layer, step, counts)
 

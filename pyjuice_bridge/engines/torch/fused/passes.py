@@ -146,11 +146,13 @@ class FusedDownward(Downward):
             self._do()
             super()._product(layer, plan, flow)
             return
-        flow = flow.contiguous()
-        self._read.append(flow)
-        job["flow"], job["bare"] = address(flow), layer in self._bare
-        job["gemm"] = self.work.gemm if layer in self._joined else 0
-        self._waiting.append(job)
+        if layer in self._joined:
+            self._waiting.append(self.jobs.joined_down[layer])
+        else:
+            flow = flow.contiguous()
+            self._read.append(flow)
+            job["flow"], job["bare"] = address(flow), layer in self._bare
+            self._waiting.append(job)
         for child in set(plan.edges.layers.tolist()) & self._handed:
             tiles = self.buffers.flows if child in self.buffers.flows else self.buffers.tiles
             self.flows[child] = tiles[child]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyjuice_bridge.engines.torch.fused import flows, products
-from pyjuice_bridge.engines.torch.fused.threads import Job, address
+from pyjuice_bridge.engines.torch.fused.threads import Job, Kernel, address
 from pyjuice_bridge.engines.torch.fused.upward import UP
 from pyjuice_bridge.engines.torch.fused.work import Work
 from pyjuice_bridge.engines.torch.program import Params, ProductPlan, SumPlan
@@ -46,19 +48,53 @@ def up_job(work: Work, layer: int) -> Job:
 
 
 def down_job(work: Work, layer: int, counts: Params) -> Job:
-    """A product layer downward, with the sums above where these are joined."""
-    plan, sets = work.program.layers[layer], work.layout.sets[layer]
+    """A product layer downward, from its flow."""
+    one = work.layout.sets[layer].keys is None or work.sets(layer) >= work.enough
+    parts = 1 if one else -(-work.enough // work.sets(layer))
+    return _down(flows.product_down, work, layer, counts, parts)
+
+
+def joined_down_job(work: Work, layer: int, counts: Params) -> Job:
+    """A product layer downward, with the sums above."""
+    above, buffers = work.layout.above[layer], work.buffers
+    weights, counted = (buffers.weights_of(above, held) for held in (buffers.params, counts))
+    turns = np.zeros(work.sets(layer), np.int64)
+    samples = work.cut(layer).samples
+    return _down(
+        flows.joined_down,
+        work,
+        layer,
+        counts,
+        -(-work.batch // samples),
+        keep=(weights, counted, turns),
+        gemm=work.gemm,
+        weights=address(weights),
+        sum_counts=address(counted),
+        ratios=address(work.mixed[above]),
+        sum_width=work.program.widths[above],
+        turns=address(turns),
+    )
+
+
+def _down(
+    code: Kernel,
+    work: Work,
+    layer: int,
+    counts: Params,
+    parts: int,
+    keep: tuple[object, ...] = (),
+    **more: int,
+) -> Job:
+    plan, sets, buffers = work.program.layers[layer], work.layout.sets[layer], work.buffers
     assert isinstance(plan, ProductPlan)
-    buffers, parts = work.buffers, _parts(work, layer)
     targets = buffers.sources(layer, counts, buffers.tiles | buffers.flows)
     variables = buffers.variables(layer)
-    more, kept = _sums_down(work, layer, counts) if layer in work.joined_down else ({}, None)
     return Job(
-        flows.product_down,
+        code,
         work.dtype,
         flows.DOWN,
         work.sets(layer) * parts,
-        keep=(targets, variables, kept),
+        keep=(targets, variables, *keep),
         kind=flows.KINDS.index(plan.kind),
         sets=work.sets(layer),
         parts=parts,
@@ -70,12 +106,6 @@ def down_job(work: Work, layer: int, counts: Params) -> Job:
         **_shared(work, layer, plan),
         **more,
     )
-
-
-def _parts(work: Work, layer: int) -> int:
-    """Parts of a set of blocks in the downward pass."""
-    one = work.layout.sets[layer].keys is None or work.sets(layer) >= work.enough
-    return 1 if one else -(-work.enough // work.sets(layer))
 
 
 def _shared(work: Work, layer: int, plan: ProductPlan) -> dict[str, Any]:
@@ -110,15 +140,3 @@ def _sums_up(work: Work, layer: int) -> tuple[dict[str, Any], object]:
         found["sum_error"] = address(buffers.errors[above])
         found["sum_lost"] = buffers.flag(buffers.lost, above)
     return found, weights
-
-
-def _sums_down(work: Work, layer: int, counts: Params) -> tuple[dict[str, Any], object]:
-    above, buffers = work.layout.above[layer], work.buffers
-    weights, counted = (buffers.weights_of(above, held) for held in (buffers.params, counts))
-    found = {
-        "weights": address(weights),
-        "counts": address(counted),
-        "ratios": address(work.mixed[above]),
-        "sum_width": work.program.widths[above],
-    }
-    return found, (weights, counted)

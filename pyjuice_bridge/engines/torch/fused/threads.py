@@ -28,6 +28,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from pyjuice_bridge.engines.torch.fused.gemm import set_blas_threads
 from pyjuice_bridge.engines.torch.fused.memory import FAST, address_of, fields, inline, longs
 from pyjuice_bridge.files import user_cache
 
@@ -57,7 +58,7 @@ def frame_type(*integers: str, reals: tuple[str, ...] = ()) -> np.dtype[np.void]
     return np.dtype([*whole, *((name, np.float64) for name in reals)])
 
 
-_ROUND = frame_type("jobs", "count", "size_of_pool", "arrived", "done")
+_ROUND = frame_type("jobs", "count", "size_of_pool", "set_blas_threads", "arrived", "done")
 assert _ROUND.names is not None
 _ARRIVED, _DONE = (8 * _ROUND.names.index(name) for name in ("arrived", "done"))
 
@@ -124,6 +125,7 @@ def run(jobs: Sequence[Job]) -> None:
     calls = np.array([job.call for job in jobs], np.int64)
     frame = np.zeros(1, _ROUND)
     frame["jobs"], frame["count"] = calls.ctypes.data, len(jobs)
+    frame["set_blas_threads"] = set_blas_threads()
     code, threads = _round.entry(torch.float32), torch.get_num_threads()
     if _POOL is None or threads == 1:
         code.ctypes(ctypes.cast(frame.ctypes.data, ctypes.POINTER(ctypes.c_float)))
@@ -208,14 +210,16 @@ def _enter(typing_context: Any, entry: Any, frame: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _size(typing_context: Any, entry: Any) -> Any:
-    """Call the code at an address, which returns an int32."""
+def _ask(typing_context: Any, entry: Any, number: Any) -> Any:
+    """Call the code at an address with an int32; it returns one."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = ir.FunctionType(ir.IntType(32), []).as_pointer()
-        return builder.sext(builder.call(builder.inttoptr(args[0], code), []), ir.IntType(64))
+        short, long = ir.IntType(32), ir.IntType(64)
+        code = ir.FunctionType(short, [short]).as_pointer()
+        given = builder.trunc(args[1], short)
+        return builder.sext(builder.call(builder.inttoptr(args[0], code), [given]), long)
 
-    return types.int64(types.int64), generate
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -236,21 +240,36 @@ def next_task(frame):  # type: ignore[no-untyped-def]
     return _fetch_add(address_of(frame), 1)
 
 
+@inline
+def wait_for(place, count):  # type: ignore[no-untyped-def]
+    """Until the number at an address, which other threads advance, is that large."""
+    looks = 0
+    while _look(place) < count:
+        looks += 1
+        if looks > _PATIENCE:
+            _step_aside()
+
+
+@inline
+def advance(place):  # type: ignore[no-untyped-def]
+    """Let those know who wait for the number at an address."""
+    _fetch_add(place, 1)
+
+
 @kernel
 def _round(frame: Any) -> None:
     """All jobs; no thread begins one before all have ended the one before."""
     f = fields(frame, _ROUND)
     at = address_of(frame)
     jobs = longs(f.jobs, 2 * f.count)
-    threads = _size(f.size_of_pool) if f.size_of_pool != 0 else 1
+    threads = _ask(f.size_of_pool, 0) if f.size_of_pool != 0 else 1
+    blas_threads = _ask(f.set_blas_threads, 1) if f.set_blas_threads != 0 else 0
     arrived, done = at + _ARRIVED, at + _DONE
     for job in range(f.count):
         _enter(jobs[2 * job], jobs[2 * job + 1])
         if _fetch_add(arrived, 1) == (job + 1) * threads - 1:
             longs(jobs[2 * job + 1], 1)[0] = 0
-            _fetch_add(done, 1)
-        looks = 0
-        while _look(done) <= job:
-            looks += 1
-            if looks > _PATIENCE:
-                _step_aside()
+            advance(done)
+        wait_for(done, job + 1)
+    if f.set_blas_threads != 0:
+        _ask(f.set_blas_threads, blas_threads)
