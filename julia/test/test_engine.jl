@@ -113,3 +113,30 @@ end
     expected = without_cuda ? "load CUDA.jl" : BridgeError
     @test_throws expected log_likelihood(circuit, x; device = "cuda:999")
 end
+
+@testset "threads count together what small batches count: $name" for (name, circuit) in (
+    "hmm" => random_hmm(64, 20, 5; seed = 1),
+    "rat_spn" => ENGINE_CIRCUITS["rat_spn"],
+    "glued" => ENGINE_CIRCUITS["glued"],
+)
+    x = rows_of(circuit, 640, 1)
+    whole = expected_counts(circuit, x)
+    parts = [expected_counts(circuit, x[:, k:(k+19)]) for k = 1:20:640]
+    @test whole.log_likelihood ≈ sum(part.log_likelihood for part in parts)
+    for (i, counted) in enumerate(whole.layers)
+        isnothing(counted) && continue
+        @test counted ≈ sum(part.layers[i] for part in parts) rtol = 1e-4
+    end
+end
+
+@testset "loops over any number of values" begin
+    for count in (0, 1, 15, 16, 17, 48, 63, 64, 100)
+        values = [zeros(Float32, 3); rand(Xoshiro(count), Float32, count); 0.0f0]
+        some = values[4:(end-1)]
+        doubled = zeros(Float32, count)
+        JuiceBridge.each_lane(k -> doubled[k] = 2 * values[3+k], count)
+        @test doubled == 2 .* some
+        @test JuiceBridge.sum_column(values, 3, count) ≈ sum(some)
+        count == 0 || @test JuiceBridge.extremes(values, 3, count) == extrema(some)
+    end
+end

@@ -158,3 +158,112 @@ end
     @test all_of_them.log_likelihood == -Inf
     @test close_counts(all_of_them.layers, some.layers)
 end
+
+"The passes in single and double precision after `x` went upward."
+function both_passes(circuit, x; latents = nothing)
+    return JuiceBridge.with_engine() do
+        single = JuiceBridge.prepare(circuit, "cpu", Float32)
+        double = JuiceBridge.double_pass!(single)
+        for pass in (single, double)
+            JuiceBridge.load!(pass, x, axes(x, 2))
+            T = eltype(pass.scratch.array)
+            evidence = JuiceBridge.evidence_on_device(Array, latents, T)
+            JuiceBridge.observe!(pass, evidence, axes(x, 2))
+            JuiceBridge.upward!(pass)
+        end
+        return single, double
+    end
+end
+
+"Whether a layer's values in single precision are within their bounds of those in double."
+function within_bounds(single, double, i)
+    values, exact = single.tiles[i].array, double.tiles[i].array
+    for b in axes(values, 3), n in axes(values, 2)
+        bound = single.lossy[i] ? single.errors[i].array[n, b] : 0.0
+        scale, reference = single.scales[i].array[n, b], double.scales[i].array[n, b]
+        if scale == -Inf || reference == -Inf
+            all(iszero, view(values, :, n, b)) || return false
+            scale > -Inf || all(iszero, view(exact, :, n, b)) || return false
+            continue
+        end
+        shift = exp2(min(scale - reference, 1000))
+        for w in axes(values, 1)
+            error = abs(shift * values[w, n, b] - exact[w, n, b])
+            error <= 1.001 * shift * bound + 1e-4 * exact[w, n, b] || return false
+        end
+    end
+    return true
+end
+
+"Every row of the parameters with a one where it was largest."
+function one_hot(circuit)
+    hard = map(circuit.layers) do layer
+        JuiceBridge.owns_params(layer) || return nothing
+        params = zero(layer_params(layer))
+        for family in families_of(layer), o in axes(params, 2)
+            rows = view(params, :, o, family)
+            rows[argmax(layer_params(layer)[:, o, family])] = 1
+        end
+        return params
+    end
+    return with_params(circuit, hard)
+end
+
+@testset "values are within their bounds" begin
+    for seed = 1:150
+        circuit =
+            sharpened(random_circuit(seed, 3 + seed % 6), (5, 30, 100)[1+seed%3], seed)
+        x = rows_of(circuit, 20, seed; missing_share = 0.1)
+        latents = Dict("z" => soft_latents(circuit, "z", 20, seed))
+        for given in (nothing, latents)
+            single, double = both_passes(circuit, x; latents = given)
+            for (i, plan) in enumerate(single.program.plans)
+                plan isa JuiceBridge.InputPlan || @test within_bounds(single, double, i)
+            end
+        end
+    end
+end
+
+@testset "zeros that follow from zeros are exact: $name" for (name, circuit) in
+                                                             ENGINE_CIRCUITS
+    hard = one_hot(circuit)
+    x = sample(hard, 40; seed = 1)
+    x[:, 21:end] = rows_of(circuit, 20, 1)
+    single, double = both_passes(hard, x)
+    found, exact = JuiceBridge.scores!(single), JuiceBridge.scores!(double)
+    possible = findall(all(isfinite, exact; dims = 2)[:])
+    @test isdisjoint(JuiceBridge.doubtful(single), possible)
+    @test same_logs(permutedims(found), permutedims(exact))
+    @test any(isfinite, exact)
+end
+
+"""
+Two parts over the same variables, mixed evenly. In the first, one node is 1e-45 and the
+other meets a zero; in the second, all leaves are `other`.
+"""
+function lost_beside(other)
+    factors = [[1.0 1.0 0.0; 1e-20 1e-25 1.0] fill(other, 2, 3)]
+    layers = Layer[
+        InputLayer([1, 2, 3, 1, 2, 3], 1:6, stack([1 .- factors, factors]; dims = 1)),
+        ProductLayer(:hadamard, [1, 3, 5], [1, 2, 4, 5]),
+        SumLayer([1, 2, 3], [7, 8], [1, 1], reshape([1.0 0; 0 1], 2, 2, 1)),
+        ProductLayer(:hadamard, [1, 3, 5], [9, 3, 10, 6]),
+        SumLayer([1, 3], [11, 12], [1, 2], fill(0.25, 2, 1, 2)),
+    ]
+    return Circuit(3, layers, [13])
+end
+
+@testset "a column of zeros carries its bound: beside $other" for (other, doubts) in (
+    (0.5, 0),
+    (1e-9, 0),
+    (1e-15, 2),
+    (0.0, 2),
+)
+    circuit, x = lost_beside(other), ones(Int32, 3, 2)
+    single, _ = both_passes(circuit, x)
+    @test length(JuiceBridge.doubtful(single)) == doubts
+    @test single.lossy[4] && all(iszero, single.tiles[4].array[:, :, 1])
+    @test single.errors[4].array[1, 1] == 1
+    @test -150 < single.scales[4].array[1, 1] < -120
+    @test log_likelihood(circuit, x) ≈ oracle_ll(circuit, x) rtol = 1e-6
+end

@@ -133,55 +133,23 @@ end
 bits_type(::Type{Float32}) = Int32
 bits_type(::Type{Float64}) = Int64
 
-"""
-    extremes(values, start, count)
-
-The smallest and largest of `values[start + 1]` … `values[start + count]`, none of them
-negative. They are compared as integers, which has the same order and compiles to vector
-instructions.
-"""
-@inline function extremes(values::Array{T}, start::Int, count::Int) where {T}
-    I = bits_type(T)
-    low, top = typemax(I), zero(I)
-    @inbounds @simd for i = (start+1):(start+count)
-        bits = reinterpret(I, values[i])
-        low = min(low, bits)
-        top = max(top, bits)
-    end
-    return reinterpret(T, low), reinterpret(T, top)
-end
-
-@inline extremes(values::Array, ::Nothing, start::Int, count::Int) =
-    extremes(values, start, count)
-
-"The same where entries that are zero in `mask` do not count as small."
-@inline function extremes(
-    values::Array{T},
-    mask::Array{T},
-    start::Int,
-    count::Int,
-) where {T}
-    I = bits_type(T)
-    low, top = typemax(I), zero(I)
-    @inbounds @simd for i = (start+1):(start+count)
-        bits = reinterpret(I, values[i])
-        low = min(low, ifelse(mask[i] > 0, bits, typemax(I)))
-        top = max(top, bits)
-    end
-    return reinterpret(T, low), reinterpret(T, top)
-end
-
-"Whether any entry, none of them negative, lies below `limit`."
-any_below(values::Array, limit) = first(extremes(values, 0, length(values))) < limit
-any_below(values::AbstractArray, limit) = minimum(values; init = one(limit)) < limit
-
 # Buffers ----------------------------------------------------------------------------------
 
-"An array that keeps its memory when it changes its size."
+"An array that keeps its memory when it changes its size; `skip` entries stay before it."
 mutable struct Buffer{V<:AbstractVector,A<:AbstractArray}
     flat::V
     array::A
+    const skip::Int
 end
+
+"""
+Entries by which buffers begin after one another, and after how many that starts again: the
+same place of several is not at the same place of a memory page then, where processors take
+stores and loads for related.
+"""
+const STAGGER, STAGGERED = 80, 13
+
+const BUFFERS_MADE = Threads.Atomic{Int}(0)
 
 """
     Buffer(like, T, N)
@@ -190,11 +158,14 @@ An empty N-dimensional buffer of `T` where the array `like` is.
 """
 function Buffer(like::AbstractArray, ::Type{T}, N::Int) where {T}
     flat = similar(like, T, 1)
-    return Buffer(flat, shaped(flat, ntuple(_ -> 0, N)))
+    skip = STAGGER * (Threads.atomic_add!(BUFFERS_MADE, 1) % STAGGERED)
+    return Buffer(flat, shaped(flat, 0, ntuple(_ -> 0, N)), skip)
 end
 
-shaped(flat::Vector, dims::Dims) = unsafe_wrap(Array, pointer(flat), dims)
-shaped(flat::AbstractVector, dims::Dims) = reshape(view(flat, 1:prod(dims)), dims)
+shaped(flat::Vector, skip, dims::Dims) =
+    unsafe_wrap(Array, pointer(flat, skip + 1), dims)
+shaped(flat::AbstractVector, skip, dims::Dims) =
+    reshape(view(flat, (skip+1):(skip+prod(dims))), dims)
 
 "The buffer's array with the given size, contents arbitrary."
 @inline function sized!(buffer::Buffer, dims::Int...)
@@ -203,17 +174,17 @@ shaped(flat::AbstractVector, dims::Dims) = reshape(view(flat, 1:prod(dims)), dim
 end
 
 @noinline function resize_buffer!(buffer::Buffer, dims::Dims)
-    if length(buffer.flat) < prod(dims)
-        buffer.flat = similar(buffer.flat, prod(dims))
+    if length(buffer.flat) < buffer.skip + prod(dims)
+        buffer.flat = similar(buffer.flat, buffer.skip + prod(dims))
     end
-    buffer.array = shaped(buffer.flat, dims)
+    buffer.array = shaped(buffer.flat, buffer.skip, dims)
     return nothing
 end
 
 "Give a buffer's memory back."
 function release!(buffer::Buffer)
     buffer.flat = similar(buffer.flat, 1)
-    buffer.array = shaped(buffer.flat, map(_ -> 0, size(buffer.array)))
+    buffer.array = shaped(buffer.flat, 0, map(_ -> 0, size(buffer.array)))
     return buffer
 end
 

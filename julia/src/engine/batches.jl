@@ -96,6 +96,7 @@ function rescore!(pass::Pass{Float64}, x, evidence, rows)
 end
 
 function upward!(pass::Pass)
+    flip_shared!(pass)
     for plan in pass.program.plans
         up!(pass, plan)
     end

@@ -188,9 +188,11 @@ function plan_layer(layer::SumLayer, i, context::Context)
     group_sizes = zeros(Int, num_groups)
     foreach(g -> group_sizes[g] += 1, layer.groups)
     within(readers) = links(readers, 1:edges, nothing, ints; unique = :readers)
+    owner = layer.tied_to == 0 ? i : layer.tied_to
     return SumPlan(
         i,
-        layer.tied_to == 0 ? i : layer.tied_to,
+        owner,
+        1 + count(other -> other isa SumLayer && other.tied_to == owner, circuit.layers),
         width,
         width_in,
         num_blocks(layer),

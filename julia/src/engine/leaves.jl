@@ -58,13 +58,9 @@ Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it,
         at = width * (n - 1 + batch * (b - 1))
         from = width * (leaf_column(plan, codes, n, leaf) - 1)
         if first
-            @inbounds @simd ivdep for w = 1:width
-                tile[at+w] = table[from+w]
-            end
+            each_lane(w -> @inbounds(tile[at+w] = table[from+w]), width)
         else
-            @inbounds @simd ivdep for w = 1:width
-                tile[at+w] *= table[from+w]
-            end
+            each_lane(w -> @inbounds(tile[at+w] *= table[from+w]), width)
         end
     end
     return nothing
@@ -81,36 +77,44 @@ end
 
 # Counts -----------------------------------------------------------------------------------
 
-"Nodes of a leaf from which a thread is worth a part of them."
-const LEAF_NODES = 16
-
 function count_leaves!(count::Array, pass::HostPass, plan::InputPlan, link, flow::Array)
     links, work = length(link.readers), plan.width * pass.batch * length(link.readers)
+    all, low = 1:pass.batch, link.low
     if plan.apart
         threaded(links, work) do range, _
-            count_nodes!(count, pass, plan, link, flow, range, 1:plan.width)
+            for k in range
+                reader, leaf = Int(link.readers[k]), Int(link.children[k])
+                count_leaf!(count, pass, plan, leaf, flow, reader, all, low)
+            end
+            return false
         end
-    else  # blocks share columns of the table: cut the nodes, not the blocks
-        threaded(cld(plan.width, LEAF_NODES), work) do range, _
-            nodes =
-                (LEAF_NODES*(first(range)-1)+1):min(LEAF_NODES * last(range), plan.width)
-            count_nodes!(count, pass, plan, link, flow, 1:links, nodes)
+    else  # blocks share a table: cut its columns, not the blocks
+        parts = Threads.nthreads()
+        threaded(parts, work) do range, _
+            owned = (first(range)-1, last(range), parts)
+            for k = 1:links
+                reader, leaf = Int(link.readers[k]), Int(link.children[k])
+                count_leaf!(count, pass, plan, leaf, flow, reader, all, low, owned)
+            end
+            return false
         end
     end
     return count
 end
 
-function count_nodes!(count, pass, plan, link, flow, range, nodes)
-    for k in range
-        reader, leaf = Int(link.readers[k]), Int(link.children[k])
-        count_leaf!(count, pass, plan, leaf, flow, reader, 1:pass.batch, link.low, nodes)
-    end
-    return false
+"Spreads column numbers over 16 bits: 2^16 divided by the golden ratio."
+const SPREADER = 40503
+
+"Whether a thread counts into this column of a table; all threads have equally many."
+@inline is_owned(column, ::Nothing) = true
+@inline function is_owned(column, (before, last, parts)::NTuple{3,Int})
+    part = ((column * SPREADER & 0xffff) * parts) >> 16
+    return before <= part < last
 end
 
 """
 Add the flow of some columns of block `reader`, after its first `low` nodes, to the counts
-of a leaf.
+of a leaf; only where its column of the table is `owned`.
 """
 function count_leaf!(
     count,
@@ -121,15 +125,15 @@ function count_leaf!(
     reader,
     columns,
     low = 0,
-    nodes = 1:plan.width,
+    owned = nothing,
 )
     codes, width, batch = pass.codes.array, plan.width, pass.batch
     for n in columns
-        into = width * (leaf_column(plan, codes, n, leaf) - 1)
+        column = Int(leaf_column(plan, codes, n, leaf))
+        is_owned(column, owned) || continue
+        into = width * (column - 1)
         from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
-        @inbounds @simd ivdep for w in nodes
-            count[into+w] += flow[from+w]
-        end
+        each_lane(w -> @inbounds(count[into+w] += flow[from+w]), width)
     end
     return nothing
 end

@@ -74,7 +74,7 @@ end
 """
 A sum layer's edges.
 
-- `owner`: the layer that keeps the weights;
+- `owner`: the layer that keeps the weights; `sharers`: how many layers have them;
 - `direct`: one edge per block, to consecutive products of one layer, the first after
   `before` others: their tile is read where it is; otherwise a tile of edges is gathered and
   rescaled;
@@ -89,6 +89,7 @@ A sum layer's edges.
 struct SumPlan{V}
     layer::Int
     owner::Int
+    sharers::Int
     width::Int
     width_in::Int
     blocks::Int

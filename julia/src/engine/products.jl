@@ -3,7 +3,7 @@
 # All factors are at most one, so a product's entry that underflows is truly below the
 # smallest normal number and matters only where the whole tile is tiny. Columns whose
 # maximum is below the cube root of that number are redone with mantissas and exponents
-# apart (`redo_column!`).
+# apart (`redo_column!`). An entry that is zero because a factor is has lost nothing.
 
 weakest(::Type{T}) where {T} = cbrt(floatmin(T))
 
@@ -12,6 +12,7 @@ function up!(pass::HostPass, plan::ProductPlan)
     sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
     sized!(pass.mantissas, plan.width, Threads.nthreads())
     sized!(pass.exponents, plan.width, Threads.nthreads())
+    sized!(pass.marks, plan.width, Threads.nthreads())
     pass.lossy[plan.layer] = multiply_blocks!(pass, plan, start_mixing!(pass, plan))
     return nothing
 end
@@ -38,9 +39,12 @@ end
 function multiply_columns!(pass, plan, b, columns, part)
     tile, scale = pass.tiles[plan.layer].array, pass.scales[plan.layer].array
     error, mask = pass.errors[plan.layer].array, pass.masks[plan.layer].array
+    masked = pass.masked[plan.layer]
+    plan.kind === :kronecker &&
+        !masked &&
+        return multiply_pairs!(tile, scale, error, pass, plan, b, columns)
     multiply!(tile, scale, pass, plan, b, columns)
-    pass.masked[plan.layer] ||
-        return normalise!(tile, scale, error, nothing, pass, plan, b, columns, part)
+    masked || return normalise!(tile, scale, error, nothing, pass, plan, b, columns, part)
     times_mask!(tile, mask, b, columns)
     return normalise!(tile, scale, error, mask, pass, plan, b, columns, part)
 end
@@ -78,7 +82,7 @@ function multiply!(tile, scale, pass, plan, b, columns)
             end
         end
     elseif plan.kind === :kronecker
-        multiply_outer!(tile, scale, pass, plan, b, columns, children)
+        multiply_outer!(tile, scale, pass, plan, b, columns)
     else
         list_nodes!(tile, scale, pass, plan, b, columns, children)
     end
@@ -106,30 +110,10 @@ end
     return nothing
 end
 
-function multiply_outer!(tile, scale, pass, plan, b, columns, children)
-    i, j = Int(plan.sources[children[1]]), Int(plan.sources[children[2]])
-    p, q = Int(plan.places[children[1]]), Int(plan.places[children[2]])
-    first, second = pass.tiles[i].array, pass.tiles[j].array
-    inner = size(second, 1)
-    @inbounds for n in columns, u in axes(first, 1)
-        factor, low = first[u, n, p], inner * (u - 1)
-        @simd ivdep for v = 1:inner
-            tile[low+v, n, b] = factor * second[v, n, q]
-        end
-    end
-    add_scale!(scale, b, pass.scales[i].array, p, columns)
-    add_scale!(scale, b, pass.scales[j].array, q, columns)
-    return nothing
-end
-
 "`:concat`: all children on the scale of the largest."
 function list_nodes!(tile::Array{T}, scale, pass, plan, b, columns, children) where {T}
     @inbounds for n in columns
-        common = -Inf
-        for k in children
-            common = max(common, pass.scales[plan.sources[k]].array[n, plan.places[k]])
-        end
-        common = isfinite(common) ? common : 0.0
+        common = scale_of_parts(pass, plan, n, children)
         for k in children
             source, place, low =
                 pass.tiles[plan.sources[k]].array, plan.places[k], plan.lows[k]
@@ -149,6 +133,8 @@ end
 """
 Give each column of block `b` a maximum from 0.5 to 1, and bound what underflow took from
 it; zeros of the latent evidence `mask` are exact. Returns whether it took anything.
+
+A column of zeros gets the scale on which its bound is one, -Inf where it is exact.
 """
 function normalise!(
     tile::Array{T},
@@ -168,18 +154,15 @@ function normalise!(
         at = width * (n - 1 + batch * (b - 1))
         low, top = extremes(tile, mask, at, width)
         if top < weak
-            power = redo_column!(tile, pass, plan, n, b, part)
-            low, _ = extremes(tile, mask, at, width)
-            loss = low < tiny ? Float64(tiny) : 0.0
+            power, loss = redo_weak!(tile, mask, pass, plan, n, b, part, top)
         else
+            lossy = low < tiny && underflowed(tile, mask, pass, plan, n, b, part)
             power = Float64(power_of(top))
             factor = power_of_two(T, -power)
-            @simd ivdep for k = (at+1):(at+width)
-                tile[k] *= factor
-            end
-            loss = low < tiny ? tiny * exp2(-power) : 0.0
+            each_lane(w -> @inbounds(tile[at+w] *= factor), width)
+            loss = lossy ? tiny * power_of_two(Float64, -power) : 0.0
         end
-        inherits && (loss += inherited_loss(pass, plan, n, b, power))
+        inherits && ((loss, power) = add_inherited(loss, power, pass, plan, n, b))
         scale[n, b] += power
         error[n, b] = loss
         lost |= loss > 0

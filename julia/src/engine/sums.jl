@@ -9,9 +9,7 @@ function up!(pass::HostPass, plan::SumPlan)
     masked && mask_tile!(out, pass.masks[plan.layer].array)
     pass.lossy[plan.layer] = false
     if inherits || masked || any_faint!(pass, plan.owner)
-        error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
-        inherits ? inherit_errors!(error, scale, pass, plan) : fill!(error, 0)
-        pass.lossy[plan.layer] = add_losses!(error, out, pass, plan)
+        pass.lossy[plan.layer] = bound_sums!(pass, plan, inherits)
     end
     return nothing
 end
@@ -35,13 +33,11 @@ cut over Julia's threads; BLAS itself uses one.
 """
 function mix!(out::Array, pass::HostPass, plan::SumPlan)
     values, before = edge_tile(pass, plan)
-    weights = pass.weights[plan.owner]
     work = 2 * plan.width * plan.width_in * plan.edges * pass.batch
     each_slab(pass.batch, plan.blocks, work) do b, columns, _
         into = view(out, :, columns, b)
         for e = plan.offsets[b]:(plan.offsets[b+1]-1)
-            θ = view(weights, :, :, Int(plan.groups[e]))
-            β = e > plan.offsets[b]
+            θ, β = weights_of(pass, plan, e), e > plan.offsets[b]
             gemm!('T', θ, 'N', view(values, :, columns, before + e), β, into)
         end
         return false
@@ -72,28 +68,51 @@ end
 columns_to_mix(::Nothing, columns) = length(columns)
 columns_to_mix(plan::SumPlan, columns) = columns_at_once(plan, columns)
 
-"Whether the weights are worth transposing for so many columns."
+"Whether the weights are worth transposing for so many columns of one block."
 is_flipped(plan::SumPlan, columns) =
     length(columns) >= SMALL_COLUMNS &&
     SMALL_COLUMNS * plan.width * plan.width_in <= SMALL_PRODUCT
 
-"Transpose the weights of a direct layer's block `b` for the thread `part`."
+"""
+Transpose the weights of a direct layer's block `b` for the thread `part`, unless that was
+done for all layers that share them.
+"""
 function flip_weights!(pass::HostPass, plan::SumPlan, b, columns, part)
-    is_flipped(plan, columns) || return nothing
-    θ = view(pass.weights[plan.owner], :, :, Int(plan.groups[b]))
-    transpose!(view(pass.aside.array, :, :, part), θ)
+    plan.sharers == 1 && is_flipped(plan, columns) || return nothing
+    transpose!(view(pass.aside.array, :, :, part), weights_of(pass, plan, b))
     return nothing
 end
+
+"The weights of edge `e`."
+weights_of(pass, plan, e) = view(pass.weights[plan.owner], :, :, Int(plan.groups[e]))
+
+"Transpose the weights that several layers share, once for a batch."
+function flip_shared!(pass::HostPass)
+    for plan in pass.program.plans
+        plan isa SumPlan && plan.sharers > 1 && plan.owner == plan.layer || continue
+        θ = pass.weights[plan.owner]
+        width_in, width, groups = size(θ)
+        flip = sized!(pass.flips[plan.owner], width, width_in, groups)
+        each_slab(width_in, groups, length(θ)) do g, nodes, _
+            transpose!(view(flip, :, nodes, g), view(θ, nodes, :, g))
+            return false
+        end
+    end
+    return pass
+end
+flip_shared!(pass::Pass) = pass
 
 "The values of a direct layer's block `b`."
 function mix_block!(pass::HostPass, plan::SumPlan, b, columns, part)
     values = view(edge_tile(pass, plan)[1], :, columns, plan.before + b)
     into = view(pass.tiles[plan.layer].array, :, columns, b)
-    if is_flipped(plan, columns)
+    if plan.sharers > 1
+        flip = view(pass.flips[plan.owner].array, :, :, Int(plan.groups[b]))
+        gemm!('N', flip, 'N', values, 0, into)
+    elseif is_flipped(plan, columns)
         gemm!('N', view(pass.aside.array, :, :, part), 'N', values, 0, into)
     else
-        θ = view(pass.weights[plan.owner], :, :, Int(plan.groups[b]))
-        gemm!('T', θ, 'N', values, 0, into)
+        gemm!('T', weights_of(pass, plan, b), 'N', values, 0, into)
     end
     return nothing
 end
@@ -125,6 +144,7 @@ function gather_edges!(scale::Matrix, pass::HostPass{T}, plan::SumPlan) where {T
             for e in range
                 common = max(common, exponent_of_child(pass, plan, e, n))
             end
+            common > -Inf || (common = exponent_of_losses(pass, plan, range, n))
             scale[n, b] = common
             common = isfinite(common) ? common : 0.0
             for e in range
@@ -145,6 +165,18 @@ function exponent_of_child(pass, plan, e, n)
     return pass.scales[plan.sources[e]].array[n, place] + power_of(top)
 end
 
+"The scale of the largest bound among edges whose children are all zero."
+function exponent_of_losses(pass, plan, range, n)
+    common = -Inf
+    for e in range
+        i, place = Int(plan.sources[e]), Int(plan.places[e])
+        pass.lossy[i] || continue
+        0 < pass.errors[i].array[n, place] < Inf || continue
+        common = max(common, pass.scales[i].array[n, place])
+    end
+    return common
+end
+
 function copy_edge!(edges::Array{T}, pass, plan, e, n, common) where {T}
     tile, place = pass.tiles[plan.sources[e]].array, Int(plan.places[e])
     shift = pass.scales[plan.sources[e]].array[n, place] - common
@@ -155,36 +187,38 @@ function copy_edge!(edges::Array{T}, pass, plan, e, n, common) where {T}
     return nothing
 end
 
-"The error bounds of a block's edges, added up."
-function inherit_errors!(error::Matrix, scale, pass::HostPass, plan::SumPlan)
-    fill!(error, 0)
-    for b = 1:plan.blocks, e = plan.offsets[b]:(plan.offsets[b+1]-1)
-        i, place = Int(plan.sources[e]), Int(plan.places[e])
-        pass.lossy[i] || continue
-        lost, from = pass.errors[i].array, pass.scales[i].array
-        for n = 1:pass.batch
-            lost[n, place] > 0 || continue
-            common = isfinite(scale[n, b]) ? scale[n, b] : 0.0
-            shift = plan.direct ? 0.0 : from[n, place] - common
-            error[n, b] += or_unknown(lost[n, place] * exp2(shift))
-        end
-    end
-    return error
-end
-
-"Add what the product itself may have lost; returns whether anything was."
-function add_losses!(error::Matrix, out::Array{T}, pass::HostPass, plan::SumPlan) where {T}
+"""
+Bound what underflow took from the sums: what the edges lost, and what the product itself
+may have lost. Returns whether it took anything.
+"""
+function bound_sums!(pass::HostPass{T}, plan::SumPlan, inherits) where {T}
+    error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
+    out, scale = pass.tiles[plan.layer].array, pass.scales[plan.layer].array
+    mask = pass.masked[plan.layer] ? pass.masks[plan.layer].array : nothing
     limit, loss = faintest(T), Float64(floatmin(T)) * plan.terms
-    masked, mask = pass.masked[plan.layer], pass.masks[plan.layer].array
     return each_slab(pass.batch, plan.blocks, length(out)) do b, columns, _
         lost = false
         for n in columns
+            bound = inherits ? edge_losses(pass, plan, n, b, scale[n, b]) : 0.0
             at = plan.width * (n - 1 + pass.batch * (b - 1))
-            low, _ =
-                masked ? extremes(out, mask, at, plan.width) : extremes(out, at, plan.width)
-            low < limit && (error[n, b] += loss)
-            lost |= error[n, b] > 0
+            low, _ = extremes(out, mask, at, plan.width)
+            low < limit && scale[n, b] > -Inf && (bound += loss)
+            error[n, b] = bound
+            lost |= bound > 0
         end
         return lost
     end
+end
+
+"The error bounds of a block's edges, added up on its scale."
+function edge_losses(pass, plan, n, b, scale)
+    total = 0.0
+    for e = plan.offsets[b]:(plan.offsets[b+1]-1)
+        i, place = Int(plan.sources[e]), Int(plan.places[e])
+        lost = pass.lossy[i] ? pass.errors[i].array[n, place] : 0.0
+        lost > 0 || continue
+        shift = plan.direct ? 0.0 : pass.scales[i].array[n, place] - finite_or_zero(scale)
+        total += moved(lost, shift)
+    end
+    return total
 end

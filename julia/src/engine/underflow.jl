@@ -1,7 +1,86 @@
 # What underflow would take away in products, on the CPU: columns that are redone, and bounds
 # on what was lost (products_anywhere.jl has both for other arrays).
 
+# What is exactly zero --------------------------------------------------------------------
+
+"""
+Whether an entry of a column is below the smallest normal number although none of its
+factors is zero. Numbers are compared as bits, where a subnormal one is not zero.
+"""
+@noinline function underflowed(tile::Array{T}, mask, pass, plan, n, b, part) where {T}
+    I, width = bits_type(T), size(tile, 1)
+    marks, low, tiny = pass.marks.array, width * (part - 1), reinterpret(I, floatmin(T))
+    at = width * (n - 1 + pass.batch * (b - 1))
+    @inbounds @simd ivdep for w = 1:width
+        marks[low+w] = reinterpret(I, tile[at+w]) < tiny
+    end
+    isnothing(mask) || keep_positive!(marks, low, mask, at, width)
+    for k = plan.offsets[b]:(plan.offsets[b+1]-1)
+        values, from, count = child_column(pass, plan, k, n)
+        if plan.kind === :hadamard
+            keep_positive!(marks, low, values, from, count)
+        elseif plan.kind === :concat
+            keep_positive!(marks, low + Int(plan.lows[k]), values, from, count)
+        else
+            keep_positive_pairs!(marks, low, width, plan, k, b, values, from, count)
+        end
+    end
+    found = zero(Int32)
+    @inbounds @simd for w = (low+1):(low+width)
+        found |= marks[w]
+    end
+    return found != 0
+end
+
+"Take the marks away from nodes whose values are zero."
+@inline function keep_positive!(marks, low, values::Array{T}, from, count) where {T}
+    @inbounds @simd ivdep for w = 1:count
+        marks[low+w] &= reinterpret(bits_type(T), values[from+w]) > 0
+    end
+    return nothing
+end
+
+"The same for the pairs of a Kronecker product's nodes."
+function keep_positive_pairs!(
+    marks,
+    low,
+    width,
+    plan,
+    k,
+    b,
+    values::Array{T},
+    from,
+    count,
+) where {T}
+    for w = 1:count
+        reinterpret(bits_type(T), values[from+w]) > 0 && continue
+        for node in pair_nodes(plan, k, b, w, count, width)
+            marks[low+node] = 0
+        end
+    end
+    return nothing
+end
+
+"The nodes of a Kronecker product with node `w` of its child `k`, one of `count`."
+function pair_nodes(plan, k, b, w, count, width)
+    other = width ÷ count
+    fast = k == plan.offsets[b+1] - 1  # the second child's nodes run fastest
+    return fast ? (w:count:width) : (other*(w-1)+1):1:(other*w)
+end
+
 # What is redone with exponents apart ------------------------------------------------------
+
+"""
+Redo a column whose maximum `top` is small, unless it is exactly zero. Returns its power of
+two (see [`redo_column!`](@ref)) and a bound on what underflow took from it then.
+"""
+@noinline function redo_weak!(tile::Array{T}, mask, pass, plan, n, b, part, top) where {T}
+    top > 0 || underflowed(tile, mask, pass, plan, n, b, part) || return -Inf, 0.0
+    power = redo_column!(tile, pass, plan, n, b, part)
+    lossy = underflowed(tile, mask, pass, plan, n, b, part)
+    isfinite(power) || return power, lossy ? Inf : 0.0
+    return power, lossy ? Float64(floatmin(T)) : 0.0
+end
 
 """
 Set a column from the mantissas and exponents of its factors, in double precision, with a
@@ -54,10 +133,8 @@ function multiply_exactly!(mantissas, exponents, pass, plan, n, b)
             for w = 1:width
                 times_exactly!(mantissas, exponents, low + w, values[at+w], shift)
             end
-        else  # the second child's nodes run fastest
-            fast, other = k == last(children), length(mantissas) ÷ width
-            for w = 1:width, v = 1:other
-                node = fast ? width * (v - 1) + w : other * (w - 1) + v
+        else
+            for w = 1:width, node in pair_nodes(plan, k, b, w, width, length(mantissas))
                 times_exactly!(mantissas, exponents, node, values[at+w])
             end
         end
@@ -87,35 +164,83 @@ end
 # What the children lost -------------------------------------------------------------------
 
 """
-The share of the children in a column's error bound, on the scale of the normalised column:
-the product of (maximum + error) less that of the maxima; for `:concat` the largest of the
-children's.
+Add the children's share to a column's error bound, on the scale of the normalised column;
+a column of zeros gets the power on which that is one.
 """
-@noinline function inherited_loss(pass, plan, n, b, power)
-    children = plan.offsets[b]:(plan.offsets[b+1]-1)
-    ratios, tops, largest = 0.0, 0.0, 0.0
-    common = scale_of_parts(pass, plan, n, children)
-    for k in children
-        i, place = Int(plan.sources[k]), Int(plan.places[k])
-        lost = pass.lossy[i] ? pass.errors[i].array[n, place] : 0.0
-        if plan.kind === :concat
-            lost > 0 || continue
-            shift = child_scale(pass, plan, k, n) - common - power
-            largest = max(largest, or_unknown(lost * exp2(shift)))
-        else
-            _, top = extremes(child_column(pass, plan, k, n)...)
-            tops += log(top)
-            lost > 0 && (ratios += log1p(lost / top))
-        end
-    end
-    plan.kind === :concat && return largest
-    return ratios > 0 ? or_unknown(expm1(ratios) * exp(tops - power * log(2.0))) : 0.0
+@noinline function add_inherited(loss, power, pass, plan, n, b)
+    bound, shift =
+        plan.kind === :concat ? largest_loss(pass, plan, n, b) :
+        product_loss(pass, plan, n, b)
+    bound > 0 || return loss, power
+    power > -Inf && return loss + moved(bound, shift - power), power
+    isfinite(bound + loss) || return Inf, power
+    return 1.0, Float64(power_of(bound)) + shift
 end
 
-or_unknown(bound) = isnan(bound) ? Inf : bound
+"""
+The product of the children's (maximum + error) less that of their maxima, and the power of
+two it is to be multiplied by.
+"""
+function product_loss(pass, plan, n, b)
+    children = plan.offsets[b]:(plan.offsets[b+1]-1)
+    inherited = 0.0
+    for k in children
+        inherited += child_loss(pass, plan, k, n)
+    end
+    0 < inherited < Inf || return inherited, 0.0
+    bound, tops, shift = 0.0, 1.0, 0.0
+    for k in children
+        lost = child_loss(pass, plan, k, n)
+        _, top = extremes(child_column(pass, plan, k, n)...)
+        bound = bound * (top + lost) + tops * lost
+        tops *= top
+        larger = max(bound, tops)
+        if 0 < larger < 1e-150 || larger > 1e150
+            power = power_of(larger)
+            factor = power_of_two(Float64, -power)
+            bound, tops, shift = bound * factor, tops * factor, shift + power
+        end
+    end
+    return bound, shift
+end
 
-function scale_of_parts(pass, plan, n, children)
-    plan.kind === :concat || return 0.0
-    common = maximum(k -> child_scale(pass, plan, k, n), children)
-    return isfinite(common) ? common : 0.0
+"The error bound of a child."
+function child_loss(pass, plan, k, n)
+    i = Int(plan.sources[k])
+    return pass.lossy[i] ? pass.errors[i].array[n, plan.places[k]] : 0.0
+end
+
+"`:concat`: the largest of the children's bounds, on the scale of [`scale_of_parts`](@ref)."
+function largest_loss(pass, plan, n, b)
+    children = plan.offsets[b]:(plan.offsets[b+1]-1)
+    common, largest = scale_of_parts(pass, plan, n, children), 0.0
+    for k in children
+        lost = child_loss(pass, plan, k, n)
+        largest = max(largest, moved(lost, child_scale(pass, plan, k, n) - common))
+    end
+    return largest, 0.0
+end
+
+"""
+An error bound times 2^`shift`. It stays above zero; what is unknown stays infinite.
+"""
+function moved(bound, shift)
+    0 < bound < Inf || return bound
+    steps = unsafe_trunc(Int, clamp(shift, -3000, 3000))
+    return max(ldexp(bound, steps), floatmin(Float64))
+end
+
+"The scale of a `:concat` column: that of its largest child, or of the largest bound."
+@noinline function scale_of_parts(pass, plan, n, children)
+    common = -Inf
+    for k in children
+        _, top = extremes(child_column(pass, plan, k, n)...)
+        top > 0 && (common = max(common, child_scale(pass, plan, k, n)))
+    end
+    common > -Inf && return common
+    for k in children
+        lost = child_loss(pass, plan, k, n)
+        0 < lost < Inf && (common = max(common, child_scale(pass, plan, k, n)))
+    end
+    return finite_or_zero(common)
 end

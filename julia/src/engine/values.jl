@@ -17,12 +17,14 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
 - `codes`: `[columns, variables]`, the value plus two, or one where it is missing;
 - `tiles`, `edges`, `masks`, `flows`: (width, columns, blocks) by layer, as far as it has
   them;
-- `scales`: `[columns, blocks]`, the exponent of each tile's power of two, -Inf for a tile
-  of zeros;
+- `scales`: `[columns, blocks]`, the exponent of each tile's power of two; for a tile of
+  zeros that of its error bound, -Inf where they are exact;
 - `errors`: `[columns, blocks]`, a bound on what underflow took from any value of the tile,
   where `lossy` says that it took anything;
+- `flips`: transposed weights that several layers share, by owner;
+- `spares`: counts of single threads, by owner, in use where `spared` ([`is_cut`](@ref));
 - `scratch`, `aside` (transposed weights, ratios), `incoming` (weights at the roots),
-  `mantissas`, `exponents`: working space;
+  `mantissas`, `exponents`, `marks`: working space;
 - `scores`: `[columns, roots]`, log-likelihoods;
 - `masked`: layers with latent evidence; `kept`: layers whose flows are to be read
   afterwards;
@@ -41,15 +43,19 @@ mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const edges::Vector{B3}
     const masks::Vector{B3}
     const flows::Vector{B3}
+    const flips::Vector{B3}
+    const spares::Vector{B3}
     const scratch::B3
     const aside::B3
     const incoming::B3
     const mantissas::B2
     const exponents::B2
+    const marks::BI
     const scales::Vector{B2}
     const errors::Vector{B2}
     const scores::B2
     const lossy::Vector{Bool}
+    const spared::Vector{Bool}
     const masked::Vector{Bool}
     const kept::Vector{Bool}
     const faint::Vector{Union{Nothing,Bool}}
@@ -77,14 +83,18 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
         tiles(),
         tiles(),
         tiles(),
+        tiles(),
+        tiles(),
         tile,
         Buffer(like, T, 3),
         Buffer(like, T, 3),
         Buffer(like, Float64, 2),
         Buffer(like, Float64, 2),
+        Buffer(like, Int32, 2),
         grids(),
         grids(),
         grid,
+        flags(),
         flags(),
         flags(),
         flags(),
