@@ -126,7 +126,8 @@ class FusedDownward(Downward):
         self._handed = self.work.layout.handed
         self._masked = up.masked
         self._waiting: list[Job] = []
-        self._read: list[torch.Tensor] = []
+        self._given: list[torch.Tensor] = []
+        """Flows that waiting jobs read."""
         self._bare: set[int] = set()
         self._joined: set[int] = set()
 
@@ -138,7 +139,7 @@ class FusedDownward(Downward):
     def _do(self) -> None:
         run(self._waiting)
         self._waiting.clear()
-        self._read.clear()
+        self._given.clear()
 
     def _product(self, layer: int, plan: ProductPlan, flow: torch.Tensor) -> None:
         job = self.jobs.down.get(layer)
@@ -150,7 +151,7 @@ class FusedDownward(Downward):
             self._waiting.append(self.jobs.joined_down[layer])
         else:
             flow = flow.contiguous()
-            self._read.append(flow)
+            self._given.append(flow)
             job["flow"], job["bare"] = address(flow), layer in self._bare
             self._waiting.append(job)
         for child in set(plan.edges.layers.tolist()) & self._handed:
