@@ -22,7 +22,13 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_graph import random_region_graph
-from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
+from pyjuice_bridge.circuit.types import (
+    Circuit,
+    InputLayer,
+    ProductLayer,
+    SumLayer,
+    layer_params,
+)
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.engines.torch.backward import Downward, finish_counts, new_counts
@@ -212,6 +218,21 @@ def test_the_number_of_threads_does_not_matter(which: int, one_thread: None) -> 
     for a, b in zip(alone.layers, together.layers, strict=True):
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_may_be_given_in_any_memory_order() -> None:
+    circuit = hclt([-1, 0, 1, 1], 5, 4, seed=0)
+    turned = [
+        None if p is None else np.asfortranarray(p) for p in map(layer_params, circuit.layers)
+    ]
+    x = random_rows(circuit, 30, 1)
+    options = FitOptions("full_em", epochs=3, seed=0)
+    found, expected = (
+        ENGINE.fit(c, x, options).circuit for c in (circuit.with_layer_params(turned), circuit)
+    )
+    np.testing.assert_array_equal(
+        ENGINE.log_likelihood(found, x), ENGINE.log_likelihood(expected, x)
+    )
 
 
 def test_threads_take_turns_in_counting(one_thread: None) -> None:

@@ -167,7 +167,7 @@ def to_device(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Par
         if array is None:
             params.append(None)
             continue
-        tensor = torch.tensor(array, device=device, dtype=dtype)
+        tensor = torch.tensor(array, device=device, dtype=dtype).contiguous()
         if isinstance(layer, InputLayer):
             table = tensor.new_ones(tensor.shape[0], tensor.shape[2] + 1, tensor.shape[1])
             table[:, 1:] = tensor.transpose(1, 2)
