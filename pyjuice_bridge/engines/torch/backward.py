@@ -29,6 +29,12 @@ def new_counts(program: Program, params: Params, frozen: tuple[int, ...] = ()) -
     return [None if p is None or i in frozen else torch.zeros_like(p) for i, p in enumerate(params)]
 
 
+def add_limited(count: torch.Tensor, more: torch.Tensor) -> None:
+    """Add float64 counts without their factor θ to float32 ones, in place, and stay in range."""
+    count += more.clamp_(max=LARGEST_RATIO)
+    count.clamp_(max=LARGEST_RATIO)
+
+
 def by_weight(count: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """Counts with their factor θ, in place; where θ is zero nothing is counted."""
     return count.clamp_(max=LARGEST_RATIO).mul_(theta)
@@ -104,8 +110,7 @@ class Downward:
             if count is not None and count.dtype == ratio.dtype:
                 count.baddbmm_(ratio.transpose(1, 2), inner)
             elif count is not None:
-                count += torch.bmm(ratio.transpose(1, 2), inner).clamp_(max=LARGEST_RATIO)
-                count.clamp_(max=LARGEST_RATIO)
+                add_limited(count, torch.bmm(ratio.transpose(1, 2), inner))
             down = torch.bmm(ratio, weights).view_as(values)
         else:
             if count is not None:

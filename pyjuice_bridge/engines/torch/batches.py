@@ -70,8 +70,7 @@ def evaluate(
         if doubt is not None:
             again = _numbers_of(doubt)
             part = (x[rows][again], _rows_of(picked, again))
-            found = evaluate(program.in_double, params, *part, workspace.in_double)
-            scores[again] = found
+            scores[again] = evaluate(program.in_double, params, *part, workspace.in_double)
         parts.append(scores)
     if not parts:
         roots = sum(b.count for b in program.roots)

@@ -25,10 +25,9 @@ def m_step(
         if isinstance(plan, SumPlan) and plan.family_of_group is not None:
             _family_step(plan, theta, count, step_size, pseudocount)
             continue
-        for tensors, tensor in zip(
-            tables if isinstance(plan, InputPlan) else alone, (theta, count), strict=True
-        ):
-            tensors.append(tensor)
+        thetas, its_counts = tables if isinstance(plan, InputPlan) else alone
+        thetas.append(theta)
+        its_counts.append(count)
     kernels = fused.applies(program.device, program.dtype)
     step_sums, step_inputs = (
         (fused.step_sums, fused.step_inputs) if kernels else (_step_sums, _step_inputs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyjuice_bridge.engines.torch.backward import LARGEST_RATIO
+from pyjuice_bridge.engines.torch.backward import add_limited
 from pyjuice_bridge.engines.torch.fused.layout import Layout, Longs
 from pyjuice_bridge.engines.torch.fused.threads import address
 from pyjuice_bridge.engines.torch.program import (
@@ -191,8 +191,7 @@ class DoubleBuffers(Buffers):
                 more = more.view(-1, count.shape[2]).float()
                 flat.index_add_(0, self._rows(values, plan), more)
             else:
-                count += more.clamp_(max=LARGEST_RATIO)
-                count.clamp_(max=LARGEST_RATIO)
+                add_limited(count, more)
 
     def variables(self, layer: int) -> Longs:
         found = self.layout.variables[layer]

@@ -29,7 +29,8 @@ class Jobs:
     """
 
     def __init__(self, work: Work) -> None:
-        self.work, self.key = work, ()
+        self.work = work
+        self.key: tuple[object, ...] = ()
         self.up = {i: up_job(work, i) for i in work.layout.variables}
         self.sums = {i: sum_jobs(work, i) for i in work.layout.sums}
         self.down: dict[int, Job] = {}
@@ -37,8 +38,6 @@ class Jobs:
         self._counts = [0]
         self._lift, self._highest = 0, self._room()
         self._faint, self._weights_version = self._find_faint(), -1
-
-    key: tuple[object, ...]
 
     def count(self, counts: Params) -> None:
         """Get ready for a downward pass that adds to ``counts``."""
@@ -49,7 +48,7 @@ class Jobs:
             self.down = {i: down_job(work, i, counts) for i in work.layout.sets}
             self.joined_down = {i: joined_down_job(work, i, counts) for i in work.joined_down}
             for layer, step in self.sums.items():
-                step.counting = count_job(self.work, layer, step, counts)
+                step.counting = count_job(work, layer, step, counts)
 
     def lift(self, by_kernels: bool) -> None:
         """Raise rows, or do not, where others than kernels may read them in the next pass."""
@@ -79,10 +78,8 @@ class Jobs:
         return LIFT
 
     def _find_faint(self) -> list[Job]:
-        buffers, owners = (
-            self.work.buffers,
-            sorted({self.work.program.owners[i] for i in self.sums}),
-        )
+        buffers = self.work.buffers
+        owners = sorted({self.work.program.owners[i] for i in self.sums})
         weights = [w for i in owners if (w := buffers.params[i]) is not None]
         flags = [buffers.flag(buffers.faint, i) for i in owners]
         return [find_faint(weights, flags, self.work.limit)] if owners else []

@@ -123,23 +123,22 @@ def tiny(frame: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(tiny, jit_options=_OPTIONS)
-def _tiny(frame):  # type: ignore[no-untyped-def]
-    kind = _KINDS[frame.dtype]
-    least = kind(np.finfo(kind).tiny)
-    return lambda frame: least
-
-
 def weak(frame: Any) -> Any:
     """Products whose maximum is below it are taken again in float64."""
     raise NotImplementedError
 
 
-@overload(weak, jit_options=_OPTIONS)
-def _weak(frame):  # type: ignore[no-untyped-def]
-    kind = _KINDS[frame.dtype]
-    limit = kind(np.finfo(kind).tiny ** (1 / 3))
-    return lambda frame: limit
+def _tiny_to_the(power: float) -> Any:
+    def limit_of(frame):  # type: ignore[no-untyped-def]
+        kind = _KINDS[frame.dtype]
+        limit = kind(np.finfo(kind).tiny ** power)
+        return lambda frame: limit
+
+    return limit_of
+
+
+overload(tiny, jit_options=_OPTIONS)(_tiny_to_the(1))
+overload(weak, jit_options=_OPTIONS)(_tiny_to_the(1 / 3))
 
 
 def extremes(frame: Any, place: int, count: int) -> Any:
