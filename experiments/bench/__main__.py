@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
     fits: list[Fit] = []
     failed: list[str] = []
     if _wanted("fits", options.only):
-        ours = [e for e in here if e in ENGINES and not e.absent()]
+        ours = [e for e in here if e in ENGINES and not e.absent(options.device)]
         fits, failed = fit_all(series(quick=options.quick), ours, settings)
         _print(fit_table(fits))
     missing = failed + not_measured(options.device, entries)
@@ -100,7 +100,7 @@ def _wanted(name: str, words: Sequence[str] | None) -> bool:
 
 def not_measured(device: str, entries: Sequence[Entry]) -> list[str]:
     """What this run cannot say, a line each."""
-    lines = [f"{e.name}: {e.absent()}" for e in entries if e.absent()]
+    lines = [f"{e.name}: {why}" for e in entries if (why := e.absent(device))]
     if device == "cpu":
         names = [e.name for e in entries if "cpu" not in e.devices]
         lines += [f"{name}: runs on CUDA alone" for name in names]

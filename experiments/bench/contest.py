@@ -209,7 +209,7 @@ def run(case: Case, entries: Sequence[Entry], settings: Settings) -> Result:
 def _start(
     entry: Entry, row: Row, folder: Path, settings: Settings, claimed: int
 ) -> Process | None:
-    row.notes["all"] = entry.absent()
+    row.notes["all"] = entry.absent(settings.device)
     if not row.notes["all"]:
         try:
             process = Process(entry, folder, settings, claimed)

@@ -48,7 +48,7 @@ class Entry:
         found: type[Peer] = import_module(f"experiments.bench.peers.{self.module}").Peer
         return found
 
-    def absent(self) -> str:
+    def absent(self, device: str) -> str:
         """Why it cannot be run here, in one line; empty if it can."""
         if self.module == "julia_engine":
             state = julia_state()
@@ -56,7 +56,8 @@ class Entry:
         if self.module == "ctrlg":
             return "" if ctrlg_file() else "--ctrlg names no folder that holds its package"
         if "precision" in dict(self.options):
-            return _no_precision(dict(self.options)["precision"], self.devices[0])
+            on = device if device in self.devices else self.devices[0]
+            return _no_precision(dict(self.options)["precision"], on)
         if self.needs and importlib.util.find_spec(self.needs) is None:
             return "not installed"
         return ""
@@ -68,12 +69,12 @@ JULIA = Entry("ours, julia", "julia_engine")
 ENGINES = (OURS, JULIA)
 
 
-def _fewer_bits(precision: Precision, device: str) -> Entry:
-    """The engine with rounded factors, where the device has units for them."""
+def _fewer_bits(precision: Precision, *devices: str) -> Entry:
+    """The engine with rounded factors, on devices that may have units for them."""
     return Entry(
         f"ours, torch {precision}",
         "torch_engine",
-        devices=(device,),
+        devices=devices,
         options=(("precision", precision),),
         tolerance=LOW_PRECISION,
     )
@@ -82,7 +83,7 @@ def _fewer_bits(precision: Precision, device: str) -> Entry:
 _TREES = ("hclt", "rat_spn")
 CONTESTANTS = (
     OURS,
-    _fewer_bits("bf16", "cpu"),
+    _fewer_bits("bf16", "cpu", "cuda"),
     _fewer_bits("tf32", "cuda"),
     JULIA,
     Entry("naive torch", "naive", families=("hclt",), options=(("denormals", "flushed"),)),

@@ -13,6 +13,8 @@ from pyjuice_bridge.engines.resume import row_order
 class EngineSteps:
     """EM by ``fit``, which times every pass itself: loading the circuit is not part of a step."""
 
+    warm_up = 1
+    """Steps of a ``fit`` that make what later ones use."""
     problem: Problem
     engine: Engine
     circuit: Circuit
@@ -28,8 +30,8 @@ class EngineSteps:
         self._fit(x, len(x), step_size, pseudocount, 1)
 
     def em(self, x: Rows, times: int) -> list[float]:
-        """The first step of a ``fit``, which makes its buffers, is not one of them."""
-        return self._fit(x, len(x), 1.0, 0.0, times + 1)[1:]
+        """The first steps of a ``fit``, which make its buffers, are not among them."""
+        return self._fit(x, len(x), 1.0, 0.0, self.warm_up + times)[self.warm_up :]
 
     def epoch(self, x: Rows, batch: int, step_size: float, pseudocount: float) -> float:
         rows = np.empty_like(x)

@@ -180,8 +180,8 @@ def test_raised_rows_hold_what_is_far_below_their_maxima() -> None:
             kind(program, params, x, {}, Workspace()) for kind in (Upward, FusedUpward)
         )
         plain.run(), raised.run()
-        assert plain.doubtful() is not None
-        assert raised.doubtful() is None
+        assert bool(plain.doubtful().any())
+        assert raised.doubtful() is None or not bool(raised.doubtful().any())
         assert float(raised.log_likelihood()) == pytest.approx(math.log(1e-50), rel=1e-6)
     counts = ENGINE.expected_counts(circuit, x.numpy()).layers[4]
     np.testing.assert_allclose(counts, [[[0.5, 0.5]]], rtol=1e-5)

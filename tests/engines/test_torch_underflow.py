@@ -1,11 +1,17 @@
 """What underflow would take away in float32: circuits whose parts agree only far below their
-maxima, against plain evaluation and against float64."""
+maxima, against plain evaluation and against float64.
+
+All of it with the passes for CPUs and with those for GPUs, which any device can run.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import oracle
 import pytest
+import torch
 from circuits import hmm, ids, mixture, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +19,25 @@ from random_circuits import random_circuit
 
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer, layer_params
-from pyjuice_bridge.engines.torch import TorchEngine
+from pyjuice_bridge.engines.torch import TorchEngine, batches
+from pyjuice_bridge.engines.torch.fused import upward
+from pyjuice_bridge.engines.torch.program import Program
+from pyjuice_bridge.engines.torch.steady import SteadyUpward
 
 ENGINE = TorchEngine()
 EXACT = TorchEngine(precision="float64")
+
+
+@pytest.fixture(scope="module", autouse=True, params=["kernels", "steady"])
+def passes(request: pytest.FixtureRequest) -> Iterator[None]:
+    def steady(program: Program, *given: object) -> object:
+        single = program.dtype == torch.float32
+        return SteadyUpward(program, *given) if single else upward(program, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "steady":
+            patch.setattr(batches, "upward", steady)
+        yield
 
 
 def sharpened(circuit: Circuit, power: int, seed: int) -> Circuit:

@@ -130,7 +130,7 @@ def test_wrong_numbers_get_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "differs by" in table.case_table(result)
     monkeypatch.setenv("CTRLG", "/nowhere")
     unknown = Entry("Ctrl-G", "ctrlg", families=("hmm",))
-    monkeypatch.setattr(Entry, "absent", lambda self: "")
+    monkeypatch.setattr(Entry, "absent", lambda self, device: "")
     result = contest.run(case, [unknown], settings)
     assert "CTRLG names no folder" in result.peers[0].notes["all"]
     assert not result.peers[0].times

@@ -25,6 +25,8 @@ class Peer(EngineSteps, peers.Peer):
         super().__init__(problem, device, options)
         precision = cast(Precision, options.get("precision", "float32"))
         self.engine = TorchEngine(device, precision)
+        if device == "cuda":
+            self.warm_up = 2  # the second one is recorded
         self.reset()
 
     def hold(self, circuit: Circuit) -> None:

@@ -29,7 +29,12 @@ from pyjuice_bridge.engines.torch.batches import (
 from pyjuice_bridge.engines.torch.compile import compile_circuit
 from pyjuice_bridge.engines.torch.fit import Rows, Trainer, train
 from pyjuice_bridge.engines.torch.mpe import mpe_rows
-from pyjuice_bridge.engines.torch.precision import check_precision, dtype_of, matrix_products
+from pyjuice_bridge.engines.torch.precision import (
+    check_precision,
+    dtype_of,
+    factors_of,
+    matrix_products,
+)
 from pyjuice_bridge.engines.torch.program import to_device, to_numpy
 from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
 from pyjuice_bridge.engines.torch.values import Workspace
@@ -82,6 +87,7 @@ class TorchEngine:
 
     def _load(self, circuit: Circuit) -> tuple[Any, Any]:
         program = compile_circuit(circuit, self._device, self._dtype)
+        program = replace(program, factors=factors_of(self.precision, self._device))
         return program, to_device(circuit, self._device, self._dtype)
 
     @_arithmetic

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from pyjuice_bridge.engines.torch.forward import Upward, by_group
+from pyjuice_bridge.engines.torch.precision import add_bmm, bmm
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
     Index,
@@ -99,8 +100,8 @@ class Downward:
             self._push(children, _rows(flow, parents))
 
     def _sum(self, layer: int, plan: SumPlan, flow: torch.Tensor) -> None:
-        weights = self.up.weights(layer)
-        count = self.counts[self.up.program.owners[layer]]
+        program, weights = self.up.program, self.up.weights(layer)
+        count = self.counts[program.owners[layer]]
         ratio = self._ratio(layer, flow)
         values = self.up.edges(plan).value
         if len(values) != plan.num_blocks:
@@ -108,16 +109,16 @@ class Downward:
         if plan.groups is None:
             ratio, inner = by_group(ratio, weights), by_group(values, weights)
             if count is not None and count.dtype == ratio.dtype:
-                count.baddbmm_(ratio.transpose(1, 2), inner)
+                add_bmm(program, count, ratio.transpose(1, 2), inner)
             elif count is not None:
-                add_limited(count, torch.bmm(ratio.transpose(1, 2), inner))
-            down = torch.bmm(ratio, weights).view_as(values)
+                add_limited(count, bmm(program, ratio.transpose(1, 2), inner))
+            down = bmm(program, ratio, weights).view_as(values)
         else:
             if count is not None:
-                more = torch.bmm(ratio.transpose(1, 2), values).clamp_(max=LARGEST_RATIO)
+                more = bmm(program, ratio.transpose(1, 2), values).clamp_(max=LARGEST_RATIO)
                 count.index_add_(0, plan.groups, more.to(count.dtype))
                 count.clamp_(max=LARGEST_RATIO)
-            down = torch.bmm(ratio, weights.index_select(0, plan.groups))
+            down = bmm(program, ratio, weights.index_select(0, plan.groups))
         down.mul_(values)
         self._split(plan.sources, down)
 

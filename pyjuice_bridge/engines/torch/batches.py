@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.engines.torch.fused import downward, upward
 from pyjuice_bridge.engines.torch.program import Params, Program
+from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
+from pyjuice_bridge.errors import UserError
 
 _CPU_TILE_BYTES = 16 * 2**20
 _EVALUATION_ROWS = 1024
@@ -50,7 +53,7 @@ def micro_batch(program: Program) -> int:
     free, _ = torch.cuda.mem_get_info(program.device)
     free += torch.cuda.memory_reserved(program.device)
     free -= torch.cuda.memory_allocated(program.device)
-    per_row = 3 * program.activation_bytes + 4 * program.largest_tile
+    per_row = 3 * program.activation_bytes + 8 * program.largest_tile
     return max(1, free // 2 // per_row)
 
 
@@ -58,16 +61,17 @@ def evaluate(
     program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
 ) -> torch.Tensor:
     """log p of every row: float64 [rows, roots] on the device."""
-    step = min(micro_batch(program), _EVALUATION_ROWS)
+    step = min(_rows_at_once(program, workspace), _EVALUATION_ROWS)
     parts = []
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         picked = _rows_of(evidence, rows)
-        up = upward(program, params, x[rows], picked, workspace)
-        up.run()
-        scores = up.log_likelihood()
-        doubt = up.doubtful()
-        if doubt is not None:
+        key = ("scores", *picked, *_places(params))
+        inputs = (x[rows], *picked.values())
+        work = partial(_scores, program, params, workspace, tuple(picked))
+        scores, doubt = workspace.recordings.run(key, work, inputs)
+        assert scores is not None
+        if doubt is not None and bool(doubt.any()):
             again = _numbers_of(doubt)
             part = (x[rows][again], _rows_of(picked, again))
             scores[again] = evaluate(program.in_double, params, *part, workspace.in_double)
@@ -76,6 +80,20 @@ def evaluate(
         roots = sum(b.count for b in program.roots)
         return torch.zeros(0, roots, dtype=torch.float64, device=program.device)
     return torch.cat(parts)
+
+
+def _scores(
+    program: Program,
+    params: Params,
+    workspace: Workspace,
+    names: tuple[str, ...],
+    x: torch.Tensor,
+    *given: torch.Tensor,
+) -> Results:
+    """log p of some rows, and which of them are doubtful."""
+    up = upward(program, params, x, dict(zip(names, given, strict=True)), workspace)
+    up.run()
+    return up.log_likelihood(), up.doubtful()
 
 
 def collect(
@@ -91,38 +109,78 @@ def collect(
 
     Counts are sums over rows, so a batch may be cut anywhere: it is cut to ``micro_batch`` rows,
     and in halves again where a GPU runs out of memory in the upward pass.
+
+    Raises:
+        UserError: a GPU ran out of memory in the downward pass.
     """
-    step = min(micro_batch(program), len(x))
     total = torch.zeros((), dtype=torch.float64, device=program.device)
     start = 0
     while start < len(x):
+        step = min(_rows_at_once(program, workspace), len(x))
         rows = slice(start, start + step)
         picked = _rows_of(evidence, rows)
+        key = ("counts", *picked, *_places(params), *_places(counts))
+        inputs = (x[rows], weights[rows], *picked.values())
+        work = partial(_counted, program, params, counts, workspace, tuple(picked))
         try:
-            up = upward(program, params, x[rows], picked, workspace)
-            up.run()
-            down = downward(up, counts)
+            scored, doubt = workspace.recordings.run(key, work, inputs)
         except torch.cuda.OutOfMemoryError:
             if step == 1:
                 raise
-            step = max(1, step // 2)
+            workspace.rows_at_once = max(1, step // 2)
             torch.cuda.empty_cache()
-            logger.warning("Out of GPU memory: continuing with %d rows at a time.", step)
+            logger.warning(
+                "Out of GPU memory: continuing with %d rows at a time.", workspace.rows_at_once
+            )
             continue
-        weight = weights[rows]
-        doubt = up.doubtful()
-        if doubt is not None:
+        assert scored is not None
+        total += scored
+        if doubt is not None and bool(doubt.any()):
             again = _numbers_of(doubt)
-            once = weight[again].double()
+            once = weights[rows][again].double()
             once[int(doubt.sum()) :] = 0.0
             part = (x[rows][again], once, _rows_of(picked, again))
             total += collect(program.in_double, params, counts, *part, workspace.in_double)
-            weight = weight.masked_fill(doubt[:, None], 0.0)
-        scores = up.log_likelihood()
-        total += torch.where(weight > 0, scores * weight, 0.0).sum()
-        down.run(weight.masked_fill(scores.isneginf(), 0.0))
         start += step
     return total
+
+
+def _counted(
+    program: Program,
+    params: Params,
+    counts: Params,
+    workspace: Workspace,
+    names: tuple[str, ...],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *given: torch.Tensor,
+) -> Results:
+    """Count some rows, except doubtful ones: Σ weight·log p, and which are doubtful."""
+    up = upward(program, params, x, dict(zip(names, given, strict=True)), workspace)
+    up.run()
+    down = downward(up, counts)
+    scores, doubt = up.log_likelihood(), up.doubtful()
+    if doubt is not None:
+        weight = weight.masked_fill(doubt[:, None], 0.0)
+    total = torch.where(weight > 0, scores * weight, 0.0).sum()
+    try:
+        down.run(weight.masked_fill(scores.isneginf(), 0.0))
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            "The GPU ran out of memory after part of a batch was counted; set a smaller batch_size."
+        ) from error
+    return total, doubt
+
+
+def _rows_at_once(program: Program, workspace: Workspace) -> int:
+    """``micro_batch``, asked once: what is free on a GPU changes, and each size is a recording."""
+    if workspace.rows_at_once is None:
+        workspace.rows_at_once = micro_batch(program)
+    return workspace.rows_at_once
+
+
+def _places(tensors: Params) -> tuple[int, ...]:
+    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
 
 
 def _numbers_of(chosen: torch.Tensor) -> torch.Tensor:

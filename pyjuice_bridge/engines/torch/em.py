@@ -10,7 +10,11 @@ from pyjuice_bridge.engines.torch.program import InputPlan, Params, Program, Sum
 
 
 def m_step(
-    program: Program, params: Params, counts: Params, step_size: float, pseudocount: float
+    program: Program,
+    params: Params,
+    counts: Params,
+    step_size: float | torch.Tensor,
+    pseudocount: float,
 ) -> None:
     """θ ← (1 - η)·θ + η·normalise(counts + c/#siblings), in place; counts are set to zero.
 
@@ -28,16 +32,19 @@ def m_step(
         thetas, its_counts = tables if isinstance(plan, InputPlan) else alone
         thetas.append(theta)
         its_counts.append(count)
-    kernels = fused.applies(program.device, program.dtype)
-    step_sums, step_inputs = (
-        (fused.step_sums, fused.step_inputs) if kernels else (_step_sums, _step_inputs)
-    )
-    step_sums(*alone, step_size, pseudocount)
-    step_inputs(*tables, step_size, pseudocount)
+    if fused.applies(program.device, program.dtype):
+        fused.step_sums(*alone, float(step_size), pseudocount)
+        fused.step_inputs(*tables, float(step_size), pseudocount)
+    else:
+        _step_sums(*alone, step_size, pseudocount)
+        _step_inputs(*tables, step_size, pseudocount)
 
 
 def _step_sums(
-    thetas: list[torch.Tensor], counts: list[torch.Tensor], step_size: float, pseudocount: float
+    thetas: list[torch.Tensor],
+    counts: list[torch.Tensor],
+    step_size: float | torch.Tensor,
+    pseudocount: float,
 ) -> None:
     for theta, count in zip(thetas, counts, strict=True):
         by_weight(count, theta)
@@ -47,7 +54,10 @@ def _step_sums(
 
 
 def _step_inputs(
-    thetas: list[torch.Tensor], counts: list[torch.Tensor], step_size: float, pseudocount: float
+    thetas: list[torch.Tensor],
+    counts: list[torch.Tensor],
+    step_size: float | torch.Tensor,
+    pseudocount: float,
 ) -> None:
     for theta, count in zip(thetas, counts, strict=True):
         t, c = theta[:, 1:], count[:, 1:]
@@ -98,7 +108,11 @@ def _totals(
 
 
 def _family_step(
-    plan: SumPlan, theta: torch.Tensor, count: torch.Tensor, step_size: float, pseudocount: float
+    plan: SumPlan,
+    theta: torch.Tensor,
+    count: torch.Tensor,
+    step_size: float | torch.Tensor,
+    pseudocount: float,
 ) -> None:
     by_weight(count, theta)
     total, siblings = _totals(plan, count, 2)
@@ -111,11 +125,11 @@ def _blend(
     count: torch.Tensor,
     total: torch.Tensor,
     siblings: torch.Tensor | int,
-    step_size: float,
+    step_size: float | torch.Tensor,
     pseudocount: float,
 ) -> None:
     seen = total > 0
     rate = torch.where(seen, step_size / (total + pseudocount), 0.0)
-    theta.mul_(torch.where(seen, 1.0 - step_size, 1.0)).addcmul_(count, rate)
+    theta.mul_(1.0 - seen.to(theta.dtype) * step_size).addcmul_(count, rate)
     if pseudocount:
         theta.add_(rate.mul_(pseudocount / siblings))

@@ -25,6 +25,7 @@ from pyjuice_bridge.engines.torch.backward import (
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
+from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
@@ -141,15 +142,20 @@ class Trainer:
     def _step(self, batch: torch.Tensor) -> float:
         """An M-step after ``batch``, the rows of all processes."""
         options, state, weights = self.options, self.state, self.rows.weights
-        if options.optimizer == "full_em":
-            m_step(self.program, state.params, self.counts, 1.0, options.pseudocount)
-            return 1.0
-        eta = step_size(options.step_size, state.steps, self.batches * options.epochs)
-        if options.optimizer == "mini_em":
-            m_step(self.program, state.params, self.counts, eta, options.pseudocount)
-        else:
+        eta = 1.0
+        if options.optimizer != "full_em":
+            eta = step_size(options.step_size, state.steps, self.batches * options.epochs)
+        if options.optimizer == "anemone":
             self._anemone(weights if self.batches == 1 else weights[batch], eta)
+        else:
+            given = torch.full((), eta, device=self.program.device, dtype=torch.float64)
+            self.workspace.recordings.run(("m-step", id(state.params)), self._m_step, (given,))
         return eta
+
+    def _m_step(self, eta: torch.Tensor) -> Results:
+        params, pseudocount = self.state.params, self.options.pseudocount
+        m_step(self.program, params, self.counts, eta, pseudocount)
+        return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:
         """TD(n)·θ is what a row with every value missing counts: one extra row per step.

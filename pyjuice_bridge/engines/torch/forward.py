@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import torch
 
+from pyjuice_bridge.engines.torch.precision import bmm
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
     Factor,
@@ -68,6 +69,20 @@ class Upward(Values):
 
     def _hadamard(self, layer: int, plan: ProductPlan) -> None:
         tile = self.workspace.tile(self.program, layer, self.act.batch)
+        scale, loss = self._multiply_factors(plan, tile)
+        mask = self.evidence_on(layer)
+        if mask is not None:
+            tile.mul_(mask)
+        divisor, log_top = self._normalise(tile, plan, mask)
+        inherited = None if loss is None else loss.relative_to(log_top)
+        low = smallest(tile, mask) * divisor < self.tiny
+        self._add_error(layer, inherited, low, self.tiny / divisor.double())
+        self.act.tiles[layer], self.act.scales[layer] = tile, scale.add_(log_top)
+
+    def _multiply_factors(
+        self, plan: ProductPlan, tile: torch.Tensor
+    ) -> tuple[torch.Tensor, ProductLoss | None]:
+        """Write the factors' product into ``tile``; returns its log-scale and what was lost."""
         scale = torch.zeros(
             plan.num_blocks, self.act.batch, device=tile.device, dtype=torch.float64
         )
@@ -92,14 +107,7 @@ class Upward(Values):
             part = self.scale(factor.source)
             if part is not None:
                 add_at(scale, factor.target, part)
-        mask = self.evidence_on(layer)
-        if mask is not None:
-            tile.mul_(mask)
-        divisor, log_top = self._normalise(tile, plan, mask)
-        inherited = None if loss is None else loss.relative_to(log_top)
-        low = smallest(tile, mask) * divisor < self.tiny
-        self._add_error(layer, inherited, low, self.tiny / divisor.double())
-        self.act.tiles[layer], self.act.scales[layer] = tile, scale.add_(log_top)
+        return scale, loss
 
     def _normalise(
         self, tile: torch.Tensor, plan: ProductPlan, mask: torch.Tensor | None
@@ -195,11 +203,10 @@ class Upward(Values):
         edges = self.edges(plan)
         values, scale = edges.value, edges.scale
         if plan.direct and plan.groups is None:
-            torch.bmm(
-                by_group(values, weights), weights.transpose(1, 2), out=by_group(out, weights)
-            )
+            matrices = by_group(values, weights), weights.transpose(1, 2)
+            bmm(self.program, *matrices, out=by_group(out, weights))
         else:
-            mixed = _edge_product(plan, values, weights)
+            mixed = self._edge_product(plan, values, weights)
             if len(values) == plan.num_blocks:
                 out.copy_(mixed)
             else:
@@ -211,12 +218,22 @@ class Upward(Values):
         if error is not None and not plan.direct:
             zeros = torch.zeros_like(scale)
             error = zeros.index_add_(0, plan.block_of_edge, error)
-        owner = self.program.owners[layer]
-        faint = self.workspace.any_faint(owner, weights, self.faint)
-        if error is not None or mask is not None or faint:
+        if error is not None or mask is not None or self._any_faint(layer, weights):
             low = smallest(out, mask) < self.faint
             self._add_error(layer, error, low, self.tiny * plan.terms)
         self.act.tiles[layer], self.act.scales[layer] = out, scale
+
+    def _any_faint(self, layer: int, weights: torch.Tensor) -> bool:
+        """Whether a product with some of the weights may vanish beside nothing large."""
+        return self.workspace.any_faint(self.program.owners[layer], weights, self.faint)
+
+    def _edge_product(
+        self, plan: SumPlan, values: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        if plan.groups is not None:
+            return bmm(self.program, values, weights.index_select(0, plan.groups).transpose(1, 2))
+        mixed = bmm(self.program, by_group(values, weights), weights.transpose(1, 2))
+        return mixed.view(len(values), -1, plan.width)
 
     def edges(self, plan: SumPlan) -> Gathered:
         """Child values [edges, batch, width_in], on the scale of the block they belong to.
@@ -242,13 +259,6 @@ class Upward(Values):
 def by_group(tile: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Group-major edges as one long matrix per group: [groups, edges per group * batch, width]."""
     return tile.view(len(weights), -1, tile.shape[2])
-
-
-def _edge_product(plan: SumPlan, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    if plan.groups is not None:
-        return torch.bmm(values, weights.index_select(0, plan.groups).transpose(1, 2))
-    mixed = torch.bmm(by_group(values, weights), weights.transpose(1, 2))
-    return mixed.view(len(values), -1, plan.width)
 
 
 def _multiply(tile: torch.Tensor, factor: Factor, value: torch.Tensor) -> None:

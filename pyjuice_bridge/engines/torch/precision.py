@@ -13,17 +13,25 @@ from typing import Any
 import torch
 
 from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.engines.torch.program import Program
 from pyjuice_bridge.errors import UserError
 
 DTYPES = {"float64": torch.float64}
 """Precisions whose numbers are not float32."""
-_UNITS = {"tf32": "cuda", "bf16": "cpu"}
-"""The device whose matrix units take such factors in place of float32."""
+_SETTINGS = {("tf32", "cuda"), ("bf16", "cpu")}
+"""What PyTorch rounds by a setting; bf16 on CUDA has products of its own (see ``bmm``)."""
+_FIRST_WITH_BF16 = (8, 0)
+"""The CUDA capability from which on there are matrix units for bf16."""
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
     """What parameters, values and counts are held in."""
     return DTYPES.get(precision, torch.float32)
+
+
+def factors_of(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """What ``bmm`` rounds factors to; None where a setting of PyTorch does it, or nothing."""
+    return torch.bfloat16 if (precision, device.type) == ("bf16", "cuda") else None
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
@@ -32,14 +40,16 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     Raises:
         UserError: it has no matrix units for such factors.
     """
-    if precision not in _UNITS:
+    if precision in ("float32", "float64"):
         return
-    if device.type != _UNITS[precision]:
-        kind = {"cuda": "a CUDA device", "cpu": "a CPU"}[_UNITS[precision]]
-        raise UserError(f"precision: {precision!r} needs {kind}; set 'float32'.")
-    with matrix_products(precision, device):
-        factor = torch.full((1, 64, 64), 1 + 2**-12, device=device)
-        rounds = bool((torch.bmm(factor, factor) == 64).any())
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("precision: 'tf32' needs a CUDA device; set 'float32'.")
+    if factors_of(precision, device) is not None:
+        rounds = torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
+    else:
+        with matrix_products(precision, device):
+            factor = torch.full((1, 64, 64), 1 + 2**-12, device=device)
+            rounds = bool((torch.bmm(factor, factor) == 64).any())
     if not rounds:
         raise UserError(
             f"precision: this {device.type.upper()} has no matrix units for {precision!r}; "
@@ -57,7 +67,7 @@ def rounds_factors() -> bool:
 def matrix_products(precision: Precision, device: torch.device) -> Iterator[None]:
     """PyTorch's setting for the products of float32 matrices, for as long as it lasts."""
     backend: Any = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
-    if precision not in _UNITS:
+    if (precision, device.type) not in _SETTINGS:
         yield
         return
     before = backend.matmul.fp32_precision
@@ -66,3 +76,21 @@ def matrix_products(precision: Precision, device: torch.device) -> Iterator[None
         yield
     finally:
         backend.matmul.fp32_precision = before
+
+
+def bmm(
+    program: Program, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``torch.bmm`` in the program's precision."""
+    if program.factors is None:
+        return torch.bmm(a, b, out=out)
+    product = torch.bmm(a.to(program.factors), b.to(program.factors), out_dtype=a.dtype)
+    return product if out is None else out.copy_(product)
+
+
+def add_bmm(program: Program, total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """``total += bmm(a, b)``, in place."""
+    if program.factors is None:
+        total.baddbmm_(a, b)
+    else:
+        total += bmm(program, a, b)

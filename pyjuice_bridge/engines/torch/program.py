@@ -134,6 +134,8 @@ class Program:
     num_vars: int
     device: torch.device
     dtype: torch.dtype
+    factors: torch.dtype | None = None
+    """What the factors of matrix products are rounded to, unless a setting of PyTorch does it."""
 
     @cached_property
     def tile_entries(self) -> tuple[int, ...]:
@@ -156,7 +158,7 @@ class Program:
     @cached_property
     def in_double(self) -> Program:
         """The same in float64, for samples that float32 cannot hold; parameters stay."""
-        return replace(self, dtype=torch.float64)
+        return replace(self, dtype=torch.float64, factors=None)
 
 
 def to_device(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Params:

@@ -138,7 +138,8 @@ def _upward(
     picked = {name: values[rows] for name, values in evidence.items()}
     up = Upward(program, params, x[rows], picked, workspace)
     up.run()
-    if up.doubtful() is not None:
+    doubt = up.doubtful()
+    if doubt is not None and bool(doubt.any()):
         up = Upward(program.in_double, params, x[rows], picked)
         up.run()
     impossible = up.log_likelihood()[:, root].isneginf()

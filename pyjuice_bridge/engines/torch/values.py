@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pyjuice_bridge.engines.torch.program import Blocks, Params, Program
+from pyjuice_bridge.engines.torch.recording import Recordings
 from pyjuice_bridge.engines.torch.underflow import TOLERANCE, raised
 
 _STAGGER, _STAGGERED = 80, 13
@@ -33,6 +34,9 @@ class Workspace:
         """Changes when weights do."""
         self.jobs: dict[int, Any] = {}
         """By batch size, what compiled kernels have been told of the buffers (see ``fused``)."""
+        self.recordings = Recordings()
+        self.rows_at_once: int | None = None
+        """How many rows go through the circuit together, once that has been worked out."""
 
     @cached_property
     def in_double(self) -> Workspace:
@@ -65,6 +69,7 @@ class Workspace:
             flat = torch.empty(skip + size, device=program.device, dtype=program.dtype)[skip:]
             self._flat[key] = flat
             self.version += 1
+            self.recordings.clear()
         return flat[:size].view(shape)
 
 
@@ -120,7 +125,7 @@ class Values:
         return torch.cat(parts).t()
 
     def doubtful(self) -> torch.Tensor | None:
-        """bool [batch]: samples that underflow may have changed; None when there are none.
+        """bool [batch]: samples that underflow may have changed; None where nothing was lost.
 
         float64 reaches some 700 nats below a tile's maximum and is trusted.
         """
@@ -135,8 +140,7 @@ class Values:
             if error is not None:
                 value = self.read(blocks)[:, :, 0].double()
                 parts.append(~(error <= TOLERANCE * value))
-        found = torch.cat(parts).any(0)
-        return found if bool(found.any()) else None
+        return torch.cat(parts).any(0)
 
     def read(self, blocks: Blocks, out: torch.Tensor | None = None) -> torch.Tensor:
         """The linear values of some blocks, [count, batch, width]."""

@@ -17,6 +17,7 @@ from pyjuice_bridge.engines.torch.fused.jobs import jobs
 from pyjuice_bridge.engines.torch.fused.sum_jobs import SumJobs
 from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
 from pyjuice_bridge.engines.torch.program import Params, ProductPlan, Program, SumPlan
+from pyjuice_bridge.engines.torch.steady import SteadyUpward
 from pyjuice_bridge.engines.torch.values import Activations, Evidence, Workspace
 
 
@@ -25,6 +26,8 @@ def upward(
 ) -> Upward:
     """The fastest upward pass there is for the program."""
     known = all(p is None or p.dtype == torch.float32 for p in params)
+    if program.device.type == "cuda" and program.dtype == torch.float32:
+        return SteadyUpward(program, params, x, evidence, workspace)
     if program.dtype == torch.float64:
         known = known and gemm_entry(program.dtype) != 0
     fused = known and program.device.type == "cpu" and len(x)
