@@ -150,6 +150,7 @@ class DoubleBuffers(Buffers):
         super().__init__(program, params, workspace, batch, plan)
         self.held = params
         self.params = [self._copy("read", i, p) for i, p in enumerate(params)]
+        self._weights_version = -1
 
     def _copy(self, use: str, layer: int, held: torch.Tensor | None) -> torch.Tensor | None:
         if held is None:
@@ -161,14 +162,17 @@ class DoubleBuffers(Buffers):
 
     def fill(self, values: Values) -> None:
         self.lost.zero_()
+        version, copied = self.workspace.weights_version, self._weights_version
         for layer, (held, copy) in enumerate(zip(self.held, self.params, strict=True)):
             plan = self.program.layers[layer]
             if held is None or copy is None:
                 continue
             if isinstance(plan, InputPlan):
                 rows = self._rows(values, plan)
-                held = table(self.held, layer).index_select(0, rows).view_as(copy)
-            copy.copy_(held)
+                copy.copy_(table(self.held, layer).index_select(0, rows).view_as(copy))
+            elif version != copied:
+                copy.copy_(held)
+        self._weights_version = version
 
     def _rows(self, values: Values, plan: InputPlan) -> torch.Tensor:
         """Of the flattened table, int32 [blocks * batch]."""
