@@ -88,7 +88,7 @@ def _time(row: Row, ours: Row | None, kind: str, scale: float) -> tuple[str, str
 
 def _notes(row: Row) -> list[str]:
     return [
-        f"- {row.peer}{'' if kind == 'all' else f', {kind}'}: {text}."
+        f"- {row.peer}{'' if kind == 'all' else f', {kind}'}: {text.rstrip('.')}."
         for kind, text in row.notes.items()
     ]
 
