@@ -32,6 +32,10 @@ def facts(threads: int, device: str) -> dict[str, str | int]:
     }
 
 
+_MM_SECONDS = 0.6
+"""The first half is for warming up: after a pause a processor, or a host, is slow for a while."""
+
+
 def multiply(device: str) -> dict[str, float]:
     """Flops per second of large square products, by precision: float32 alone on a CPU."""
     if device == "cpu":
@@ -51,8 +55,10 @@ def multiply(device: str) -> dict[str, float]:
 def _rate(size: int, dtype: torch.dtype, device: str) -> float:
     a, b = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(a)
-    seconds = [_seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(4)]
-    return float(2 * size**3 / median(seconds[1:]))
+    seconds: list[float] = []
+    while len(seconds) < 4 or sum(seconds) < _MM_SECONDS:
+        seconds.append(_seconds(lambda: torch.mm(a, b, out=out), device))
+    return float(2 * size**3 / median(seconds[len(seconds) // 2 :]))
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:

@@ -18,12 +18,21 @@ Work = Callable[..., Results]
 
 
 class Recording:
-    """One piece of work for inputs of one shape."""
+    """One piece of work for inputs of one shape.
 
-    def __init__(self, work: Work, inputs: Sequence[torch.Tensor], pool: Any) -> None:
+    Args:
+        stream: to record on; libraries keep memory for each.
+        pool: of memory for what comes and goes on the way, shared with other recordings.
+    """
+
+    def __init__(
+        self, work: Work, inputs: Sequence[torch.Tensor], stream: torch.cuda.Stream, pool: Any
+    ) -> None:
         self._inputs = [given.clone() for given in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # Other threads, NCCL's for one, may ask the GPU for events meanwhile.
+        recording = torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local")
+        with torch.cuda.device(stream.device), recording:
             self._results = work(*self._inputs)
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> Results:
@@ -38,7 +47,7 @@ class Recordings:
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Recording | None] = {}
-        self._pool: Any = None
+        self._place: tuple[torch.cuda.Stream, Any] | None = None
 
     def run(self, key: Hashable, work: Work, inputs: Sequence[torch.Tensor]) -> Results:
         """``work(*inputs)``; the same ``key`` promises the same work on the same memory.
@@ -55,11 +64,11 @@ class Recordings:
             return found
         recording = self._made[key]
         if recording is None:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            recording = self._made[key] = Recording(work, inputs, self._pool)
+            if self._place is None:
+                self._place = torch.cuda.Stream(inputs[0].device), torch.cuda.graph_pool_handle()
+            recording = self._made[key] = Recording(work, inputs, *self._place)
         return recording(inputs)
 
     def clear(self) -> None:
         """To be called when memory that work uses has moved."""
         self._made.clear()
-        self._pool = None
