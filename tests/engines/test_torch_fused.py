@@ -323,3 +323,25 @@ def test_machine_code_is_kept_where_the_user_keeps_caches(tmp_path: Path, usable
     expected = ENGINE.log_likelihood(hclt([-1, 0], 2, 2, seed=0), np.zeros((1, 2), int))
     assert str(expected) == ran.stdout.strip()
     assert bool(list(place.glob("pyjuice_bridge/kernels/*/*/*.nbi"))) == usable
+
+
+FIRST_PASS = """
+import numpy as np, torch
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.engines.torch import TorchEngine
+torch.set_num_threads(2)
+circuit = hclt([-1] + [i // 2 for i in range(62)], 256, 8, seed=0)
+x = np.random.default_rng(0).integers(0, 8, (256, 63))
+counts, exact = (
+    TorchEngine(precision=p).expected_counts(circuit, x).layers for p in ("float32", "float64")
+)
+print(max(np.abs(a - b).max() for a, b in zip(counts, exact) if a is not None))
+"""
+
+
+def test_the_first_pass_of_a_process_counts_right() -> None:
+    """A BLAS asks for its memory then, and would be given what a kernel had let go of."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FIRST_PASS], capture_output=True, text=True, check=True
+    )
+    assert float(ran.stdout) < 1e-3

@@ -168,11 +168,11 @@ def joined_down(frame):  # type: ignore[no-untyped-def]
     offsets, blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
     pair = scratch(frame, f.width), scratch(frame, f.width)
     made = scratch(frame, f.chunk * f.width)
-    flow = made.ctypes.data
     while True:
         task = next_task(frame)
         if task >= f.tasks:
             return
+        flow = made.ctypes.data  # asked for here: numba frees an array that no later line names
         part, member = task // f.sets, task % f.sets
         start = part * f.chunk
         turn = f.turns + 8 * member
