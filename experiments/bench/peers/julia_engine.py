@@ -15,7 +15,7 @@ from pyjuice_bridge.engines import Precision, get_engine
 
 _MEASURABLE = 0.3
 """Seconds that more rows must cost."""
-_MOST_ROWS = 2**16
+_MOST_ROWS = 2**18
 
 
 class Peer(EngineSteps, peers.Peer):
