@@ -8,7 +8,14 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+from pyjuice_bridge.circuit.types import (
+    Circuit,
+    InputLayer,
+    Layer,
+    ProductLayer,
+    SumLayer,
+    layer_params,
+)
 
 COPIES = 2
 """Blocks made for every scope."""
@@ -33,6 +40,25 @@ def random_circuit(seed: int, num_vars: int, dtype: Any = np.float64) -> Circuit
         {"z": top[:1]},
         {"seed": int(seed), "note": "random", "share": 0.5},
     )
+
+
+def sharpened(circuit: Circuit, power: int, seed: int) -> Circuit:
+    """Rows raised to random powers; what a float32 engine cannot hold as a parameter is zero."""
+    rng = np.random.default_rng(seed)
+    sharp: list[np.ndarray | None] = []
+    for layer in circuit.layers:
+        params = layer_params(layer)
+        if params is None:
+            sharp.append(None)
+            continue
+        raised = params.astype(float) ** rng.integers(1, power)
+        families = {(g,) for g in range(len(params))}
+        if isinstance(layer, SumLayer):
+            families = {tuple(p.tolist()) for p in np.split(layer.groups, layer.offsets[1:-1])}
+        for family in map(list, families):
+            raised[family] /= raised[family].sum((0, 2))[:, None]
+        sharp.append(np.where(raised < 1e-30, 0, raised).astype("f4"))
+    return circuit.with_layer_params(sharp)
 
 
 class _Builder:

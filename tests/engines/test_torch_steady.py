@@ -17,7 +17,7 @@ import torch
 from circuits import CIRCUITS, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_circuits import random_circuit
+from random_circuits import random_circuit, sharpened
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -78,6 +78,26 @@ def test_trees_with_evidence_on_latents(seed: int, soft: bool, width: int) -> No
         weights = rng.uniform(0.1, 1, (len(x), len(blocks), width)).astype("f4")
         evidence = torch.from_numpy(weights)
     check_same(circuit, x, {name: evidence})
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 100_000), size=st.integers(5, 8), power=st.sampled_from([30, 100]))
+def test_values_are_within_their_bounds(seed: int, size: int, power: int) -> None:
+    """Every value of every layer against float64, where parameters are far apart."""
+    circuit = sharpened(random_circuit(seed, size), power, seed)
+    x = torch.from_numpy(random_rows(circuit, 20, seed, 0.1).copy())
+    program, params = ENGINE._load(circuit)
+    with torch.inference_mode():
+        steady = SteadyUpward(program, params, x, {}, Workspace())
+        exact = Upward(program.in_double, params, x, {}, Workspace())
+        steady.run(), exact.run()
+    for layer, tile in steady.act.tiles.items():
+        shift = (steady.act.scales[layer] - exact.act.scales[layer]).exp()[..., None]
+        bound = steady.act.errors[layer][..., None] if layer in steady.act.errors else 0.0
+        right = exact.act.tiles[layer]
+        known = shift.isfinite() & (shift > 0)
+        wrong = (tile * shift - right).abs() > 1.001 * shift * bound + 1e-4 * right
+        assert not (wrong & known).any()
 
 
 def test_products_of_many_raised_rows_stay_in_range() -> None:

@@ -15,7 +15,7 @@ import torch
 from circuits import hmm, ids, mixture, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_circuits import random_circuit
+from random_circuits import random_circuit, sharpened
 
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer, layer_params
@@ -38,25 +38,6 @@ def passes(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.param == "steady":
             patch.setattr(batches, "upward", steady)
         yield
-
-
-def sharpened(circuit: Circuit, power: int, seed: int) -> Circuit:
-    """Rows raised to random powers; what a float32 engine cannot hold as a parameter is zero."""
-    rng = np.random.default_rng(seed)
-    sharp: list[np.ndarray | None] = []
-    for layer in circuit.layers:
-        params = layer_params(layer)
-        if params is None:
-            sharp.append(None)
-            continue
-        raised = params.astype(float) ** rng.integers(1, power)
-        families = {(g,) for g in range(len(params))}
-        if isinstance(layer, SumLayer):
-            families = {tuple(p.tolist()) for p in np.split(layer.groups, layer.offsets[1:-1])}
-        for family in map(list, families):
-            raised[family] /= raised[family].sum((0, 2))[:, None]
-        sharp.append(np.where(raised < 1e-30, 0, raised).astype("f4"))
-    return circuit.with_layer_params(sharp)
 
 
 def check_against_float64(circuit: Circuit, x: np.ndarray) -> None:
