@@ -13,7 +13,7 @@ import oracle
 import pytest
 import torch
 from circuits import hmm, ids, mixture, random_rows
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from random_circuits import random_circuit, sharpened
 
@@ -53,6 +53,7 @@ def check_against_float64(circuit: Circuit, x: np.ndarray) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 100_000), size=st.integers(3, 8), power=st.sampled_from([5, 30, 100]))
+@example(seed=1543, size=3, power=100)
 def test_sharp_random_circuits(seed: int, size: int, power: int) -> None:
     circuit = sharpened(random_circuit(seed, size), power, seed)
     check_against_float64(circuit, random_rows(circuit, 20, seed, 0.1))

@@ -212,9 +212,10 @@ def concat_up(frame):  # type: ignore[no-untyped-def]
                     common = max(common, own + (exponent_of(frame, top) - f.lift) * LN2)
             if common == -np.inf and tracked:
                 for e in range(begin, end):
-                    if errors[e] != 0 and doubles(errors[e], batch)[sample] > 0:
-                        error_here = math.log(doubles(errors[e], batch)[sample])
-                        common = max(common, doubles(scales[e], batch)[sample] + error_here)
+                    error_here = doubles(errors[e], batch)[sample] if errors[e] else 0.0
+                    if 0 < error_here < np.inf:
+                        own = doubles(scales[e], batch)[sample] + math.log(error_here)
+                        common = max(common, own)
             bound, lost = 0.0, np.int32(0)
             for e in range(begin, end):
                 own = doubles(scales[e], batch)[sample] if scales[e] else 0.0
