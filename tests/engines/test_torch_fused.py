@@ -17,6 +17,7 @@ from circuits import ids, mixture, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_circuits import random_circuit
+from torch_passes import check_same, passes
 
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
@@ -31,7 +32,7 @@ from pyjuice_bridge.circuit.types import (
 )
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine
-from pyjuice_bridge.engines.torch.backward import Downward, finish_counts, new_counts
+from pyjuice_bridge.engines.torch.backward import Downward, new_counts
 from pyjuice_bridge.engines.torch.em import m_step
 from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.fused import FusedUpward, downward, jobs, threads, upward
@@ -49,40 +50,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def passes(
-    kind: type[Upward],
-    circuit: Circuit,
-    x: np.ndarray,
-    evidence: dict[str, torch.Tensor],
-    double: bool = False,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Log-likelihoods, and the expected counts of rows with weights that differ."""
-    program, params = ENGINE._load(circuit)
-    program = program.in_double if double else program
-    with torch.inference_mode():
-        up = kind(program, params, torch.from_numpy(x.copy()), evidence, Workspace())
-        up.run()
-        found = up.log_likelihood()
-        counts = new_counts(program, params)
-        weights = torch.linspace(0.5, 1.0, len(x))[:, None].repeat(1, found.shape[1])
-        downward(up, counts).run(weights.masked_fill(found.isneginf(), 0.0))
-        finish_counts(program, params, counts)
-    return found, [count for count in counts if count is not None]
-
-
-def check_same(circuit: Circuit, x: np.ndarray, evidence: dict[str, torch.Tensor]) -> None:
-    plain, plain_counts = passes(Upward, circuit, x, evidence)
-    fused, fused_counts = passes(FusedUpward, circuit, x, evidence)
-    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
-    for a, b in zip(fused_counts, plain_counts, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 100_000), size=st.integers(2, 8), missing=st.sampled_from([0.0, 0.4]))
 def test_random_circuits(seed: int, size: int, missing: float) -> None:
     circuit = random_circuit(seed, size)
-    check_same(circuit, random_rows(circuit, 9, seed, missing), {})
+    check_same(FusedUpward, circuit, random_rows(circuit, 9, seed, missing), {})
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,7 +68,7 @@ def test_trees_with_evidence_on_latents(seed: int, soft: bool, width: int) -> No
     evidence = torch.from_numpy(states)
     if soft:
         evidence = torch.from_numpy(rng.uniform(0.1, 1, (*states.shape, width)).astype("f4"))
-    check_same(circuit, x, {name: evidence})
+    check_same(FusedUpward, circuit, x, {name: evidence})
 
 
 def structures() -> list[Circuit]:
@@ -112,7 +84,7 @@ def structures() -> list[Circuit]:
 @pytest.mark.parametrize("which", range(4))
 def test_structures(which: int) -> None:
     circuit = structures()[which]
-    check_same(circuit, random_rows(circuit, 40, 3, 0.1), {})
+    check_same(FusedUpward, circuit, random_rows(circuit, 40, 3, 0.1), {})
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -153,7 +125,7 @@ def star_of_stars(children: int, width: int) -> Circuit:
 def test_products_of_many_raised_rows(children: int) -> None:
     """Two rows near 2^60 have a product in float32; more of them must not overflow."""
     circuit = star_of_stars(children, 3)
-    check_same(circuit, random_rows(circuit, 30, 4, 0.1), {})
+    check_same(FusedUpward, circuit, random_rows(circuit, 30, 4, 0.1), {})
 
 
 def nearly_disjoint(share: float) -> Circuit:

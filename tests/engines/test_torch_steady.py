@@ -7,7 +7,7 @@ recording needs a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from random_circuits import random_circuit, sharpened
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_passes import check_same
 
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine
-from pyjuice_bridge.engines.torch.backward import Downward, finish_counts, new_counts
+from pyjuice_bridge.engines.torch.backward import Downward, new_counts
 from pyjuice_bridge.engines.torch.em import m_step
 from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.recording import Recordings
@@ -36,34 +37,11 @@ from pyjuice_bridge.errors import UserError
 ENGINE = TorchEngine()
 
 
-def passes(
-    kind: type[Upward], circuit: Circuit, x: np.ndarray, evidence: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Log-likelihoods and expected counts."""
-    program, params = ENGINE._load(circuit)
-    with torch.inference_mode():
-        up = kind(program, params, torch.from_numpy(x.copy()), dict(evidence), Workspace())
-        up.run()
-        found = up.log_likelihood()
-        counts = new_counts(program, params)
-        Downward(up, counts).run(torch.where(found.isneginf(), 0.0, 1.0))
-        finish_counts(program, params, counts)
-    return found, [count for count in counts if count is not None]
-
-
-def check_same(circuit: Circuit, x: np.ndarray, evidence: Mapping[str, torch.Tensor]) -> None:
-    plain, plain_counts = passes(Upward, circuit, x, evidence)
-    steady, steady_counts = passes(SteadyUpward, circuit, x, evidence)
-    torch.testing.assert_close(steady, plain, rtol=1e-5, atol=1e-5)
-    for a, b in zip(steady_counts, plain_counts, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 100_000), size=st.integers(2, 8), missing=st.sampled_from([0.0, 0.4]))
 def test_random_circuits(seed: int, size: int, missing: float) -> None:
     circuit = random_circuit(seed, size)
-    check_same(circuit, random_rows(circuit, 9, seed, missing), {})
+    check_same(SteadyUpward, circuit, random_rows(circuit, 9, seed, missing), {})
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,7 +55,7 @@ def test_trees_with_evidence_on_latents(seed: int, soft: bool, width: int) -> No
     if soft:
         weights = rng.uniform(0.1, 1, (len(x), len(blocks), width)).astype("f4")
         evidence = torch.from_numpy(weights)
-    check_same(circuit, x, {name: evidence})
+    check_same(SteadyUpward, circuit, x, {name: evidence})
 
 
 @settings(max_examples=300, deadline=None)
@@ -103,7 +81,7 @@ def test_values_are_within_their_bounds(seed: int, size: int, power: int) -> Non
 def test_products_of_many_raised_rows_stay_in_range() -> None:
     """A star: sixty sums below one product would reach 2^3600 if each were raised to 2^60."""
     circuit = hclt([-1] + [0] * 60 + list(range(1, 61)), 3, 4, seed=1)
-    check_same(circuit, random_rows(circuit, 20, 0, 0.1), {})
+    check_same(SteadyUpward, circuit, random_rows(circuit, 20, 0, 0.1), {})
 
 
 class OnOneDevice(TorchDispatchMode):
