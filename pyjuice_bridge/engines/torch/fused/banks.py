@@ -15,7 +15,7 @@ from pyjuice_bridge.engines.torch.fused.trees import Bank, Cut, Longs
 from pyjuice_bridge.engines.torch.program import Params
 from pyjuice_bridge.engines.torch.values import Workspace
 
-_CHUNK_BYTES = 3 * 2**17
+_CHUNK_BYTES = 2**17
 """Bytes of a chunk's rows, unless these are very few columns or very many."""
 _MOST_ROWS = 8 * ROWS
 _TASKS_PER_THREAD = 4

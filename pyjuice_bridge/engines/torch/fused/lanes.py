@@ -34,7 +34,7 @@ _LANES, _SUMS, _ACROSS = (16, 24, 4) if _WIDE else (8, 12, 2)
 """Values in a vector, vectors of sums in a tile, vectors across it."""
 
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_TINY = 2.0**-126
+_TINY, _LINE = 2.0**-126, 64
 
 
 def lanes_of(width: int) -> int:
@@ -131,6 +131,19 @@ class _Rows:
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
+
+    def inverse(self, value: Any) -> Any:
+        """One over a vector of normal numbers, to the last bit or two."""
+        if not _WIDE:
+            return self.builder.fdiv(self.splat(1.0), value)
+        # A division takes as long as two matrix products of 16 x 16.
+        some = ir.IntType(self.lanes)
+        name = f"llvm.x86.avx512.rcp14.ps.{32 * self.lanes}"
+        kind = ir.FunctionType(self.vector, [self.vector, self.vector, some])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        near = self.builder.call(function, [value, value, ir.Constant(some, -1)])
+        error = self.fma(self.builder.fneg(value), near, self.splat(1.0))
+        return self.fma(near, error, near)
 
     def larger(self, a: Any, b: Any) -> Any:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
@@ -230,6 +243,36 @@ def take(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
 
 
 @_rows()
+def take_times(r: _Rows, out: Any, table: Any, index: Any, rows: Any, count: Any) -> None:
+    """Multiply rows of a table by others."""
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        source, factor = r.row(table, r.number(index, i), plain=True), r.row(rows, i)
+        for v in range(r.count):
+            r.store(r.builder.fmul(r.load_plain(source, v), r.load(factor, v)), r.row(out, i), v)
+        return ()
+
+    r.loop(count, body)
+
+
+@_rows()
+def fetch(r: _Rows, table: Any, index: Any, count: Any) -> None:
+    """Have the processor bring rows of a table into its second cache."""
+    place = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [place, _INT, _INT, _INT])
+    function = cgutils.get_or_insert_function(r.builder.module, kind, "llvm.prefetch.p0")
+    how = [ir.Constant(_INT, n) for n in (0, 2, 1)]
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        row = r.row(table, r.number(index, i), plain=True)
+        for offset in range(0, 4 * r.width, _LINE):
+            r.builder.call(function, [r.at(row, offset, ir.IntType(8)), *how])
+        return ()
+
+    r.loop(count, body)
+
+
+@_rows()
 def times_taken(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
     """Multiply by rows of a table."""
 
@@ -290,7 +333,7 @@ def ratio(r: _Rows, out: Any, flow: Any, value: Any, count: Any) -> None:
         target, above, below = r.row(out, i), r.row(flow, i), r.row(value, i)
         for v in range(r.count):
             least = r.larger(r.load(below, v), r.splat(_TINY))
-            r.store(r.builder.fdiv(r.load(above, v), least), target, v)
+            r.store(r.builder.fmul(r.load(above, v), r.inverse(least)), target, v)
         return ()
 
     r.loop(count, body)

@@ -439,9 +439,16 @@ def segment(width: int) -> Kernel:
                     low, large, small = 0, 0, 0
                     if leaf < last:
                         table = tables[cluster * leaves + leaf]
-                        lanes.take(width, out, table, rows + 4 * leaf * stride, count)
+                        at = rows + 4 * leaf * stride
                         leaf += 1
                         small = 1
+                        if begin < end:
+                            other = sums + children[begin] * size
+                            lanes.take_times(width, out, table, at, other, count)
+                            begin += 1
+                            large = 1
+                        else:
+                            lanes.take(width, out, table, at, count)
                     else:
                         lanes.copy(width, out, sums + children[begin] * size, count)
                         begin += 1
@@ -462,6 +469,9 @@ def segment(width: int) -> Kernel:
                     low |= lanes.rescale(width, out, powers.ctypes.data, count)
                     if low != 0:
                         _mark_products(f, cluster, node, values, sums, rows, stride, count, lost)
+                    for e in range(last, leaf_offsets[min(node + 2, nodes)]):
+                        table = tables[cluster * leaves + e]
+                        lanes.fetch(width, table, rows + 4 * e * stride, count)
                     matrix = f.packed_up + (base + node) * square
                     if node < nodes - 1:
                         lanes.product(width, sums + node * size, out, matrix, count)
@@ -511,6 +521,10 @@ def segment(width: int) -> Kernel:
                     if f.turns != 0:
                         wait_for(turn + 8 * node, part)
                     matrix = f.packed_down + (base + node) * square
+                    for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
+                        table = table_counts[cluster * leaves + leaf]
+                        if table != 0:
+                            lanes.fetch(width, table, rows + 4 * leaf * stride, count)
                     counted = weight_counts[base + node]
                     if counted == 0:
                         counted = nowhere
