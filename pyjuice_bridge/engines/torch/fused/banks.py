@@ -25,9 +25,7 @@ _BATCH_BYTES = 2**26
 
 def batch_bytes(cut: Cut) -> int:
     """Bytes that a sample takes outside the rest of the program."""
-    return sum(
-        bank.places * (4 * bank.nodes + 16 * bank.clusters) for bank in cut.banks
-    )
+    return sum(bank.places * (4 * bank.nodes + 16 * bank.clusters) for bank in cut.banks)
 
 
 def rows_at_once(cut: Cut) -> int:
@@ -55,6 +53,7 @@ class BankJobs:
         size = bank.clusters * bank.nodes
         self._packed = torch.zeros(2, size, bank.width * padded(bank.width))
         self._faint = torch.zeros(size, dtype=torch.int64)
+        self._reach = torch.zeros(size, padded(bank.width), dtype=torch.int64)
         self._weights = _places(params, bank.matrices, bank.width)
         self._tables = _tables(params, bank)
         self._turns = np.zeros(size, np.int64)
@@ -79,6 +78,7 @@ class BankJobs:
             packed_up=address(self._packed[0]),
             packed_down=address(self._packed[1]),
             faint=address(self._faint),
+            reach=address(self._reach),
         )
 
     def prepare(self, shifted: torch.Tensor, version: int) -> list[Job]:
@@ -120,7 +120,7 @@ class BankJobs:
         values, own = torch.frexp(values if mask is None else values * mask)
         powers = (own + exponents).masked_fill_(values == 0, segments.NOTHING)
         top = powers.amax(-1)
-        scale = torch.where(top > segments.NOTHING, top * LN2, -torch.inf)
+        scale = torch.where(top > segments.NOTHING, top.double() * LN2, -torch.inf)
         return torch.ldexp(values, powers - top[..., None]), scale
 
     def gather(
@@ -198,6 +198,7 @@ class BankJobs:
             packed_up=address(self._packed[0]),
             packed_down=address(self._packed[1]),
             faint=address(self._faint),
+            reach=address(self._reach),
             mantissas=address(self.mantissas),
             exponents=address(self.exponents),
             writes=writes,
@@ -274,9 +275,7 @@ def _tables(tensors: Params, bank: Bank) -> Longs:
     return found
 
 
-def bank_jobs(
-    cut: Cut, params: Params, workspace: Workspace, batch: int
-) -> list[BankJobs]:
+def bank_jobs(cut: Cut, params: Params, workspace: Workspace, batch: int) -> list[BankJobs]:
     """The banks for a batch size: those of an earlier batch, where they still hold."""
     threads = torch.get_num_threads()
     places = (id(cut), threads, *(address(p) for p in params if p is not None))
