@@ -37,7 +37,7 @@ _LANES, _SUMS, _ACROSS = (16, 24, 4) if _WIDE else (8, 12, 2)
 """Values in a vector, vectors of sums in a tile, vectors across it."""
 
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_TINY, _LINE = 2.0**-126, 64
+_TINY, _LARGE, _LINE = 2.0**-126, 2.0**127, 64
 
 
 def lanes_of(width: int) -> int:
@@ -148,6 +148,10 @@ class _Rows:
         error = self.fma(self.builder.fneg(value), near, self.splat(1.0))
         return self.fma(near, error, near)
 
+    def finite(self, value: Any) -> Any:
+        """A vector that has a product with zero: what is left of an overflow is large."""
+        return self.smaller(value, self.splat(_LARGE))
+
     def larger(self, a: Any, b: Any) -> Any:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
@@ -199,7 +203,7 @@ class _Rows:
         carried: Sequence[Any] = (),
         step: int = 1,
     ) -> list[Any]:
-        """``body(i, carried)`` for i = 0, ``step``, … below ``count``; what is carried in the end."""
+        """``body(i, carried)`` for i = 0, ``step``, … below ``count``; what is carried at last."""
         builder = self.builder
         count = self.long(count) if isinstance(count, int) else count
         before = builder.block
@@ -457,7 +461,7 @@ def times_product(r: _Rows, out: Any, rows: Any, matrix: Any, count: Any) -> Non
     """Multiply ``out`` by the products of rows with a matrix [width, padded]."""
 
     def finish(total: Any, number: Any, vector: int) -> Any:
-        return r.builder.fmul(total, r.load(r.row(out, number), vector))
+        return r.builder.fmul(r.finite(total), r.load(r.row(out, number), vector))
 
     _products(r, out, rows, matrix, count, finish)
 
@@ -531,9 +535,9 @@ def spread_dots(r: _Rows, rows: Any, weights: Any, factors: Any, counts: Any, co
         row = r.row(rows, i)
         changed = []
         for v in range(r.count):
-            term = r.builder.fmul(r.load(row, v), factor)
-            changed.append(r.builder.fadd(sums[v], term))
-            r.store(r.builder.fmul(term, kept[v]), row, v)
+            value = r.load(row, v)
+            changed.append(r.fma(value, factor, sums[v]))
+            r.store(r.builder.fmul(value, r.finite(r.builder.fmul(factor, kept[v]))), row, v)
         return changed
 
     sums = r.loop(count, body, [r.splat(0.0)] * r.count)
@@ -611,7 +615,7 @@ def mark_taken(r: _Rows, marks: Any, table: Any, index: Any, count: Any) -> None
 
 @_rows()
 def flag_low(r: _Rows, flags: Any, rows: Any, marks: Any, count: Any) -> None:
-    """Set the int32 flags of rows with a value below the smallest normal number whose bit is set."""
+    """Set the int32 flags of rows with a value whose bit is set but that is no normal number."""
 
     def body(i: Any, _: list[Any]) -> Sequence[Any]:
         low = r.bits(r.row(rows, i), "<", _TINY)
