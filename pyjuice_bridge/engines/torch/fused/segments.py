@@ -132,14 +132,28 @@ def pack(frame):  # type: ignore[no-untyped-def]
         faint[task] = 1 if least < lanes.FAINT else 0
 
 
+@inline
+def _weighed(value, power, part):  # type: ignore[no-untyped-def]
+    """A root times ``part``: the bits of a number, and its exponent as a power of two.
+
+    The value is given by its bits and a power of two; that of zero is ``NOTHING``.
+    """
+    if value <= 0 or part == 0:
+        return np.int32(0), np.int32(NOTHING)
+    own = value >> 23
+    value = (value & 0x7FFFFF) | np.int32(127 << 23)
+    if part != 1:
+        value = np.float32(np.int32(value).view(np.float32) * part).view(np.int32)
+    return np.int32(value), np.int32(power + own + (value >> 23) - 127)
+
+
 @kernel
 def gather(frame):  # type: ignore[no-untyped-def]
     """Roots side by side, on one scale."""
     f = fields(frame, GATHER)
     batch, slots = f.batch, f.slots
     sources = longs(f.sources, f.blocks * slots)
-    tops, bits_of = np.empty(batch, np.int32), np.empty(1, np.float32)
-    bits = bits_of.view(np.int32)
+    tops, one = np.empty(batch, np.int32), np.float32(1)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -155,33 +169,23 @@ def gather(frame):  # type: ignore[no-untyped-def]
             at = 4 * sources[task * slots + slot]
             values, powers = ints(f.mantissas + at, batch), ints(f.exponents + at, batch)
             for n in range(batch):
-                power = np.int32(powers[n] + (values[n] >> 23))
-                power = power if values[n] > 0 else np.int32(NOTHING)
-                if f.mask != 0 and mask[n * slots + slot] == 0:
-                    power = np.int32(NOTHING)
+                part = mask[n * slots + slot] if f.mask != 0 else one
+                _, power = _weighed(values[n], powers[n], part)
                 tops[n] = max(tops[n], power)
         for slot in range(slots):
             at = 4 * sources[task * slots + slot]
             values, powers = ints(f.mantissas + at, batch), ints(f.exponents + at, batch)
             for n in range(batch):
-                own = values[n] >> 23
-                power = powers[n] + own - tops[n] + np.int32(f.lift + 127)
-                found = (values[n] & 0x7FFFFF) | (power << 23)
-                known = values[n] > 0 and power > 0
-                if f.mask != 0:
-                    part = mask[n * slots + slot]
-                    known = known and part > 0
-                    if values[n] > 0 and power <= 0 and part > 0:
-                        error[n] = TINY
-                    if known and part != 1:
-                        bits[0] = found
-                        bits_of[0] *= part
-                        found = bits[0]
-                        if bits_of[0] < TINY:
-                            error[n] = TINY
-                elif values[n] > 0 and power <= 0:
+                part = mask[n * slots + slot] if f.mask != 0 else one
+                value, power = _weighed(values[n], powers[n], part)
+                power += np.int32(f.lift + 127) - tops[n]
+                if value == 0:
+                    tile[n * slots + slot] = 0
+                elif power <= 0:
+                    tile[n * slots + slot] = 0
                     error[n] = TINY
-                tile[n * slots + slot] = found if known else np.int32(0)
+                else:
+                    tile[n * slots + slot] = (value & 0x7FFFFF) | (power << 23)
         for n in range(batch):
             scale[n] = -np.inf
             if tops[n] > NOTHING:
