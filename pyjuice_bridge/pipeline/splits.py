@@ -10,7 +10,7 @@ from pyjuice_bridge.config import ImageData, load_config
 from pyjuice_bridge.data import Dataset, load_dataset, load_undivided
 from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.files import read_json
+from pyjuice_bridge.files import read_json
 
 
 def images_for(

@@ -15,7 +15,7 @@ from pyjuice_bridge.data.text import TextDataset, TokenStream
 from pyjuice_bridge.data.text_cache import Part, tokenised
 from pyjuice_bridge.data.text_tokenizers import WORDS, WordPieces, Words
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.files import read_json, write_json
+from pyjuice_bridge.files import read_json, write_json
 
 FILE = "tokens.json"
 

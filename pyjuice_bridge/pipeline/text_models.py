@@ -15,7 +15,7 @@ from pyjuice_bridge.config import TextData, TextTeacher, load_config
 from pyjuice_bridge.data import TextDataset, TokenStream, load_text, windows
 from pyjuice_bridge.data.text_readers import own
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.files import read_json
+from pyjuice_bridge.files import read_json
 from pyjuice_bridge.pipeline.text_codec import TextCodec
 from pyjuice_bridge.pipeline.text_data import tokenizer_of
 from pyjuice_bridge.query.model import Model
