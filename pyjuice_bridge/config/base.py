@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,3 +20,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
     )
+
+
+class TeacherSection(Section):
+    """Base of the sections of teachers.
+
+    Attributes:
+        reads: the kinds of data that the teacher embeds.
+        patches_only: whether it describes patches of images, not pixels.
+    """
+
+    reads: ClassVar[tuple[str, ...]]
+    patches_only: ClassVar[bool] = False

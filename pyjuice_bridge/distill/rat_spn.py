@@ -19,11 +19,12 @@ from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.base import Count, Section
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill.base import Context, Initialisation, Kind
-from pyjuice_bridge.distill.checks import refuse_phases
+from pyjuice_bridge.distill.base import Initialisation, Kind
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.checks import refuse_phases, refuse_sweep
 from pyjuice_bridge.distill.hclt import random_hclt
 from pyjuice_bridge.distill.trees import data_tree
-from pyjuice_bridge.domains.base import Shape
+from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
 
 _MOST_NODES = 256
@@ -55,6 +56,7 @@ class RatSpnCircuit(Section):
 
 
 def _check(config: Settings) -> None:
+    refuse_sweep(config)
     refuse_phases(config)
 
 
@@ -95,7 +97,11 @@ def _initialise(context: Context) -> list[Initialisation]:
 
 
 def _random(context: Context, section: RatSpnCircuit) -> Initialisation:
-    builders, seed, sizes = context.builders, context.config.seed, context.data.categories
+    builders, seed, sizes = (
+        builders_of(context.engine),
+        context.config.seed,
+        context.data.categories,
+    )
     graph = _graph(section, len(sizes), seed)
     inputs = section.inputs or section.sums
     key = {

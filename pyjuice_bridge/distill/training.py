@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.distill.base import CIRCUIT, Context
+from pyjuice_bridge.distill.base import CIRCUIT
+from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
 from pyjuice_bridge.stages.store import Artifact
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import IntArray
-from pyjuice_bridge.distill.base import Context
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.files import write_array
 from pyjuice_bridge.stages.store import Artifact
 
@@ -33,10 +34,10 @@ def tree_stage(
 
     ``options`` are those of ``chow_liu_tree`` that differ from its defaults.
     """
-    inputs = {"of": title, **inputs, **options, "builders": context.builders.name}
+    inputs = {"of": title, **inputs, **options, "builders": builders_of(context.engine).name}
 
     def build(folder: Path) -> Mapping[str, Any]:
-        builders, seed = context.builders, context.config.seed
+        builders, seed = builders_of(context.engine), context.config.seed
         with context.reporter.task(title):
             tree = builders.chow_liu_tree(x, sizes, rows=_ROWS, seed=seed, **options)
         write_array(folder / _FILE, tree)

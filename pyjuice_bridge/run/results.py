@@ -6,6 +6,7 @@ import datetime
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,13 +14,13 @@ import numpy as np
 import yaml
 
 from pyjuice_bridge import processes
-from pyjuice_bridge.config import Arm
+from pyjuice_bridge.config.base import Arm
 from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.distill.base import CIRCUIT
+from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_json, write_jsonl, write_text
-from pyjuice_bridge.pipeline.arms import CIRCUIT
-from pyjuice_bridge.pipeline.context import Context
-from pyjuice_bridge.pipeline.training import Trained
+from pyjuice_bridge.run.arms import Trained
 from pyjuice_bridge.stages.store import Artifact
 
 ARTIFACTS = "artifacts.json"
@@ -49,7 +50,7 @@ def open_folder(out: Path) -> None:
 
 
 def write_config(context: Context, out: Path) -> None:
-    """The resolved config, with every default filled in.
+    """Write the resolved config, with every default filled in.
 
     What another config left in the folder is removed, so that its figures and models never stand
     beside this one.
@@ -76,12 +77,8 @@ class Metrics:
 
 
 def score(context: Context, arm: Trained) -> Artifact:
-    """Mean log p of every split under a finished arm; the test split is looked at only here."""
-    inputs = {
-        "arm": arm.artifact.id,
-        "data": context.data.key,
-        "engine": context.engine_key,
-    }
+    """Measure the mean log p of every split under a finished arm; only here is test looked at."""
+    inputs = {"data": context.data.key, "engine": context.engine_key}
 
     def build(folder: Path) -> Mapping[str, Any]:
         circuit = arm.circuit()
@@ -92,15 +89,15 @@ def score(context: Context, arm: Trained) -> Artifact:
             found[split] = float(np.mean(log_p))
         return found
 
-    return context.store.stage("score", 1, inputs, build, together=True)
+    return context.store.stage("score", 2, inputs, build, parents=(arm.artifact,), together=True)
 
 
 def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -> dict[str, Any]:
-    """An entry of ``results.json``."""
-    data, states = context.data, arm.start.states
+    """Return an entry of ``results.json``."""
+    data, states = context.data, arm.states
     unit = data.measure.unit
     return {
-        "model": arm.start.arm,
+        "model": arm.arm,
         **({} if states is None else {"states": states}),
         "engine": context.engine.name,
         "device": context.engine.device,
@@ -109,7 +106,10 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         "seconds": arm.seconds,
         "peak_memory_bytes": arm.artifact.info["peak_memory_bytes"],
         "seed": context.config.seed,
-        **arm.extra,
+        **arm.costs(),
+        **({} if arm.tuned is None else {"tuned": dict(arm.tuned)}),
+        "pseudocount": arm.options.pseudocount,
+        "step_size": asdict(arm.options.step_size),
         **data.facts(),
         "command": command,
         **surroundings(),
@@ -119,7 +119,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
 
 
 def surroundings() -> dict[str, Any]:
-    """The machine and the versions a figure was made with."""
+    """Return the machine and the versions that a figure was made with."""
     import torch
 
     return {
@@ -132,26 +132,28 @@ def surroundings() -> dict[str, Any]:
 
 
 def best_arm(arms: Sequence[Trained], scores: Sequence[Artifact]) -> Trained:
-    """``lvd`` where there is one, else the first; of several sizes the best on validation."""
-    wanted = "lvd" if any(arm.start.arm == "lvd" for arm in arms) else arms[0].start.arm
-    pairs = [pair for pair in zip(arms, scores, strict=True) if pair[0].start.arm == wanted]
+    """Choose ``lvd`` or else the first arm; of several sizes the best on validation."""
+    wanted = "lvd" if any(arm.arm == "lvd" for arm in arms) else arms[0].arm
+    pairs = [pair for pair in zip(arms, scores, strict=True) if pair[0].arm == wanted]
     return max(pairs, key=lambda pair: float(pair[1].info["valid"]))[0]
 
 
 def write_models(out: Path, arms: Sequence[Trained], best: Trained) -> None:
-    """A file for every arm, and ``model.h5``, which is the best."""
+    """Write a file for every arm, and ``model.h5``, which is the best."""
     for arm in arms:
         copy_file(arm.artifact.path / CIRCUIT, out / f"{arm.start.name}.h5")
     copy_file(best.artifact.path / CIRCUIT, out / "model.h5")
 
 
-def write_bounds(out: Path, arms: Sequence[Trained], unit: str) -> None:
-    """``bound.json``: the bound and the marginal after every stage of ``lvd``."""
-    rows = []
+def write_bounds(context: Context, out: Path, arms: Sequence[Trained]) -> None:
+    """Write ``bound.json``: the bound and the marginal after every stage of ``lvd``."""
+    rows, value, unit = [], context.data.value, context.data.measure.unit
     for arm in arms:
-        found = [(stage.name, stage.bound, stage.marginal) for stage in arm.start.stages]
+        found = [
+            (s.name, value("valid", s.bound), value("valid", s.marginal)) for s in arm.start.stages
+        ]
         found += [("fine-tune", *arm.bound)] if arm.bound is not None else []
-        size = {} if arm.start.states is None else {"states": arm.start.states}
+        size = {} if arm.states is None else {"states": arm.states}
         for stage, bound, marginal in found:
             figures = {"bound": bound, "marginal": marginal, "unit": unit}
             rows.append({"stage": stage, **size, **figures})
@@ -159,7 +161,7 @@ def write_bounds(out: Path, arms: Sequence[Trained], unit: str) -> None:
 
 
 def command_line() -> str:
-    """How the process was started, for the record."""
+    """Return how the process was started, for the record."""
     name = Path(sys.argv[0]).name if sys.argv else ""
     if name == "__main__.py":
         start = "python"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,70 +11,71 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING
+from pyjuice_bridge.domains.base import Arm, Context, spread
 from pyjuice_bridge.files import write_arrays, write_json
-from pyjuice_bridge.pipeline.figures import FILE as PICTURES
-from pyjuice_bridge.pipeline.figures import spread
-from pyjuice_bridge.pipeline.text_data import TextContext
-from pyjuice_bridge.pipeline.training import Trained
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.stages.store import Artifact
 
 EXAMPLES = "text.json"
+PICTURES = "figures.npz"
 _STATES, _WORDS = 24, 6
 _DRAWN = 1024
 """States in the picture of transitions, at most."""
 _PIXELS = 512
 _LEVELS = 32
 
-__all__ = ["EXAMPLES", "PICTURES", "examples", "picture", "state_shares"]
+
+Decode = Callable[[Sequence[int] | NDArray[Any]], str]
 
 
-def examples(context: TextContext, arms: Sequence[Trained]) -> Artifact:
-    """Draw for every arm; the artifact holds ``text.json`` and ``figures.npz``."""
-    inputs = {
-        "arms": [arm.artifact.id for arm in arms],
-        "data": context.data.key,
-        "report": context.config.report.model_dump(),
-        "seed": context.config.seed,
-    }
+def examples(
+    context: Context,
+    arms: Sequence[Arm],
+    vocabulary: Sequence[str],
+    decode: Decode,
+    lengths: NDArray[np.int64],
+) -> Artifact:
+    """Draw for every arm; the artifact holds ``text.json`` and ``figures.npz``.
+
+    Args:
+        context: the run.
+        arms: of one size.
+        vocabulary: the string of every token id.
+        decode: makes text of ids.
+        lengths: int64 [N], the tokens in every validation window.
+    """
+    data, seed, report = context.data, context.config.seed, context.config.report
+    inputs = {"data": data.key, "report": report.model_dump(), "seed": seed}
+    window = len(data.categories)
 
     def build(folder: Path) -> None:
-        hidden, cut = _hidden(context)
-        found: dict[str, Any] = {
-            "infill": _questions(context, hidden, cut),
-            "arms": {},
-        }
+        hidden, cut = _hidden(data.rows["valid"], lengths, report.inpaint)
+        found: dict[str, Any] = {"infill": _questions(decode, hidden, cut), "arms": {}}
         pictures: dict[str, NDArray[Any]] = {}
         for arm in arms:
-            with context.reporter.task(f"examples of {arm.start.name}"):
-                name = arm.start.arm
+            with context.reporter.task(f"examples of {arm.arm}"):
                 model = TextModel.of(Model(arm.circuit(), context.engine))
-                pictures[f"transitions/{name}"] = picture(model.hmm, context.data.section.window)
-                found["arms"][name] = _of_arm(context, model)
-                for item, answer in zip(
-                    found["infill"], _answers(context, model, hidden, cut), strict=True
-                ):
-                    item["answers"][name] = answer
+                blank = np.full((1, window), MISSING, np.int32)
+                drawn = model.infill(blank, report.samples, seed=seed)[0]
+                found["arms"][arm.arm] = {
+                    "samples": [decode(row) for row in drawn],
+                    "states": _states(model.hmm, window, vocabulary),
+                    "count": model.hmm.states,
+                }
+                pictures[f"transitions/{arm.arm}"] = picture(model.hmm, window)
+                answers = _answers(model, decode, hidden, cut, seed)
+                for item, answer in zip(found["infill"], answers, strict=True):
+                    item["answers"][arm.arm] = answer
         write_json(folder / EXAMPLES, found)
         write_arrays(folder / PICTURES, pictures)
 
-    return context.store.stage("examples", 1, inputs, build)
-
-
-def _of_arm(context: TextContext, model: TextModel) -> dict[str, Any]:
-    data, seed = context.data, context.config.seed
-    blank = np.full((1, data.section.window), MISSING, np.int32)
-    drawn = model.infill(blank, context.config.report.samples, seed=seed)[0]
-    return {
-        "samples": [data.dataset.decode(row) for row in drawn],
-        "states": _states(model.hmm, data.section.window, data.dataset.vocabulary),
-        "count": model.hmm.states,
-    }
+    parents = [arm.artifact for arm in arms]
+    return context.store.stage("examples", 2, inputs, build, parents=parents)
 
 
 def state_shares(hmm: Hmm, length: int) -> NDArray[np.float64]:
-    """How often each state is taken, averaged over the positions of a window: float64 [H]."""
+    """Return how often each state is taken, averaged over a window's positions: float64 [H]."""
     state = np.asarray(hmm.initial, np.float64)
     total = np.zeros_like(state)
     for _ in range(length):
@@ -85,7 +86,7 @@ def state_shares(hmm: Hmm, length: int) -> NDArray[np.float64]:
 
 
 def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
-    """The words of some states, from the most to the least frequent one.
+    """List the words of some states, from the most to the least frequent one.
 
     Likely words have the highest p(word | state); typical ones add most to the divergence of that
     distribution from the words of all states together.
@@ -105,19 +106,19 @@ def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, 
     return found
 
 
-def _hidden(context: TextContext) -> tuple[NDArray[np.int32], slice]:
-    """A few whole validation windows, and the span of them that is to be filled in."""
-    cut, rows = context.data.windows["valid"], context.data.rows["valid"]
-    window = context.data.section.window
-    whole = np.flatnonzero(cut.lengths == window)
-    chosen = whole[spread(len(whole), context.config.report.inpaint)] if len(whole) else whole
+def _hidden(
+    rows: NDArray[Any], lengths: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int32], slice]:
+    """Choose a few whole windows, and the span of them that is to be filled in."""
+    window = rows.shape[1]
+    whole = np.flatnonzero(lengths == window)
+    chosen = whole[spread(len(whole), count)] if len(whole) else whole
     size = max(1, window // 5)
     start = (window - size) // 2
     return np.asarray(rows[chosen], np.int32), slice(start, start + size)
 
 
-def _questions(context: TextContext, rows: NDArray[np.int32], cut: slice) -> list[dict[str, Any]]:
-    decode = context.data.dataset.decode
+def _questions(decode: Decode, rows: NDArray[np.int32], cut: slice) -> list[dict[str, Any]]:
     return [
         {
             "before": decode(row[: cut.start]),
@@ -130,15 +131,14 @@ def _questions(context: TextContext, rows: NDArray[np.int32], cut: slice) -> lis
 
 
 def _answers(
-    context: TextContext, model: TextModel, rows: NDArray[np.int32], cut: slice
+    model: TextModel, decode: Decode, rows: NDArray[np.int32], cut: slice, seed: int
 ) -> list[dict[str, str]]:
-    """One exact draw of every span given the rest, and Viterbi's."""
+    """Draw every span once given the rest, and find Viterbi's."""
     if not len(rows):
         return []
     known = rows.copy()
     known[:, cut] = MISSING
-    decode = context.data.dataset.decode
-    drawn = model.infill(known, seed=context.config.seed)[:, 0]
+    drawn = model.infill(known, seed=seed)[:, 0]
     best, _ = model.viterbi(known)
     return [
         {"sampled": decode(a[cut]), "viterbi": decode(b[cut])}
@@ -147,7 +147,7 @@ def _answers(
 
 
 def picture(hmm: Hmm, length: int) -> NDArray[np.uint8]:
-    """Transitions as grey levels [n, n], 255 where they are rarest; row = state before.
+    """Draw transitions as grey levels [n, n], 255 where they are rarest; row = state before.
 
     States that follow one another often stand together: they are ordered by the second eigenvector
     of the symmetric, normalised joint distribution of neighbours.  The shade is the logarithm of
@@ -169,7 +169,7 @@ def picture(hmm: Hmm, length: int) -> NDArray[np.uint8]:
 
 
 def _smaller(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means of square blocks, so that a side has no more pixels than the picture."""
+    """Average square blocks, so that a side has no more pixels than the picture."""
     side = -(-len(matrix) // _PIXELS)
     if side == 1:
         return matrix

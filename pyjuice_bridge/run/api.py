@@ -5,28 +5,30 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from pyjuice_bridge import processes
-from pyjuice_bridge.config import Config, ImageData, make_config, put, read_values
+from pyjuice_bridge.config.read import put, read_values
 from pyjuice_bridge.data.text_load import Source
-from pyjuice_bridge.engines import EngineChoice, choose_engine, get_engine
+from pyjuice_bridge.distill import KINDS
+from pyjuice_bridge.distill.base import Initialisation
+from pyjuice_bridge.domains import DOMAINS
+from pyjuice_bridge.domains.base import Context
+from pyjuice_bridge.domains.images import Images
+from pyjuice_bridge.engines import EngineChoice, choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.measure import measure_of
-from pyjuice_bridge.pipeline import record
-from pyjuice_bridge.pipeline.arms import Start
-from pyjuice_bridge.pipeline.context import Context
-from pyjuice_bridge.pipeline.images import Images, image_work
-from pyjuice_bridge.pipeline.text import text_work
-from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
+from pyjuice_bridge.run import results
+from pyjuice_bridge.run.arms import Trained, train_arm
+from pyjuice_bridge.run.config import Config, default_kinds, make_config
 from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line
 from pyjuice_bridge.stages.store import Artifact, Store
 
@@ -36,25 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Given:
-    """What was handed over from Python in place of what the config names."""
+    """What was handed over from Python in place of what the config names.
 
-    images: Images | None = None
-    text: Source | None = None
+    Attributes:
+        data: at most one entry, by the domain's name.
+        teacher: an object with ``embed``.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
     teacher: object | None = None
-
-
-class Work(Protocol):
-    """What differs between runs on images and on text."""
-
-    @property
-    def context(self) -> Context:
-        """Settings, tools, prepared data."""
-
-    def starts(self) -> Sequence[Start]:
-        """Every arm, at its start."""
-
-    def show(self, folder: Path, trained: Sequence[Trained], best: Trained) -> None:
-        """Leave what the report shows in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +100,7 @@ def run(
     *,
     images: Images | None = None,
     text: Source | None = None,
+    table: Any = None,
     teacher: object | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
@@ -124,7 +117,9 @@ def run(
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         text: your own, in place of the config's: a list of documents (split by the seed), or a
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
-        teacher: your own: an object with ``embed(images) -> float32 [N, positions, dim]``; a
+        table: your own, in place of the config's: integers or bool [N, columns], -1 or NaN where
+            missing (split by the seed), or a mapping as above.
+        teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``; a
             dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
@@ -136,25 +131,22 @@ def run(
     """
     if isinstance(teacher, Mapping):
         overrides, teacher = {**overrides, "teacher": teacher}, None
-    given = Given(images, text, teacher)
+    own = {"images": images, "text": text, "table": table}
+    given = Given({name: data for name, data in own.items() if data is not None}, teacher)
     checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     artifacts = folder.absolute().parent / "artifacts"
     if not processes.leads():
-        return _help(checked, folder, Store(artifacts, fresh=fresh), given)
-    record.open_folder(folder)
+        store = Store(artifacts, fresh=fresh)
+        return _run(checked, _choice(checked), folder, store, Reporter(), given)
+    results.open_folder(folder)
     with Reporter(console, folder / "log.txt") as reporter:
         try:
-            store = Store(
-                artifacts,
-                fresh=fresh,
-                reporter=reporter,
-                ledger=folder / record.ARTIFACTS,
-            )
+            ledger = folder / results.ARTIFACTS
+            store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
             choice = _choice(checked)
             reporter.say(choice.reason)
-            with processes.joined(choice.device):
-                return _run(checked, choice, folder, store, reporter, given)
+            return _run(checked, choice, folder, store, reporter, given)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {str(error) or 'interrupted'}")
             for note in getattr(error, "__notes__", ()):
@@ -171,40 +163,78 @@ def _checked(
     given: Given,
     overrides: Mapping[str, Any],
 ) -> Config:
+    """Put the config, what was handed over and the overrides together, and check them."""
     where = "config"
     if isinstance(config, Config):
         values = config.model_dump()
     elif isinstance(config, Mapping):
         values = dict(config)
     else:
-        values, where = read_values(config), str(config)
-    if given.images is not None:
-        values.setdefault("data", {"name": "array"})
-    if given.text is not None:
-        values.setdefault("data", {"kind": "text", "name": "strings"})
+        values, where = read_values(config, (), default_kinds), str(config)
+    for domain in given.data:
+        values.setdefault("data", {"kind": domain, "name": "array"})
     if given.teacher is not None:
         values["teacher"] = {"kind": "object"}
     for key, value in overrides.items():
         if not isinstance(value, Mapping):
-            put(values, key, value)
+            put(values, key, value, default_kinds)
             continue
         # A change of kind drops the section's other fields, so it comes first.
-        for field in sorted(value, key=lambda name: name != "kind"):
-            put(values, f"{key}.{field}", value[field])
+        for name in sorted(value, key=lambda name: name != "kind"):
+            put(values, f"{key}.{name}", value[name], default_kinds)
     data = values["data"] if isinstance(values.get("data"), Mapping) else {}
-    for kind, own in (("images", given.images), ("text", given.text)):
-        if own is not None and data.get("kind", "images") != kind:
-            raise UserError(f"{where}: {kind} handed over need 'data.kind: {kind}'")
+    for domain in given.data:
+        if data.get("kind", "images") != domain:
+            raise UserError(f"{where}: {domain} handed over need 'data.kind: {domain}'")
     return make_config(values, where)
 
 
 def _choice(config: Config) -> EngineChoice:
-    """The config's engine and device; several processes share what PyTorch does."""
+    """Choose the engine and device, once; several processes share what PyTorch does."""
     if processes.started() == 1:
         return choose_engine(config.engine, config.device)
     if config.engine == "julia":
         raise UserError("engine: 'julia' runs in one process; start it without torchrun")
     return choose_engine("torch", config.device)
+
+
+def _run(
+    config: Config,
+    choice: EngineChoice,
+    folder: Path,
+    store: Store,
+    reporter: Reporter,
+    given: Given,
+) -> RunResult:
+    """Train, score and show every arm.
+
+    Every process goes through the same stages; the first one alone reports and writes the folder.
+    """
+    with processes.joined(choice.device):
+        if processes.size() > 1:
+            reporter.say(f"{processes.size()} processes")
+        engine = open_engine(choice, precision=config.precision)
+        if not processes.leads():
+            # The first process may prepare data and leave them in a cache.
+            processes.meet()
+        domain = DOMAINS[config.data.kind]
+        data = domain.load(config, given.data.get(domain.name), reporter)
+        context = Context(config, engine, store, reporter, data, given.teacher)
+        if processes.leads():
+            processes.meet()
+            results.write_config(context, folder)
+            _start(engine, reporter)
+        starts = KINDS[config.circuit.kind].initialise(context)
+        trained = _train(context, folder, starts)
+        scores = [results.score(context, arm) for arm in trained]
+        rows: list[dict[str, Any]] = []
+        if processes.leads():
+            with processes.alone():
+                rows = _write(context, folder, trained, scores)
+        reused = tuple(name for name, artifact in store.used.items() if artifact.reused)
+        if reused:
+            reporter.say(f"reused {len(reused)} of {len(store.used)}: {', '.join(reused)}")
+        return RunResult(folder, tuple(processes.share(rows)), reused)
 
 
 def _start(engine: Engine, reporter: Reporter) -> None:
@@ -218,30 +248,17 @@ def _start(engine: Engine, reporter: Reporter) -> None:
     reporter.say(f"{engine.name} started with {threads} threads in {spent}")
 
 
-def _run(
-    config: Config,
-    choice: EngineChoice,
-    folder: Path,
-    store: Store,
-    reporter: Reporter,
-    given: Given,
-) -> RunResult:
-    if processes.size() > 1:
-        reporter.say(f"{processes.size()} processes")
-    engine = get_engine(choice.name, choice.device, precision=config.precision)
-    work = _work(config, engine, store, reporter, given)
-    processes.meet()
-    context = work.context
-    record.write_config(context, folder)
-    _start(engine, reporter)
-    metrics = record.Metrics(folder / "metrics.jsonl")
-    begun = work.starts()
-    left = TimeLeft(begun, config.train.epochs)
+def _train(context: Context, folder: Path, starts: Sequence[Initialisation]) -> list[Trained]:
+    """Train every arm, reporting each pass."""
+    reporter = context.reporter
+    metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
+    left = TimeLeft(starts, context.config.train.epochs)
     trained = []
-    for start in begun:
+    for start in starts:
 
-        def tell(row: dict[str, Any], now: bool, start: Start = start) -> None:
-            metrics.add(row)
+        def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:
+            if metrics is not None:
+                metrics.add(row)
             left.add(start, row["seconds"], now)
             if now:
                 reporter.say(pass_line(row) + left.text())
@@ -252,56 +269,23 @@ def _run(
         if arm.artifact.reused:
             reporter.say(f"{pass_line(arm.metrics[-1])} (reused)")
         trained.append(arm)
-    return _finish(work, folder, trained)
-
-
-def _help(config: Config, folder: Path, store: Store, given: Given) -> RunResult:
-    """What the other processes do for the first one's ``_run``: the same stages, in silence."""
-    choice = _choice(config)
-    with processes.joined(choice.device):
-        engine = get_engine(choice.name, choice.device, precision=config.precision)
-        # The first process may prepare data and leave them in a cache.
-        processes.meet()
-        work = _work(config, engine, store, Reporter(), given)
-        trained = [train_arm(work.context, start, lambda *_: None) for start in work.starts()]
-        for arm in trained:
-            record.score(work.context, arm)
-        rows: list[dict[str, Any]] = processes.share([])
-    return RunResult(folder, tuple(rows), _reused(store))
-
-
-def _work(config: Config, engine: Engine, store: Store, reporter: Reporter, given: Given) -> Work:
-    if isinstance(config.data, ImageData):
-        return image_work(config, config.data, engine, store, reporter, given.images, given.teacher)
-    return text_work(config, config.data, engine, store, reporter, given.text)
-
-
-def _finish(work: Work, folder: Path, trained: list[Trained]) -> RunResult:
-    """Score, draw, write the run's files."""
-    context, store = work.context, work.context.store
-    scores = [record.score(context, arm) for arm in trained]
-    with processes.alone():
-        written = _write(work, folder, trained, scores)
-    reused = _reused(store)
-    if reused:
-        context.reporter.say(f"reused {len(reused)} of {len(store.used)}: {', '.join(reused)}")
-    return RunResult(folder, tuple(processes.share(written)), reused)
+    return trained
 
 
 def _write(
-    work: Work, folder: Path, trained: list[Trained], scores: list[Artifact]
+    context: Context, folder: Path, trained: list[Trained], scores: list[Artifact]
 ) -> list[dict[str, Any]]:
-    context, command = work.context, record.command_line()
-    rows = [record.result_row(context, a, s, command) for a, s in zip(trained, scores, strict=True)]
-    best = record.best_arm(trained, scores)
-    work.show(folder, trained, best)
-    record.write_models(folder, trained, best)
-    record.write_bounds(folder, trained, context.data.measure.unit)
+    """Write figures, models, results and the report; return the entries of ``results.json``."""
+    config, command = context.config, results.command_line()
+    pairs = zip(trained, scores, strict=True)
+    rows = [results.result_row(context, arm, score, command) for arm, score in pairs]
+    best = results.best_arm(trained, scores)
+    kind = KINDS[config.circuit.kind]
+    scopes = kind.scopes(config.circuit, context.data.shape) if kind.scopes else None
+    DOMAINS[config.data.kind].show(context, folder, trained, best, scopes)
+    results.write_models(folder, trained, best)
+    results.write_bounds(context, folder, trained)
     write_json(folder / "results.json", rows)
     write_report(folder)
     found: list[dict[str, Any]] = read_json(folder / "results.json")
     return found
-
-
-def _reused(store: Store) -> tuple[str, ...]:
-    return tuple(name for name, artifact in store.used.items() if artifact.reused)

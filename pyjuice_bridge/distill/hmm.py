@@ -1,0 +1,185 @@
+"""``circuit.kind: hmm``: a homogeneous hidden Markov model of windows, distilled by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
+from pyjuice_bridge.circuit.size import size_of
+from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
+from pyjuice_bridge.config.base import Section, States
+from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.checks import check_counted, pool
+from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.domains.base import Context, Shape
+from pyjuice_bridge.errors import UserError
+
+_STEP_FLOPS = 50
+"""What a parameter costs in an M-step, in operations of a matrix product."""
+
+
+class HmmCircuit(Section):
+    """A homogeneous hidden Markov model over the tokens of a window, distilled by counting.
+
+    ``smoothing`` is the share of every counted row that is given to overall frequencies.
+    """
+
+    kind: Literal["hmm"]
+    states: States = 128
+    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+def _check(config: Settings) -> None:
+    pool(config, "HMM, whose states are the same at every position")
+    check_counted(config)
+
+
+def _scopes(_: HmmCircuit, shape: Shape) -> IntArray:
+    """One latent for every position of a window."""
+    return np.arange(len(shape.categories), dtype=np.int32)[:, None]
+
+
+def _structure(section: HmmCircuit, _: str, shape: Shape, states: int | None) -> Circuit:
+    vocabulary, length = int(shape.categories[0]), len(shape.categories)
+    return random_hmm(states or section.states, vocabulary, None).circuit(length)
+
+
+def _initialise(context: Context) -> list[Initialisation]:
+    """Begin every arm in every size, the sizes one after the other."""
+    section, arms = context.config.circuit, context.config.arms or []
+    assert isinstance(section, HmmCircuit)
+    made = []
+    for size in context.config.sizes:
+        for arm in arms:
+            if arm == "lvd":
+                found = latents(context, size or section.states)
+                made.append(_counted(context, section, size, found))
+            else:
+                made.append(_random(context, section, size))
+    return made
+
+
+def _work(context: Context, section: HmmCircuit, size: int | None) -> float:
+    """Estimate a pass: matrix products of every window, and the M-steps."""
+    rows = len(context.data.rows["train"])
+    steps = -(-rows // context.config.train.batch_size)
+    found = size_of(_structure(section, "random", context.data.shape, size))
+    return rows * found.flops + steps * _STEP_FLOPS * found.parameters
+
+
+def _random(context: Context, section: HmmCircuit, size: int | None) -> Initialisation:
+    """Begin with Dirichlet(1) rows."""
+    seed, count, builders = context.config.seed, size or section.states, builders_of(context.engine)
+    vocabulary, length = int(context.data.categories[0]), len(context.data.categories)
+    key = {
+        "random": "hmm",
+        "states": count,
+        "vocabulary": vocabulary,
+        "length": length,
+        "seed": seed,
+        "builders": builders.name,
+    }
+    return Initialisation(
+        "random",
+        key,
+        lambda: builders.random_hmm(count, vocabulary, length, seed=seed),
+        (),
+        states=size,
+        work=_work(context, section, size),
+    )
+
+
+def _counted(
+    context: Context, section: HmmCircuit, size: int | None, found: LatentValues
+) -> Initialisation:
+    """Begin with the HMM counted in one pass over the windows and their latents."""
+    data, count = context.data, size or section.states
+    vocabulary = int(data.categories[0])
+    inputs = {
+        "data": data.key,
+        "states": count,
+        "pseudocount": section.pseudocount,
+        "smoothing": section.smoothing,
+        "engine": context.engine_key,
+    }
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        with context.reporter.task(f"counting ({count:,} states)"):
+            builders = builders_of(context.engine)
+            x, z = data.rows["train"], found.z["train"]
+            start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
+            counted = builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
+            smooth = interpolate(Hmm.of(counted), x, z, section.smoothing)
+            circuit = smooth.circuit(x.shape[1])
+            hdf5.save(circuit, folder / CIRCUIT)
+            bound, marginal = bound_and_marginal(
+                context.engine, circuit, data.rows["valid"], found.z["valid"]
+            )
+        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
+
+    counted = context.store.stage("counting", 2, inputs, build, parents=(found.artifact,))
+    stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])
+    return Initialisation(
+        "lvd",
+        {},
+        lambda: hdf5.load(counted.path / CIRCUIT),
+        (counted,),
+        (stage,),
+        found.z["valid"],
+        states=size,
+        work=_work(context, section, size),
+    )
+
+
+def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm:
+    """Mix rows with overall frequencies: (1 - share)·row + share·frequencies of all states.
+
+    Counted rows are near zero wherever a state was never seen with a token, and EM, which
+    multiplies, brings such an entry back slowly.  Mixed with the frequencies of tokens (emission)
+    and of states (transition), a state can move away from what the teacher said (Jelinek-Mercer
+    smoothing: Jelinek & Mercer, 1980).
+
+    Args:
+        hmm: counted from ``x`` and ``z``.
+        x: int [N, T], token ids, -1 where missing.
+        z: int [N, T], states, -1 where there is none.
+        share: from 0 (as counted) to 1.
+
+    Raises:
+        UserError: a share outside 0 … 1, or no token or state at all.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"the share of the frequencies must be from 0 to 1, got {share}.")
+    tables = []
+    for row, values, name in ((hmm.transition, z, "z"), (hmm.emission, x, "x")):
+        values = np.asarray(values)
+        counts = np.bincount(values[values != MISSING], minlength=row.shape[1])
+        if not counts.sum():
+            raise UserError(f"{name} holds missing values only.")
+        mixed = row * np.float32(1 - share)
+        mixed += (share * counts / counts.sum()).astype(np.float32)
+        tables.append(mixed)
+    return Hmm(hmm.initial, *tables)
+
+
+KIND = Kind(
+    name="hmm",
+    section=HmmCircuit,
+    domains=("text",),
+    arms=("lvd", "random"),
+    check=_check,
+    scopes=_scopes,
+    structure=_structure,
+    initialise=_initialise,
+)
