@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pyjuice_bridge.config.base import Count, Section, States
+from pyjuice_bridge.config.base import Pseudocount, Section, States, at_most
 
 
 class HcltCircuit(Section):
     """An HCLT over the pixels, distilled by counting."""
 
     kind: Literal["hclt"] = "hclt"
-    latents: Annotated[int, Field(ge=2)] = 32
-    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    latents: States = 32
+    pseudocount: Pseudocount = 0.1
 
 
 class PatchCircuit(Section):
@@ -25,10 +25,10 @@ class PatchCircuit(Section):
     """
 
     kind: Literal["patches"]
-    latents: Annotated[int, Field(ge=2)] = 64
-    patch: Count = 4
-    patch_latents: Annotated[int, Field(ge=2)] = 16
-    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    latents: States = 64
+    patch: Annotated[int, Field(ge=1), at_most(1024, "it is a number of pixels")] = 4
+    patch_latents: States = 16
+    pseudocount: Pseudocount = 0.1
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
@@ -40,7 +40,7 @@ class HmmCircuit(Section):
 
     kind: Literal["hmm"]
     states: States = 128
-    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    pseudocount: Pseudocount = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.config.base import Count, Section, Share
+from pyjuice_bridge.config.base import Count, Section, Share, at_most
+
+Vocabulary = Annotated[int, Field(ge=2), at_most(10**7, "tables have a column for each")]
 
 
 class ImageData(Section):
@@ -39,8 +41,8 @@ class TextData(Section):
     name: str
     root: str | None = None
     tokens: Literal["pieces", "words"] = "pieces"
-    vocabulary: Annotated[int, Field(ge=2)] | None = None
-    window: Annotated[int, Field(ge=2)] = 32
+    vocabulary: Vocabulary | None = None
+    window: Annotated[int, Field(ge=2), at_most(65_536, "the circuit has a layer for each")] = 32
     stride: Count | None = None
     joined: bool = True
     valid: Share | None = None

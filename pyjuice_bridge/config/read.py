@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pyjuice_bridge.config.messages import explain, parse_yaml
+from pyjuice_bridge.config.messages import explain
+from pyjuice_bridge.config.parse import LARGEST, parse_yaml
 from pyjuice_bridge.config.run import Config, default_kinds
 from pyjuice_bridge.errors import UserError
 
 
 def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Check plain values; raises :class:`UserError` with one sentence about the first mistake."""
+    """Check plain values; raise ``UserError`` with one sentence about the first mistake."""
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
@@ -27,10 +28,11 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
 
 
 def read_values(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The plain values of a YAML file with overrides, not checked yet."""
+    """Read the plain values of a YAML file with overrides, not checked yet."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; 'init image' writes a config to start from"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pyjuice_bridge.config.base import Amount, Arm, Count, Section, States
+from pyjuice_bridge.config.base import A_FEW, Amount, Arm, Section, States, at_most
 from pyjuice_bridge.config.circuit import CircuitSection, HcltCircuit, HmmCircuit, PatchCircuit
 from pyjuice_bridge.config.data import Data, TextData
 from pyjuice_bridge.config.teacher import Cluster, PixelTeacher, Teacher
@@ -27,11 +27,14 @@ def default_kinds(values: Mapping[str, Any]) -> dict[str, str]:
     return {"data": "images", **_KINDS.get(kind if isinstance(kind, str) else "", {})}
 
 
+_ONE_PAGE = "all of them are shown on one page"
+
+
 class Report(Section):
     """How many samples and completions the report shows."""
 
-    samples: Count = 25
-    inpaint: Count = 8
+    samples: Annotated[int, Field(ge=1), at_most(10_000, _ONE_PAGE)] = 25
+    inpaint: Annotated[int, Field(ge=1), at_most(1000, _ONE_PAGE)] = 8
 
 
 class Sweep(Section):
@@ -41,7 +44,7 @@ class Sweep(Section):
     states, the fewer tokens of a mini-batch belong to each.
     """
 
-    states: Annotated[list[States], Field(min_length=1)] = Field(default=[128, 256, 512, 1024])
+    states: Annotated[list[States], A_FEW] = Field(default=[128, 256, 512, 1024])
     pseudocounts: list[Amount] | None = None
 
     @field_validator("states")
@@ -91,6 +94,15 @@ class Config(Section):
             if isinstance(section, Mapping):
                 filled[name] = {"kind": kind, **section}
         return filled
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name.casefold() == "artifacts":
+            raise ValueError("'artifacts' is the folder of stored stages; choose another name")
+        if len(name) > 100:
+            raise ValueError(f"has {len(name)} characters, but may have at most 100")
+        return name
 
     @field_validator("arms")
     @classmethod

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.config.base import BatchSize, Epochs, Section, at_most
+
+Width = Annotated[int, Field(ge=1), at_most(16_384, "weights have the square of it in entries")]
+Depth = Annotated[int, Field(ge=1), at_most(100, "deeper autoencoders do not train")]
 
 
 class PixelTeacher(Section):
@@ -17,7 +20,7 @@ class PixelTeacher(Section):
     """
 
     kind: Literal["pixels"] = "pixels"
-    ring: Annotated[int, Field(ge=0)] | None = None
+    ring: Annotated[int, Field(ge=0), at_most(256, "it is a number of pixels")] | None = None
     sigma: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -29,13 +32,13 @@ class MaeTeacher(Section):
     """
 
     kind: Literal["mae"]
-    hidden: Count = 128
-    mlp: Count = 256
-    heads: Count = 4
-    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
-    epochs: Count = 20
-    batch: Count = 256
-    step_size: Annotated[float, Field(gt=0)] = 1e-3
+    hidden: Width = 128
+    mlp: Width = 256
+    heads: Width = 4
+    layers: Annotated[list[Depth], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
+    epochs: Epochs = 20
+    batch: BatchSize = 256
+    step_size: Annotated[float, Field(gt=0), at_most(10, "training would not settle")] = 1e-3
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> MaeTeacher:
@@ -97,10 +100,10 @@ class TextTeacher(Section):
 
     kind: Literal["text"]
     source: str = "minilm"
-    layer: int = -1
+    layer: Annotated[int, Field(ge=-1000), at_most(1000, "no model has so many")] = -1
     features: Literal["suffix", "prefix", "token"] | None = None
     scale: Literal["unit", "raw"] = "unit"
-    context: Annotated[int, Field(ge=8)] = 256
+    context: Annotated[int, Field(ge=8), at_most(10**6, "it is read at once")] = 256
 
 
 Teacher = Annotated[
@@ -115,6 +118,10 @@ Teacher = Annotated[
 ]
 
 
+_KMEANS = "each one reads all the points"
+_IN_MEMORY = "all the points are in memory"
+
+
 class Cluster(Section):
     """K-means on the teacher's features.
 
@@ -123,6 +130,6 @@ class Cluster(Section):
     """
 
     scope: Literal["position", "pooled"] | None = None
-    iterations: Count = 20
-    restarts: Count = 1
-    points_per_centroid: Count = 256
+    iterations: Annotated[int, Field(ge=1), at_most(10_000, _KMEANS)] = 20
+    restarts: Annotated[int, Field(ge=1), at_most(1000, _KMEANS)] = 1
+    points_per_centroid: Annotated[int, Field(ge=1), at_most(10**6, _IN_MEMORY)] = 256
