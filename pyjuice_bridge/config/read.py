@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyjuice_bridge.config.messages import parse_yaml
+from pyjuice_bridge.config.parse import LARGEST, parse_yaml
 from pyjuice_bridge.errors import UserError
 
 DefaultKinds = Callable[[Mapping[str, Any]], Mapping[str, str]]
@@ -19,7 +19,8 @@ def read_values(
     """Read the plain values of a YAML file with overrides, not checked yet."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; 'init image' writes a config to start from"

@@ -6,16 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pyjuice_bridge.config.base import Amount, Arm, Count, Section, States
+from pyjuice_bridge.config.base import A_FEW, Amount, Arm, Section, States, at_most
 from pyjuice_bridge.config.train import Train, Tune
 from pyjuice_bridge.engines import Precision
+
+
+_ONE_PAGE = "all of them are shown on one page"
+_KMEANS = "each one reads all the points"
+_IN_MEMORY = "all the points are in memory"
 
 
 class Report(Section):
     """How many samples and completions the report shows."""
 
-    samples: Count = 25
-    inpaint: Count = 8
+    samples: Annotated[int, Field(ge=1), at_most(10_000, _ONE_PAGE)] = 25
+    inpaint: Annotated[int, Field(ge=1), at_most(1000, _ONE_PAGE)] = 8
 
 
 class Cluster(Section):
@@ -26,9 +31,9 @@ class Cluster(Section):
     """
 
     scope: Literal["position", "pooled"] | None = None
-    iterations: Count = 20
-    restarts: Count = 1
-    points_per_centroid: Count = 256
+    iterations: Annotated[int, Field(ge=1), at_most(10_000, _KMEANS)] = 20
+    restarts: Annotated[int, Field(ge=1), at_most(1000, _KMEANS)] = 1
+    points_per_centroid: Annotated[int, Field(ge=1), at_most(10**6, _IN_MEMORY)] = 256
 
 
 class Sweep(Section):
@@ -38,7 +43,7 @@ class Sweep(Section):
     states, the fewer tokens of a mini-batch belong to each.
     """
 
-    states: Annotated[list[States], Field(min_length=1)] = Field(default=[128, 256, 512, 1024])
+    states: Annotated[list[States], A_FEW] = Field(default=[128, 256, 512, 1024])
     pseudocounts: list[Amount] | None = None
 
     @field_validator("states")
@@ -79,6 +84,15 @@ class Settings(Section):
     sweep: Sweep | None = None
     arms: Annotated[list[Arm], Field(min_length=1)] | None = None
     report: Report = Field(default_factory=Report)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name.casefold() == "artifacts":
+            raise ValueError("'artifacts' is the folder of stored stages; choose another name")
+        if len(name) > 100:
+            raise ValueError(f"has {len(name)} characters, but may have at most 100")
+        return name
 
     @field_validator("arms")
     @classmethod

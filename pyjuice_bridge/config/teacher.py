@@ -6,7 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.config.base import Count, TeacherSection
+from pyjuice_bridge.config.base import BatchSize, Epochs, TeacherSection, at_most
+
+Width = Annotated[int, Field(ge=1), at_most(16_384, "weights have the square of it in entries")]
+Depth = Annotated[int, Field(ge=1), at_most(100, "deeper autoencoders do not train")]
 
 
 class PixelTeacher(TeacherSection):
@@ -18,7 +21,7 @@ class PixelTeacher(TeacherSection):
 
     reads: ClassVar = ("images",)
     kind: Literal["pixels"] = "pixels"
-    ring: Annotated[int, Field(ge=0)] | None = None
+    ring: Annotated[int, Field(ge=0), at_most(256, "it is a number of pixels")] | None = None
     sigma: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -32,13 +35,13 @@ class MaeTeacher(TeacherSection):
     reads: ClassVar = ("images",)
     patches_only: ClassVar = True
     kind: Literal["mae"]
-    hidden: Count = 128
-    mlp: Count = 256
-    heads: Count = 4
-    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
-    epochs: Count = 20
-    batch: Count = 256
-    step_size: Annotated[float, Field(gt=0)] = 1e-3
+    hidden: Width = 128
+    mlp: Width = 256
+    heads: Width = 4
+    layers: Annotated[list[Depth], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
+    epochs: Epochs = 20
+    batch: BatchSize = 256
+    step_size: Annotated[float, Field(gt=0), at_most(10, "training would not settle")] = 1e-3
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> MaeTeacher:
@@ -107,10 +110,10 @@ class TextTeacher(TeacherSection):
     reads: ClassVar = ("text",)
     kind: Literal["text"]
     source: str = "minilm"
-    layer: int = -1
+    layer: Annotated[int, Field(ge=-1000), at_most(1000, "no model has so many")] = -1
     features: Literal["suffix", "prefix", "token"] | None = None
     scale: Literal["unit", "raw"] = "unit"
-    context: Annotated[int, Field(ge=8)] = 256
+    context: Annotated[int, Field(ge=8), at_most(10**6, "it is read at once")] = 256
 
 
 Teacher = Annotated[

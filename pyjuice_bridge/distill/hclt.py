@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.config.base import Section
+from pyjuice_bridge.config.base import Pseudocount, Section, States
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
@@ -30,8 +29,8 @@ class HcltCircuit(Section):
     """An HCLT over the pixels of an image or the columns of a table, distilled by counting."""
 
     kind: Literal["hclt"] = "hclt"
-    latents: Annotated[int, Field(ge=2)] = 32
-    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    latents: States = 32
+    pseudocount: Pseudocount = 0.1
 
 
 def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initialisation:

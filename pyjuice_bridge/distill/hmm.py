@@ -14,7 +14,7 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
-from pyjuice_bridge.config.base import Section, States
+from pyjuice_bridge.config.base import Pseudocount, Section, States
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
@@ -36,7 +36,7 @@ class HmmCircuit(Section):
 
     kind: Literal["hmm"]
     states: States = 128
-    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    pseudocount: Pseudocount = 0.1
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

@@ -22,7 +22,7 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.config.base import Pseudocount, Section, States, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
@@ -51,10 +51,10 @@ class PatchCircuit(Section):
     """
 
     kind: Literal["patches"]
-    latents: Annotated[int, Field(ge=2)] = 64
-    patch: Count = 4
-    patch_latents: Annotated[int, Field(ge=2)] = 16
-    pseudocount: Annotated[float, Field(gt=0)] = 0.1
+    latents: States = 64
+    patch: Annotated[int, Field(ge=1), at_most(1024, "it is a number of pixels")] = 4
+    patch_latents: States = 16
+    pseudocount: Pseudocount = 0.1
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 

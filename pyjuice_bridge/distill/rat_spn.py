@@ -17,7 +17,7 @@ from pyjuice_bridge.circuit.region_graph import (
 )
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.config.base import Section, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
@@ -40,8 +40,8 @@ class RatSpnCircuit(Section):
     """
 
     kind: Literal["rat_spn"]
-    depth: Count = 4
-    replicas: Count = 10
+    depth: Annotated[int, Field(ge=1), at_most(30, "2 to that many leaf regions")] = 4
+    replicas: Annotated[int, Field(ge=1), at_most(10_000, "each has its own sums")] = 10
     graph: str | None = None
     sums: Annotated[int, Field(ge=1, le=_MOST_NODES)] = 10
     inputs: Annotated[int, Field(ge=1, le=_MOST_NODES)] | None = None

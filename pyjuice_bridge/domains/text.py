@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
-from pyjuice_bridge.config.base import Count, Section, Share
+from pyjuice_bridge.config.base import Count, Section, Share, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, load_text, windows
 from pyjuice_bridge.data.dataset import SPLITS
@@ -32,6 +32,9 @@ _BERT = ("minilm", "bert-base-uncased", "google-bert/bert-base-uncased")
 _PIECES_PER_WORD = 1.2
 
 
+Vocabulary = Annotated[int, Field(ge=2), at_most(10**7, "tables have a column for each")]
+
+
 class TextSection(Section):
     """Which text, how it is cut into tokens and windows, and how it is split.
 
@@ -46,8 +49,8 @@ class TextSection(Section):
     name: str
     root: str | None = None
     tokens: Literal["pieces", "words"] = "pieces"
-    vocabulary: Annotated[int, Field(ge=2)] | None = None
-    window: Annotated[int, Field(ge=2)] = 32
+    vocabulary: Vocabulary | None = None
+    window: Annotated[int, Field(ge=2), at_most(65_536, "the circuit has a layer for each")] = 32
     stride: Count | None = None
     joined: bool = True
     valid: Share | None = None
