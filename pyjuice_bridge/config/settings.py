@@ -10,7 +10,6 @@ from pyjuice_bridge.config.base import A_FEW, Amount, Arm, Section, States, at_m
 from pyjuice_bridge.config.train import Train, Tune
 from pyjuice_bridge.engines import Precision
 
-
 _ONE_PAGE = "all of them are shown on one page"
 _KMEANS = "each one reads all the points"
 _IN_MEMORY = "all the points are in memory"

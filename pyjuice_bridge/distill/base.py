@@ -1,8 +1,8 @@
-"""The one idea of distillation: a structure with named latents, and stages that observe them or not.
+"""The one idea of distillation: a structure with named latents, observed in some stages.
 
-A *kind* of circuit says which structure it is, over which scopes its latent variables stand, and how
-each arm of the comparison begins; everything else (training, scoring, reporting) is the same for all
-kinds.  A kind is one file with one :class:`Kind`, listed in ``distill.KINDS``.
+A *kind* of circuit says which structure it is, over which scopes its latent variables stand, and
+how each arm of the comparison begins; everything else (training, scoring, reporting) is the same
+for all kinds.  A kind is one file with one :class:`Kind`, listed in ``distill.KINDS``.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class PatchCircuit(Section):
 
 
 def patch_variables(sides: tuple[int, int, int], patch: int) -> IntArray:
-    """Return the image variables of every patch, int32 [positions, patch * patch * C], row-major."""
+    """Return the variables of every patch, int32 [positions, patch * patch * C], row-major."""
     channels = sides[2]
     rows, columns = patch_grid(np.empty((0, *sides), np.uint8), patch)
     ids = np.arange(math.prod(sides), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The one training loop: every stage of every arm is EM on rows, with or without latents observed."""
+"""The one training loop: every stage of every arm is EM on rows, latents observed or not."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ class TableSection(Section):
     """Which table, and how it is split.
 
     ``name`` is a set (``data list`` names them), or the path of a ``.csv``, ``.data``, ``.npy``,
-    ``.npz`` or ``.parquet`` file or of a folder with one for each split.  ``valid`` and ``test`` are
-    shares of the rows, where the table has no such splits of its own; ``limit`` keeps at most that
-    many rows of every split.
+    ``.npz`` or ``.parquet`` file or of a folder with one for each split.  ``valid`` and ``test``
+    are shares of the rows, where the table has no such splits of its own; ``limit`` keeps at most
+    that many rows of every split.
     """
 
     kind: Literal["table"]
