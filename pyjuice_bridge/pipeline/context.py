@@ -20,13 +20,13 @@ from pyjuice_bridge.config import Config, HcltCircuit, PatchCircuit
 from pyjuice_bridge.data import Dataset
 from pyjuice_bridge.data.colour import get_colour
 from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.domains.codecs import ImageCodec
 from pyjuice_bridge.engines.base import Builders, Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import BITS, Measure
 from pyjuice_bridge.pipeline.builders import builders_of
 from pyjuice_bridge.pipeline.progress import Reporter
 from pyjuice_bridge.pipeline.store import Store, fingerprint
-from pyjuice_bridge.query.images import ImageShape
 
 _CHUNK = 4096
 
@@ -75,7 +75,7 @@ class ImageData(Prepared):
     """
 
     dataset: Dataset
-    shape: ImageShape
+    shape: ImageCodec
     colour: str
 
     def facts(self) -> dict[str, Any]:
@@ -92,13 +92,7 @@ class ImageData(Prepared):
         }
 
     def meta(self) -> dict[str, str | int | float]:
-        return {
-            "dataset": self.dataset.name,
-            "image_height": self.shape.height,
-            "image_width": self.shape.width,
-            "image_channels": self.shape.channels,
-            "colour": self.colour,
-        }
+        return {"dataset": self.dataset.name, **self.shape.meta()}
 
 
 @dataclass(frozen=True)
@@ -153,9 +147,8 @@ def prepare(dataset: Dataset, colour: str) -> ImageData:
             f"'data.colour' is '{colour}', but {dataset.name} has grey images; leave it out"
         )
     transform = None if colour == "rgb" else get_colour(colour)
-    shape = ImageShape(height, width, channels, transform)
-    each = (dataset.categories,) * channels if transform is None else transform.categories
-    categories = np.tile(np.asarray(each, np.int32), height * width)
+    shape = ImageCodec(height, width, channels, transform, dataset.categories)
+    categories = shape.categories
     rows, preimage = {}, {}
     for split in SPLITS:
         rows[split], preimage[split] = _encode(shape, getattr(dataset, split))
@@ -172,7 +165,7 @@ def prepare(dataset: Dataset, colour: str) -> ImageData:
     )
 
 
-def _encode(shape: ImageShape, images: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:
+def _encode(shape: ImageCodec, images: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:
     if shape.colour is None:
         return images.reshape(len(images), -1), 0.0
     codes = np.empty((len(images), math.prod(shape.sides)), np.int16)

@@ -9,14 +9,14 @@ from pathlib import Path
 from pyjuice_bridge.config import Config, TextData, TextTeacher
 from pyjuice_bridge.data import load_text
 from pyjuice_bridge.data.text_load import Source
+from pyjuice_bridge.domains.codecs.text import FILE as TOKENS
+from pyjuice_bridge.domains.codecs.text import Vocabulary
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.pipeline.arms import Start
 from pyjuice_bridge.pipeline.files import copy_file
 from pyjuice_bridge.pipeline.progress import Reporter
 from pyjuice_bridge.pipeline.store import Store
 from pyjuice_bridge.pipeline.text_arms import text_starts
-from pyjuice_bridge.pipeline.text_codec import FILE as TOKENS
-from pyjuice_bridge.pipeline.text_codec import TextCodec
 from pyjuice_bridge.pipeline.text_data import TextContext, prepare_text, tokenizer_of
 from pyjuice_bridge.pipeline.text_examples import EXAMPLES, PICTURES, examples
 from pyjuice_bridge.pipeline.training import Trained
@@ -35,7 +35,7 @@ class TextWork:
     def show(self, folder: Path, trained: Sequence[Trained], best: Trained) -> None:
         """Leave examples, pictures, tokens and the best arm's clusters in the run's folder."""
         data = self.context.data
-        TextCodec.of(data.dataset, data.tokenizer).save(folder / TOKENS)
+        Vocabulary.of(data.dataset, data.tokenizer).save(folder / TOKENS)
         shown = [arm for arm in trained if arm.start.states == best.start.states]
         drawn = examples(self.context, shown)
         for name in (EXAMPLES, PICTURES):

@@ -12,6 +12,7 @@ import numpy as np
 from pyjuice_bridge.config import HmmCircuit, TextData, TextTeacher
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, windows
 from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.domains.codecs import TextCodec
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import PERPLEXITY
 from pyjuice_bridge.pipeline.context import Context, Prepared
@@ -54,13 +55,15 @@ class TextRows(Prepared):
         }
 
     def meta(self) -> dict[str, str | int | float]:
-        return {
-            "dataset": self.dataset.name,
-            "token": self.dataset.unit,
-            "tokenizer": self.tokenizer,
-            "stride": self.section.stride or self.section.window,
-            "joined": int(self.section.joined),
-        }
+        codec = TextCodec(
+            len(self.dataset.vocabulary),
+            self.section.window,
+            self.section.stride or self.section.window,
+            self.section.joined,
+            self.dataset.unit,
+            self.tokenizer,
+        )
+        return {"dataset": self.dataset.name, **codec.meta()}
 
 
 @dataclass(frozen=True)

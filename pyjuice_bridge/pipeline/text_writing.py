@@ -17,6 +17,7 @@ from pyjuice_bridge.cluster.cluster import cluster_embeddings
 from pyjuice_bridge.data.text_tokenizers import WordPieces
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.distill.language import fill_up, with_end_state
+from pyjuice_bridge.domains.codecs import TextCodec
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.arms import CIRCUIT
@@ -232,12 +233,12 @@ def train_stage(
 def _meta(work: Writing) -> dict[str, str | int | float]:
     """What is needed to open the HMM as one of text."""
     source = str(getattr(work.model, "name_or_path", "")) or type(work.model).__name__
-    found: dict[str, str | int | float] = {
+    codec = TextCodec(
+        work.vocabulary, work.length, work.length, False, WordPieces.unit, end=work.end
+    )
+    return {
         "dataset": f"samples of {source}",
         "sequences": work.sequences,
         "seed": work.options.seed,
-        "token": WordPieces.unit,
-        "stride": work.length,
-        "joined": 0,
+        **codec.meta(),
     }
-    return found if work.end is None else {**found, "end": work.end}
