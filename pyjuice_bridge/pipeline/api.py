@@ -17,18 +17,18 @@ from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.engines import EngineChoice, choose_engine, get_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.pipeline import record
 from pyjuice_bridge.pipeline.arms import Start
 from pyjuice_bridge.pipeline.context import Context
-from pyjuice_bridge.pipeline.files import read_json, write_json
 from pyjuice_bridge.pipeline.images import Images, image_work
-from pyjuice_bridge.pipeline.progress import Reporter, TimeLeft, pass_line
-from pyjuice_bridge.pipeline.store import Artifact, Store
 from pyjuice_bridge.pipeline.text import text_work
 from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
+from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line
+from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model
@@ -138,7 +138,7 @@ def run(
             store = Store(
                 artifacts,
                 fresh=fresh,
-                say=reporter.say,
+                reporter=reporter,
                 ledger=folder / record.ARTIFACTS,
             )
             choice = _choice(checked)

@@ -14,10 +14,10 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config import PatchCircuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.files import write_array
 from pyjuice_bridge.pipeline.context import ImageContext
-from pyjuice_bridge.pipeline.files import write_array
 from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
-from pyjuice_bridge.pipeline.store import Artifact
+from pyjuice_bridge.stages.store import Artifact
 
 CIRCUIT = "circuit.h5"
 _TREE_ROWS = 20_000

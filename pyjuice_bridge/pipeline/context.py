@@ -25,8 +25,8 @@ from pyjuice_bridge.engines.base import Builders, Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import BITS, Measure
 from pyjuice_bridge.pipeline.builders import builders_of
-from pyjuice_bridge.pipeline.progress import Reporter
-from pyjuice_bridge.pipeline.store import Store, fingerprint
+from pyjuice_bridge.stages.progress import Reporter
+from pyjuice_bridge.stages.store import Store, fingerprint
 
 _CHUNK = 4096
 

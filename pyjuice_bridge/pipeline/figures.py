@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.config import PatchCircuit, PixelTeacher
+from pyjuice_bridge.files import write_arrays
 from pyjuice_bridge.pipeline.context import ImageContext
-from pyjuice_bridge.pipeline.files import write_arrays
-from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.training import Trained
 from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.stages.store import Artifact
 
 FILE = "figures.npz"
 _POSITIONS, _VALUES, _EXAMPLES = 4, 16, 8

@@ -15,8 +15,8 @@ from pyjuice_bridge.cluster.cluster import cluster_embeddings
 from pyjuice_bridge.config import FileTeacher, PatchCircuit
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.context import ImageContext
-from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.teachers import features_of
+from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers import load_cluster_ids
 
 FILE = "assignments.h5"

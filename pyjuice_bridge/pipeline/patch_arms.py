@@ -27,7 +27,7 @@ from pyjuice_bridge.pipeline.arms import (
 from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
 from pyjuice_bridge.pipeline.sizes import equal_latents, glued_parameters
-from pyjuice_bridge.pipeline.store import Artifact
+from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
 
 _PATCH_ROWS = 200_000

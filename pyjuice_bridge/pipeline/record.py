@@ -16,11 +16,11 @@ from pyjuice_bridge import processes
 from pyjuice_bridge.config import Arm
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import copy_file, write_json, write_jsonl, write_text
 from pyjuice_bridge.pipeline.arms import CIRCUIT
 from pyjuice_bridge.pipeline.context import Context
-from pyjuice_bridge.pipeline.files import copy_file, write_json, write_jsonl, write_text
-from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.training import Trained
+from pyjuice_bridge.stages.store import Artifact
 
 ARTIFACTS = "artifacts.json"
 _OUTCOME = (

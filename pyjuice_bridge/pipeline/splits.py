@@ -17,7 +17,7 @@ from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.data.text_readers import own
 from pyjuice_bridge.domains.codecs.text import Vocabulary
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.files import read_json
+from pyjuice_bridge.files import read_json
 from pyjuice_bridge.pipeline.text_data import tokenizer_of
 from pyjuice_bridge.query.model import Model
 

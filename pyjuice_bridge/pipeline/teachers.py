@@ -21,7 +21,6 @@ from pyjuice_bridge.config import (
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.context import ImageContext
-from pyjuice_bridge.pipeline.spent import Spent
 from pyjuice_bridge.teachers import (
     ArrayEmbeddings,
     Embeddings,
@@ -127,17 +126,14 @@ def _mae(context: ImageContext, section: MaeTeacher) -> Features:
             **settings,
         )
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent = Spent(folder)
+    def build(folder: Path) -> None:
         with context.reporter.task("train the autoencoder", range(section.epochs)) as tick:
 
             def epoch(done: int, total: int, loss: float) -> None:
-                spent.mark()
                 tick(done, total)
                 context.reporter.note(f"autoencoder: epoch {done} of {total}, loss {loss:.5f}")
 
             trained(folder, epoch)
-        return {"seconds": spent.mark()}
 
     inputs = {"images": context.data.dataset.fingerprint, "device": device, **settings}
     artifact = context.store.stage("teacher", 1, inputs, build)
@@ -156,22 +152,14 @@ def _embedded(
     dataset = context.data.dataset
     key = {"images": dataset.fingerprint, "teacher": dict(facts)}
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent, made = Spent(folder), teacher()
+    def build(folder: Path) -> None:
+        made = teacher()
         for split in SPLITS:
             with context.reporter.task(f"embed {split}") as tick:
-
-                def progress(
-                    done: int, total: int, tick: Callable[[int, int], None] = tick
-                ) -> None:
-                    spent.mark()
-                    tick(done, total)
-
                 images = getattr(dataset, split)
                 cached_embeddings(
-                    made, images, folder / split, {**key, "split": split}, on_progress=progress
+                    made, images, folder / split, {**key, "split": split}, on_progress=tick
                 )
-        return {"seconds": spent.mark()}
 
     artifact = context.store.stage("embed", 1, key, build, together=True)
 

@@ -12,14 +12,14 @@ from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.domains.codecs.text import FILE as TOKENS
 from pyjuice_bridge.domains.codecs.text import Vocabulary
 from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.files import copy_file
 from pyjuice_bridge.pipeline.arms import Start
-from pyjuice_bridge.pipeline.files import copy_file
-from pyjuice_bridge.pipeline.progress import Reporter
-from pyjuice_bridge.pipeline.store import Store
 from pyjuice_bridge.pipeline.text_arms import text_starts
 from pyjuice_bridge.pipeline.text_data import TextContext, prepare_text, tokenizer_of
 from pyjuice_bridge.pipeline.text_examples import EXAMPLES, PICTURES, examples
 from pyjuice_bridge.pipeline.training import Trained
+from pyjuice_bridge.stages.progress import Reporter
+from pyjuice_bridge.stages.store import Store
 
 
 @dataclass(frozen=True)

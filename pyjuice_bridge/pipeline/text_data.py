@@ -16,7 +16,7 @@ from pyjuice_bridge.domains.codecs import TextCodec
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import PERPLEXITY
 from pyjuice_bridge.pipeline.context import Context, Prepared
-from pyjuice_bridge.pipeline.store import fingerprint
+from pyjuice_bridge.stages.store import fingerprint
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,11 +25,9 @@ from pyjuice_bridge.domains.codecs.text import TextCodec, Vocabulary
 from pyjuice_bridge.engines import choose_engine, get_engine
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import copy_file
 from pyjuice_bridge.pipeline import record
 from pyjuice_bridge.pipeline.arms import CIRCUIT
-from pyjuice_bridge.pipeline.files import copy_file
-from pyjuice_bridge.pipeline.progress import Reporter
-from pyjuice_bridge.pipeline.store import Store
 from pyjuice_bridge.pipeline.text_writing import (
     Sampling,
     Writing,
@@ -39,6 +37,8 @@ from pyjuice_bridge.pipeline.text_writing import (
     train_stage,
 )
 from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.stages.progress import Reporter
+from pyjuice_bridge.stages.store import Store
 from pyjuice_bridge.teachers.text_model import load_model, resolve_precision
 from pyjuice_bridge.teachers.text_sample import own_ends
 
@@ -132,7 +132,7 @@ def distill_language_model(
                 raise UserError("Ctrl-G's files name the token that ends a text; give sampling.end")
             ledger = folder / record.ARTIFACTS
             artifacts = folder.absolute().parent / "artifacts"
-            store = Store(artifacts, fresh=fresh, say=reporter.say, ledger=ledger)
+            store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
             work = Writing(
                 model=head,
                 states=states,

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING
+from pyjuice_bridge.files import write_arrays, write_json
 from pyjuice_bridge.pipeline.figures import FILE as PICTURES
 from pyjuice_bridge.pipeline.figures import spread
-from pyjuice_bridge.pipeline.files import write_arrays, write_json
-from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.text_data import TextContext
 from pyjuice_bridge.pipeline.training import Trained
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.stages.store import Artifact
 
 EXAMPLES = "text.json"
 _STATES, _WORDS = 24, 6

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,8 @@ from pyjuice_bridge.cluster.cluster import cluster_embeddings
 from pyjuice_bridge.data import TokenStream
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.latents import FILE, LatentValues
-from pyjuice_bridge.pipeline.spent import Spent
-from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.text_data import TextContext
+from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import Embeddings
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import (
@@ -91,24 +89,17 @@ def token_states(context: TextContext) -> States:
     words = dataset.vocabulary if dataset.unit == "words" else None
     inputs = {"text": dataset.fingerprint, "teacher": teacher.describe()}
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent = Spent(folder)
+    def build(folder: Path) -> None:
         for split in _SPLITS:
             stream = _stream(context, split)
             with context.reporter.task(f"read {split} ({len(stream):,} tokens)") as tick:
-
-                def progress(done: int, total: int, tick: Any = tick) -> None:
-                    spent.mark()
-                    tick(done, total)
-
                 teacher.store(
                     stream.tokens,
                     folder / split,
                     documents=stream.documents,
                     words=words,
-                    on_progress=progress,
+                    on_progress=tick,
                 )
-        return {"seconds": spent.mark()}
 
     artifact = context.store.stage("states", 1, inputs, build, together=True)
     return States(artifact, features, section.scale)

@@ -21,12 +21,11 @@ from pyjuice_bridge.domains.codecs import TextCodec
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.arms import CIRCUIT
-from pyjuice_bridge.pipeline.progress import Reporter
-from pyjuice_bridge.pipeline.spent import Spent
-from pyjuice_bridge.pipeline.store import Artifact, Store
 from pyjuice_bridge.pipeline.training import CHECKPOINT
 from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.report.words import seconds_text
+from pyjuice_bridge.stages.progress import Reporter
+from pyjuice_bridge.stages.store import Artifact, Store
 from pyjuice_bridge.teachers.public import weights_hash
 from pyjuice_bridge.teachers.text_features import PrefixFeatures
 from pyjuice_bridge.teachers.text_model import resolve_precision
@@ -99,14 +98,8 @@ def sample_stage(work: Writing) -> Artifact:
         **{**settings, "prompt": sampling.prompt and [int(i) for i in sampling.prompt]},
     }
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent = Spent(folder)
+    def build(folder: Path) -> None:
         with work.reporter.task(f"sampling {work.sequences:,} sequences") as tick:
-
-            def progress(done: int, total: int) -> None:
-                spent.mark()
-                tick(done, total)
-
             sample_sequences(
                 work.model,
                 work.sequences,
@@ -114,10 +107,9 @@ def sample_stage(work: Writing) -> Artifact:
                 folder,
                 seed=work.options.seed,
                 device=device,
-                on_progress=progress,
+                on_progress=tick,
                 **settings,
             )
-        return {"seconds": spent.mark()}
 
     return work.store.stage("sequences", 1, inputs, build)
 

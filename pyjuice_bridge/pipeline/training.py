@@ -13,11 +13,11 @@ from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config import Tune
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.engines.base import Epoch, FitOptions, Schedule
+from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.pipeline.arms import CIRCUIT, Start
 from pyjuice_bridge.pipeline.context import Context, PeakMemory
-from pyjuice_bridge.pipeline.files import read_json, write_json
-from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.report.words import arm_name
+from pyjuice_bridge.stages.store import Artifact
 
 CHECKPOINT = "checkpoint.h5"
 OnEpoch = Callable[[dict[str, Any], bool], None]

@@ -29,6 +29,10 @@ Tick = Callable[[int, int], None]
 _PLAIN_INTERVAL = 15.0
 
 
+def _nothing() -> None:
+    """Take no notice."""
+
+
 class Reporter:
     """Messages of a run, to the console and to a log file.
 
@@ -41,6 +45,7 @@ class Reporter:
         self._console = console or Console(quiet=True)
         self._log = log
         self._live: Progress | None = None
+        self._watch: Callable[[], object] = _nothing
 
     def __enter__(self) -> Reporter:
         if self._console.is_terminal and not self._console.quiet:
@@ -80,15 +85,31 @@ class Reporter:
                 file.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
 
     @contextmanager
+    def watched(self, watch: Callable[[], object]) -> Iterator[None]:
+        """Call ``watch`` whenever a task advances inside the block."""
+        before, self._watch = self._watch, watch
+        try:
+            yield
+        finally:
+            self._watch = before
+
+    @contextmanager
     def task(self, title: str, passes: range = range(0)) -> Iterator[Tick]:
         """Show a piece of work; call the result with (done, in all) as it advances.
 
         Work in so many ``passes`` that does not begin with its first piece is a training resumed.
         """
-        if passes:
-            with self.task(title) as tick:
-                yield _Training(title, passes, self.say, tick)
-            return
+        with self._shown(title) as show:
+            tell = _Training(title, passes, self.say, show) if passes else show
+
+            def tick(done: int, total: int) -> None:
+                self._watch()
+                tell(done, total)
+
+            yield tick
+
+    @contextmanager
+    def _shown(self, title: str) -> Iterator[Tick]:
         if self._live is None:
             yield _PlainTask(title, self.say)
             return
