@@ -1,8 +1,1 @@
-"""Kinds of circuits and how each is distilled.  Adding one is a file and a line here."""
-
-from pyjuice_bridge.distill import hclt, hmm, patches, rat_spn
-from pyjuice_bridge.distill.base import Kind
-
-KINDS: dict[str, Kind] = {
-    each.name: each for each in (hclt.KIND, patches.KIND, hmm.KIND, rat_spn.KIND)
-}
+"""Kinds of circuits and how each is distilled.  Adding one is a file and a line in ``registry``."""

@@ -2,7 +2,7 @@
 
 A *kind* of circuit says which structure it is, over which scopes its latent variables stand, and
 how each arm of the comparison begins; everything else (training, scoring, reporting) is the same
-for all kinds.  A kind is one file with one :class:`Kind`, listed in ``distill.KINDS``.
+for all kinds.  A kind is one file with one :class:`Kind`, listed in ``distill.registry``.
 """
 
 from __future__ import annotations

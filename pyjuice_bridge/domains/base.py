@@ -1,6 +1,6 @@
 """What a kind of data has to offer: its config section, its rows, and what a report shows of it.
 
-A *domain* is one file with one :class:`Domain`, listed in ``domains.DOMAINS``.  Only there images,
+A *domain* is one file with one :class:`Domain`, listed in ``domains.registry``.  Only there images,
 text and tables differ; stages, kinds of circuits and reports see rows of integers.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.codecs import Codec
 from pyjuice_bridge.config.base import Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.engines.base import Engine
@@ -50,7 +51,8 @@ class Prepared:
 
     Attributes:
         rows: per split int [N, variables], -1 where a value is missing.
-        measure: in which figures on the data are reported.
+        codec: between the data as users hold them and rows.
+        name: of the data set.
         observed: per split the mean number of values of a row that count for the measure.
         correction: per split the mean of what is taken off a row's log p, in nats, before.
         key: names the data in the hashes of artifacts.
@@ -58,7 +60,8 @@ class Prepared:
     """
 
     rows: Mapping[str, NDArray[Any]]
-    measure: Measure
+    codec: Codec
+    name: str
     observed: Mapping[str, float]
     correction: Mapping[str, float]
     key: str
@@ -67,7 +70,12 @@ class Prepared:
     @property
     def categories(self) -> IntArray:
         """int32 [variables], the number of values of each variable."""
-        return self.shape.categories
+        return self.codec.categories
+
+    @property
+    def measure(self) -> Measure:
+        """In which figures on the data are reported."""
+        return self.codec.measure
 
     def value(self, split: str, log_p: float) -> float:
         """Return the measure's figure for a split's mean log p of rows, in nats."""
@@ -79,7 +87,7 @@ class Prepared:
 
     def meta(self) -> dict[str, str | int | float]:
         """Return what a model needs to know about its data."""
-        raise NotImplementedError
+        return {"dataset": self.name, **self.codec.meta()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.codecs import ImageCodec
 from pyjuice_bridge.config.base import Count, Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import Dataset, load_dataset
@@ -32,8 +33,6 @@ from pyjuice_bridge.domains.base import (
 )
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_arrays
-from pyjuice_bridge.measure import BITS
-from pyjuice_bridge.query.images import ImageShape
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, fingerprint
@@ -68,12 +67,10 @@ class ImageData(Prepared):
 
     Attributes:
         dataset: the images.
-        codec: between images and rows of codes.
         colour: the transform's name.
     """
 
     dataset: Dataset
-    codec: ImageShape
     colour: str
 
     def facts(self) -> dict[str, Any]:
@@ -87,16 +84,6 @@ class ImageData(Prepared):
             "images": {split: len(getattr(dataset, split)) for split in SPLITS},
             "shape": list(dataset.shape),
             "fingerprint": dataset.fingerprint,
-        }
-
-    def meta(self) -> dict[str, str | int | float]:
-        return {
-            "domain": "images",
-            "dataset": self.dataset.name,
-            "image_height": self.codec.height,
-            "image_width": self.codec.width,
-            "image_channels": self.codec.channels,
-            "colour": self.colour,
         }
 
 
@@ -128,22 +115,20 @@ def prepare(dataset: Dataset, colour: str) -> ImageData:
         UserError: a colour transform was asked for on grey images.
     """
     height, width, channels = dataset.shape
-    codec = ImageShape(height, width, channels, _transform(colour, channels, dataset.name))
+    transform = _transform(colour, channels, dataset.name)
+    codec = ImageCodec(height, width, channels, transform, dataset.categories)
     rows, preimage = {}, {}
     for split in SPLITS:
         rows[split], preimage[split] = _encode(codec, getattr(dataset, split))
-    shape = _shape_of(
-        dataset.shape, colour, len(dataset.train), len(dataset.valid), dataset.categories
-    )
     return ImageData(
         rows=rows,
-        measure=BITS,
-        observed=dict.fromkeys(SPLITS, float(len(shape.categories))),
+        codec=codec,
+        name=dataset.name,
+        observed=dict.fromkeys(SPLITS, float(len(codec.categories))),
         correction=preimage,
         key=fingerprint({"images": dataset.fingerprint, "colour": colour}),
-        shape=shape,
+        shape=_shape_of(codec, len(dataset.train), len(dataset.valid)),
         dataset=dataset,
-        codec=codec,
         colour=colour,
     )
 
@@ -156,22 +141,17 @@ def _transform(colour: str, channels: int, name: str) -> Any:
     return get_colour(colour)
 
 
-def _shape_of(
-    sides: tuple[int, int, int], colour: str, train: int, valid: int, values: int
-) -> Shape:
-    height, width, channels = sides
-    each = (values,) * channels if colour == "rgb" else get_colour(colour).categories
-    categories = np.tile(np.asarray(each, np.int32), height * width)
-    size = len(categories) * (1 if colour == "rgb" else 2)
-    note = f"{train:,} training images of {'×'.join(map(str, sides))}"
-    return Shape(train, valid, categories, size, note, sides)
+def _shape_of(codec: ImageCodec, train: int, valid: int) -> Shape:
+    size = len(codec.categories) * (1 if codec.colour is None else 2)
+    note = f"{train:,} training images of {'×'.join(map(str, codec.sides))}"
+    return Shape(train, valid, codec.categories, size, note, codec.sides)
 
 
-def _encode(codec: ImageShape, images: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:
+def _encode(codec: ImageCodec, images: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:
     """Return the rows of images and their mean log-preimage, in nats."""
     if codec.colour is None:
         return images.reshape(len(images), -1), 0.0
-    codes = np.empty((len(images), math.prod(codec.sides)), np.int16)
+    codes = np.empty((len(images), len(codec.categories)), np.int16)
     total = 0.0
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -183,19 +163,19 @@ def _encode(codec: ImageShape, images: NDArray[np.uint8]) -> tuple[NDArray[Any],
 def _shape(config: Settings) -> Shape:
     """Return the shape of the config's images; published sets need not be there."""
     section = _section(config)
-    if section.name not in SHAPES:
+    if section.name in SHAPES:
+        known = SHAPES[section.name]
+        valid = section.valid or known.valid
+        train = known.train + known.valid - valid
+        if train < 1:
+            raise UserError(f"'data.valid' is {valid}, which leaves no image to train on")
+        train, sides, levels = min(train, section.limit or train), known.shape, known.categories
+    else:
         found = load_split(section, config.seed, section.name)
-        _transform(section.colour, found.shape[2], found.name)
-        counts = len(found.train), len(found.valid)
-        return _shape_of(found.shape, section.colour, *counts, found.categories)
-    known = SHAPES[section.name]
-    _transform(section.colour, known.shape[2], section.name)
-    valid = section.valid or known.valid
-    train = known.train + known.valid - valid
-    if train < 1:
-        raise UserError(f"'data.valid' is {valid}, which leaves no image to train on")
-    train = min(train, section.limit or train)
-    return _shape_of(known.shape, section.colour, train, valid, known.categories)
+        train, valid, sides = len(found.train), len(found.valid), found.shape
+        levels = found.categories
+    transform = _transform(section.colour, sides[2], section.name)
+    return _shape_of(ImageCodec(*sides, transform, levels), train, valid)
 
 
 def _show(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.chow_liu import mutual_information
 from pyjuice_bridge.circuit.types import MISSING, IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
+from pyjuice_bridge.codecs import TableCodec
 from pyjuice_bridge.config.base import Count, Section, Share
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data.dataset import SPLITS
@@ -27,7 +28,6 @@ from pyjuice_bridge.domains.base import (
     no_check,
 )
 from pyjuice_bridge.files import copy_file, write_arrays, write_json
-from pyjuice_bridge.measure import BITS_PER_ROW
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import fingerprint
@@ -76,9 +76,6 @@ class TableData(Prepared):
             "fingerprint": dataset.fingerprint,
         }
 
-    def meta(self) -> dict[str, str | int | float]:
-        return {"domain": "table", "dataset": self.dataset.name}
-
 
 def _section(config: Settings) -> TableSection:
     assert isinstance(config.data, TableSection)
@@ -105,7 +102,8 @@ def _load(config: Settings, table: Any, reporter: Reporter) -> TableData:
     reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
     return TableData(
         rows={split: getattr(dataset, split) for split in SPLITS},
-        measure=BITS_PER_ROW,
+        codec=TableCodec(dataset.categories, dataset.columns, dataset.values),
+        name=dataset.name,
         observed=dict.fromkeys(SPLITS, 1.0),
         correction=dict.fromkeys(SPLITS, 0.0),
         key=fingerprint({"table": dataset.fingerprint}),

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
+from pyjuice_bridge.codecs.text import FILE as TOKENS
+from pyjuice_bridge.codecs.text import TextCodec, Vocabulary
 from pyjuice_bridge.config.base import Count, Section, Share, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, load_text, windows
@@ -21,9 +23,6 @@ from pyjuice_bridge.domains.base import Arm, Context, Domain, Prepared, Shape, a
 from pyjuice_bridge.domains.text_examples import EXAMPLES, PICTURES, examples
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file
-from pyjuice_bridge.measure import PERPLEXITY
-from pyjuice_bridge.pipeline.text_codec import FILE as TOKENS
-from pyjuice_bridge.pipeline.text_codec import TextCodec
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import fingerprint
 
@@ -79,13 +78,11 @@ class TextRows(Prepared):
         dataset: the token streams.
         windows: per split where each row comes from; ``rows`` are their ``x``.
         section: how windows were cut.
-        tokenizer: ``words``, or what word pieces are cut with: a teacher's source.
     """
 
     dataset: TextDataset
     windows: Mapping[str, Windows]
     section: TextSection
-    tokenizer: str
 
     def facts(self) -> dict[str, Any]:
         dataset = self.dataset
@@ -104,16 +101,6 @@ class TextRows(Prepared):
             "windows": {split: len(self.rows[split]) for split in SPLITS},
             "tokenizer": str(dataset.tokenizer["source"]),
             "fingerprint": dataset.fingerprint,
-        }
-
-    def meta(self) -> dict[str, str | int | float]:
-        return {
-            "domain": "text",
-            "dataset": self.dataset.name,
-            "token": self.dataset.unit,
-            "tokenizer": self.tokenizer,
-            "stride": self.section.stride or self.section.window,
-            "joined": int(self.section.joined),
         }
 
 
@@ -185,9 +172,20 @@ def prepare(dataset: TextDataset, section: TextSection, tokenizer: str) -> TextR
         # Models are opened again from elsewhere.
         tokenizer = str(Path(tokenizer).absolute())
     known = len(cut["train"]), len(cut["valid"]), len(dataset.train), len(dataset.vocabulary)
+    vocabulary = Vocabulary.of(dataset, tokenizer)
+    codec = TextCodec(
+        len(vocabulary),
+        length,
+        stride,
+        section.joined,
+        dataset.unit,
+        tokenizer,
+        vocabulary=vocabulary,
+    )
     return TextRows(
         rows={split: found.x for split, found in cut.items()},
-        measure=PERPLEXITY,
+        codec=codec,
+        name=dataset.name,
         observed={split: float(found.lengths.mean()) for split, found in cut.items()},
         correction=dict.fromkeys(SPLITS, 0.0),
         key=fingerprint({"text": dataset.fingerprint, **settings}),
@@ -195,7 +193,6 @@ def prepare(dataset: TextDataset, section: TextSection, tokenizer: str) -> TextR
         dataset=dataset,
         windows=cut,
         section=section,
-        tokenizer=tokenizer,
     )
 
 
@@ -246,7 +243,8 @@ def _show(
     """Leave examples, pictures, tokens and the best arm's clusters in the run's folder."""
     data = context.data
     assert isinstance(data, TextRows)
-    TextCodec.of(data.dataset, data.tokenizer).save(folder / TOKENS)
+    assert isinstance(data.codec, TextCodec)
+    data.codec.strings.save(folder / TOKENS)
     drawn = examples(
         context,
         [arm for arm in arms if arm.states == best.states],

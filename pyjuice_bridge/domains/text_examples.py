@@ -55,7 +55,7 @@ def examples(
         pictures: dict[str, NDArray[Any]] = {}
         for arm in arms:
             with context.reporter.task(f"examples of {arm.arm}"):
-                model = TextModel.of(Model(arm.circuit(), context.engine))
+                model = Model(arm.circuit(), context.engine).text
                 blank = np.full((1, window), MISSING, np.int32)
                 drawn = model.infill(blank, report.samples, seed=seed)[0]
                 found["arms"][arm.arm] = {

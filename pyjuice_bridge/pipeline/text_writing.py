@@ -14,6 +14,7 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING
 from pyjuice_bridge.cluster.cluster import cluster_embeddings
+from pyjuice_bridge.codecs import TextCodec
 from pyjuice_bridge.data.text_tokenizers import WordPieces
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.distill.language import fill_up, with_end_state
@@ -224,12 +225,12 @@ def train_stage(
 def _meta(work: Writing) -> dict[str, str | int | float]:
     """What is needed to open the HMM as one of text."""
     source = str(getattr(work.model, "name_or_path", "")) or type(work.model).__name__
-    found: dict[str, str | int | float] = {
+    codec = TextCodec(
+        work.vocabulary, work.length, work.length, False, WordPieces.unit, end=work.end
+    )
+    return {
         "dataset": f"samples of {source}",
         "sequences": work.sequences,
         "seed": work.options.seed,
-        "token": WordPieces.unit,
-        "stride": work.length,
-        "joined": 0,
+        **codec.meta(),
     }
-    return found if work.end is None else {**found, "end": work.end}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import yaml
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.measure import BITS, BITS_PER_ROW, PERPLEXITY, Measure, measure_of
+from pyjuice_bridge.measure import BITS, PERPLEXITY, ROW_BITS, Measure, measure_of
 
 SPLITS = ("train", "valid", "test")
 _DAMAGE = (
@@ -27,7 +27,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_MEASURES = {"images": BITS, "text": PERPLEXITY, "table": BITS_PER_ROW}
+_MEASURES = {"images": BITS, "text": PERPLEXITY, "table": ROW_BITS}
 T = TypeVar("T")
 _KNOWN = {
     "model",

@@ -1,4 +1,4 @@
-"""``run`` and ``load``: the package from Python."""
+"""``run``: the package from Python."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.console import Console
 from pyjuice_bridge import processes
 from pyjuice_bridge.config.read import put, read_values
 from pyjuice_bridge.data.text_load import Source
-from pyjuice_bridge.distill import KINDS
 from pyjuice_bridge.distill.base import Initialisation
-from pyjuice_bridge.domains import DOMAINS
+from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.domains.images import Images
+from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.engines import EngineChoice, choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
@@ -71,7 +71,9 @@ class RunResult:
     @property
     def model(self) -> Model:
         """The distilled circuit (the first arm if ``lvd`` was not among them)."""
-        return load(self.path)
+        from pyjuice_bridge.query.model import Model
+
+        return Model.load(self.path)
 
     def __repr__(self) -> str:
         measure = measure_of(self.results[0]["test"]["unit"])
@@ -81,18 +83,6 @@ class RunResult:
             for row, size in zip(self.results, sizes, strict=True)
         )
         return f"RunResult({self.path}: test {measure.unit} {figures})"
-
-
-def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
-    """Open a trained circuit: an HDF5 file, or a run's folder (its ``model.h5``)."""
-    from pyjuice_bridge.query.model import Model
-
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "model.h5").exists():
-            raise UserError(f"{path} holds no model.h5; is it a finished run?")
-        path = path / "model.h5"
-    return Model.load(path, engine=engine, device=device)
 
 
 def run(

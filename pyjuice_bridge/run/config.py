@@ -15,8 +15,8 @@ from pyjuice_bridge.config.messages import explain
 from pyjuice_bridge.config.read import read_values
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.teacher import Teacher
-from pyjuice_bridge.distill import KINDS
-from pyjuice_bridge.domains import DOMAINS
+from pyjuice_bridge.distill.registry import KINDS
+from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.errors import UserError
 
 if TYPE_CHECKING:

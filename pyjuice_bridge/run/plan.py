@@ -13,10 +13,10 @@ from pyjuice_bridge.circuit.initialise import initialise
 from pyjuice_bridge.circuit.size import Size, balanced_parents, size_of
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill import KINDS
 from pyjuice_bridge.distill.base import Kind
-from pyjuice_bridge.domains import DOMAINS
+from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Shape
+from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
