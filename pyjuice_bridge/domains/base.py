@@ -151,6 +151,7 @@ class Domain:
         circuit: the circuit that is meant where a config names none.
         check: refuses what does not fit in other sections, by ValueError.
         load: the data of a config, or those handed over from Python (None: the config's).
+        split: another source's data set, split as the config says; also from a root folder.
         shape: the data's shape for a plan, without the data where they are known.
         show: leaves what the report shows in the run's folder; gets the arms, the best of them and
             the scopes of the latents, int32 [positions, size] or None.
@@ -162,6 +163,7 @@ class Domain:
     circuit: str
     check: Callable[[Settings], None]
     load: Callable[[Settings, Any, Reporter], Prepared]
+    split: Callable[[Settings, Any, Path | None], Any]
     shape: Callable[[Settings], Shape]
     show: Callable[[Context, Path, Sequence[Arm], Arm, IntArray | None], None]
 

@@ -94,18 +94,23 @@ def _section(config: Settings) -> ImageSection:
 
 def _load(config: Settings, images: Images | None, reporter: Reporter) -> ImageData:
     section = _section(config)
-    dataset = load_split(section, config.seed, section.name if images is None else images)
+    dataset = _split(config, section.name if images is None else images)
     counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
     reporter.say(f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}")
     return prepare(dataset, section.colour)
 
 
-def load_split(
-    section: ImageSection, seed: int, source: Any, root: Path | str | None = None
-) -> Dataset:
+def _split(config: Settings, source: Any, root: Path | None = None) -> Dataset:
     """Load images with the splits of a run's config."""
-    root = root or (section.root if isinstance(source, str) and source == section.name else None)
-    return load_dataset(source, root=root, valid=section.valid, seed=seed, limit=section.limit)
+    section = _section(config)
+    known = section.root if isinstance(source, str) and source == section.name else None
+    return load_dataset(
+        source,
+        root=root or known,
+        valid=section.valid,
+        seed=config.seed,
+        limit=section.limit,
+    )
 
 
 def prepare(dataset: Dataset, colour: str) -> ImageData:
@@ -171,7 +176,7 @@ def _shape(config: Settings) -> Shape:
             raise UserError(f"'data.valid' is {valid}, which leaves no image to train on")
         train, sides, levels = min(train, section.limit or train), known.shape, known.categories
     else:
-        found = load_split(section, config.seed, section.name)
+        found = _split(config, section.name)
         train, valid, sides = len(found.train), len(found.valid), found.shape
         levels = found.categories
     transform = _transform(section.colour, sides[2], section.name)
@@ -270,6 +275,7 @@ DOMAIN = Domain(
     circuit="hclt",
     check=no_check,
     load=_load,
+    split=_split,
     shape=_shape,
     show=_show,
 )

@@ -82,7 +82,7 @@ def _section(config: Settings) -> TableSection:
     return config.data
 
 
-def load_split(config: Settings, source: Any, root: Path | str | None = None) -> TableDataset:
+def _split(config: Settings, source: Any, root: Path | None = None) -> TableDataset:
     """Load a table with the splits of a run's config."""
     section = _section(config)
     known = section.root if isinstance(source, str) and source == section.name else None
@@ -97,7 +97,7 @@ def load_split(config: Settings, source: Any, root: Path | str | None = None) ->
 
 
 def _load(config: Settings, table: Any, reporter: Reporter) -> TableData:
-    dataset = load_split(config, _section(config).name if table is None else table)
+    dataset = _split(config, _section(config).name if table is None else table)
     counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
     reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
     return TableData(
@@ -119,7 +119,7 @@ def _shape_of(dataset: TableDataset) -> Shape:
 
 
 def _shape(config: Settings) -> Shape:
-    return _shape_of(load_split(config, _section(config).name))
+    return _shape_of(_split(config, _section(config).name))
 
 
 def _show(
@@ -221,6 +221,7 @@ DOMAIN = Domain(
     circuit="hclt",
     check=no_check,
     load=_load,
+    split=_split,
     shape=_shape,
     show=_show,
 )

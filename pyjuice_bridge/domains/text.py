@@ -31,7 +31,7 @@ _BERT = ("minilm", "bert-base-uncased", "google-bert/bert-base-uncased")
 _PIECES_PER_WORD = 1.2
 
 
-Vocabulary = Annotated[int, Field(ge=2), at_most(10**7, "tables have a column for each")]
+_Distinct = Annotated[int, Field(ge=2), at_most(10**7, "tables have a column for each")]
 
 
 class TextSection(Section):
@@ -48,7 +48,7 @@ class TextSection(Section):
     name: str
     root: str | None = None
     tokens: Literal["pieces", "words"] = "pieces"
-    vocabulary: Vocabulary | None = None
+    vocabulary: _Distinct | None = None
     window: Annotated[int, Field(ge=2), at_most(65_536, "the circuit has a layer for each")] = 32
     stride: Count | None = None
     joined: bool = True
@@ -124,7 +124,7 @@ def _check(config: Settings) -> None:
         )
 
 
-def load_split(config: Settings, source: Any, root: Path | str | None = None) -> TextDataset:
+def _split(config: Settings, source: Any, root: Path | None = None) -> TextDataset:
     """Load a text with the tokens and splits of a run's config."""
     section = _section(config)
     return load_text(
@@ -142,7 +142,7 @@ def load_split(config: Settings, source: Any, root: Path | str | None = None) ->
 def _load(config: Settings, text: Any, reporter: Reporter) -> TextRows:
     section = _section(config)
     with reporter.task("tokens"):
-        dataset = load_split(config, section.name if text is None else text)
+        dataset = _split(config, section.name if text is None else text)
     data = prepare(dataset, section, tokenizer_of(config))
     facts = data.facts()
     counts = "/".join(f"{n:,}" for n in facts["tokens"].values())
@@ -212,7 +212,7 @@ def _shape(config: Settings) -> Shape:
     section = _section(config)
     published = _published(config)
     if published is None:
-        found = load_split(config, section.name)
+        found = _split(config, section.name)
         return prepare(found, section, tokenizer_of(config)).shape
     known, vocabulary, about = published
     tokens = min(known, section.limit or known)
@@ -266,6 +266,7 @@ DOMAIN = Domain(
     circuit="hmm",
     check=_check,
     load=_load,
+    split=_split,
     shape=_shape,
     show=_show,
 )
