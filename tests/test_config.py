@@ -9,10 +9,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pyjuice_bridge.config import Config, load_config, make_config, put
+from pyjuice_bridge.config.read import put
 from pyjuice_bridge.config.base import Section
 from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.run.config import Config, default_kinds, load_config, make_config
 
 BASE: dict[str, Any] = {"name": "a", "data": {"name": "digits"}}
 PATCHES = {"kind": "patches"}
@@ -339,15 +340,15 @@ def test_overrides(tmp_path: Path) -> None:
 
 def test_change_of_kind_drops_the_other_kinds_fields() -> None:
     values: dict[str, Any] = {"circuit": {"kind": "hclt", "latents": 8}}
-    put(values, "circuit.kind", "patches")
+    put(values, "circuit.kind", "patches", default_kinds)
     assert values == {"circuit": {"kind": "patches"}}
-    put(values, "circuit.latents", 4)
-    put(values, "circuit.kind", "patches")
+    put(values, "circuit.latents", 4, default_kinds)
+    put(values, "circuit.kind", "patches", default_kinds)
     assert values == {"circuit": {"kind": "patches", "latents": 4}}
     values = {"teacher": {"ring": 2}, "train": {"step_size": {"start": 0.3, "kind": "linear"}}}
-    put(values, "teacher.kind", "pixels")
+    put(values, "teacher.kind", "pixels", default_kinds)
     assert values["teacher"] == {"kind": "pixels", "ring": 2}
-    put(values, "train.step_size.kind", "cosine")
+    put(values, "train.step_size.kind", "cosine", default_kinds)
     assert values["train"]["step_size"] == {"start": 0.3, "kind": "cosine"}
 
 
@@ -356,7 +357,7 @@ def test_a_section_without_a_kind_is_of_the_default_kind() -> None:
     explicit = {"circuit": {"kind": "hclt", "latents": 4}, "teacher": {"kind": "pixels", "ring": 1}}
     assert config == make_config({**BASE, **explicit})
     values: dict[str, Any] = {"teacher": {"ring": 2}}
-    put(values, "teacher.kind", "mae")
+    put(values, "teacher.kind", "mae", default_kinds)
     assert values == {"teacher": {"kind": "mae"}}
 
 
@@ -385,9 +386,9 @@ def test_text_has_kinds_of_its_own_by_default() -> None:
             Config.model_validate(yaml.safe_load(yaml.safe_dump(checked.model_dump()))) == checked
         )
     values: dict[str, Any] = {"data": dict(TEXT), "teacher": {"layer": 3}}
-    put(values, "teacher.kind", "text")
+    put(values, "teacher.kind", "text", default_kinds)
     assert values["teacher"] == {"kind": "text", "layer": 3}
-    put(values, "data.kind", "images")
+    put(values, "data.kind", "images", default_kinds)
     assert values["data"] == {"kind": "images"}
 
 
