@@ -9,16 +9,7 @@ from pyjuice_bridge.config.circuit import HcltCircuit, HmmCircuit, PatchCircuit
 from pyjuice_bridge.config.data import Data, ImageData, TextData
 from pyjuice_bridge.config.read import load_config, make_config, put, read_values
 from pyjuice_bridge.config.run import Config, Report, Sweep
-from pyjuice_bridge.config.teacher import (
-    Cluster,
-    EfficientNetTeacher,
-    FileTeacher,
-    MaeTeacher,
-    ObjectTeacher,
-    PixelTeacher,
-    TextTeacher,
-    VitMaeTeacher,
-)
+from pyjuice_bridge.config.teacher import Cluster
 from pyjuice_bridge.config.train import LatentPhase, Phase, StepSize, Train, Tune
 
 __all__ = [
@@ -26,25 +17,18 @@ __all__ = [
     "Cluster",
     "Config",
     "Data",
-    "EfficientNetTeacher",
-    "FileTeacher",
     "HcltCircuit",
     "HmmCircuit",
     "ImageData",
     "LatentPhase",
-    "MaeTeacher",
-    "ObjectTeacher",
     "PatchCircuit",
     "Phase",
-    "PixelTeacher",
     "Report",
     "StepSize",
     "Sweep",
     "TextData",
-    "TextTeacher",
     "Train",
     "Tune",
-    "VitMaeTeacher",
     "load_config",
     "make_config",
     "put",

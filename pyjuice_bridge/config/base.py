@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pyjuice_bridge.sections import Amount, Count, Fraction, Section, Share, States
 
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-States = Annotated[int, Field(ge=2)]
-Amount = Annotated[float, Field(ge=0)]
+__all__ = ["Amount", "Arm", "Count", "Fraction", "Section", "Share", "States"]
+
 Arm = Literal["lvd", "random", "hclt"]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown fields and silent conversions are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
-    )

@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from pyjuice_bridge.config.base import Amount, Arm, Count, Section, States
 from pyjuice_bridge.config.circuit import CircuitSection, HcltCircuit, HmmCircuit, PatchCircuit
 from pyjuice_bridge.config.data import Data, TextData
-from pyjuice_bridge.config.teacher import Cluster, PixelTeacher, Teacher
+from pyjuice_bridge.config.teacher import Cluster, Teacher
 from pyjuice_bridge.config.train import LatentPhase, Phase, Train, Tune
 from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.teachers.pixels import PixelSection
 
 _KINDS = {
     "images": {"teacher": "pixels", "circuit": "hclt"},
@@ -71,7 +72,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     data: Data
-    teacher: Teacher = Field(default_factory=PixelTeacher)
+    teacher: Teacher = Field(default_factory=PixelSection)
     cluster: Cluster = Field(default_factory=Cluster)
     circuit: CircuitSection = Field(default_factory=HcltCircuit)
     train: Train = Field(default_factory=Train)
@@ -128,7 +129,7 @@ class Config(Section):
                 f"'circuit.kind: {self.circuit.kind}' models images, but 'data.kind' is 'text'; "
                 "use 'hmm'"
             )
-        if self.teacher.kind != "text":
+        if "text" not in self.teacher.domains:
             raise ValueError(
                 f"'teacher.kind: {self.teacher.kind}' reads images, but 'data.kind' is 'text'; "
                 "use 'text'"
@@ -142,8 +143,13 @@ class Config(Section):
         self._check_counted()
 
     def _check_images(self) -> None:
-        for name, kind in (("circuit", self.circuit.kind), ("teacher", self.teacher.kind)):
-            if kind in ("hmm", "text"):
+        for_text = {
+            "circuit": isinstance(self.circuit, HmmCircuit),
+            "teacher": "images" not in self.teacher.domains,
+        }
+        for name, wrong in for_text.items():
+            if wrong:
+                kind = getattr(self, name).kind
                 raise ValueError(f"'{name}.kind: {kind}' is for text, but 'data.kind' is 'images'")
         if self.sweep is not None:
             raise ValueError("'sweep' belongs to 'circuit.kind: hmm' only")
@@ -152,7 +158,7 @@ class Config(Section):
         if self.cluster.scope == "position":
             raise ValueError("'cluster.scope: position' has no patch circuits; use 'pooled'")
         self.cluster.scope = "pooled"
-        if self.teacher.kind == "pixels" and self.teacher.ring is None:
+        if isinstance(self.teacher, PixelSection) and self.teacher.ring is None:
             self.teacher.ring = 0
         train.patch_training = train.patch_training or Phase()
         train.latent_training = train.latent_training or LatentPhase()
@@ -165,12 +171,12 @@ class Config(Section):
         self.arms = self.arms or ["lvd", "random", "hclt"]
 
     def _check_hclt(self) -> None:
-        if self.teacher.kind in ("mae", "vit_mae", "efficientnet"):
+        if self.teacher.patches_only:
             raise ValueError(
                 f"'teacher.kind: {self.teacher.kind}' describes patches, while 'circuit.kind: "
                 "hclt' needs features of every pixel; use 'pixels' or 'circuit.kind: patches'"
             )
-        if self.teacher.kind == "pixels" and self.teacher.ring is None:
+        if isinstance(self.teacher, PixelSection) and self.teacher.ring is None:
             self.teacher.ring = 3
         self.cluster.scope = self.cluster.scope or "position"
         self._check_counted()

@@ -124,8 +124,8 @@ def run(
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         text: your own, in place of the config's: a list of documents (split by the seed), or a
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
-        teacher: your own: an object with ``embed(images) -> float32 [N, positions, dim]``; a
-            dictionary instead changes the config's section.
+        teacher: your own: an object with ``embed(images) -> float32 [N, positions, dim]``, or for
+            text ``embed(tokens)``; a dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
         console: where to report progress; None is silent.
@@ -273,7 +273,7 @@ def _help(config: Config, folder: Path, store: Store, given: Given) -> RunResult
 def _work(config: Config, engine: Engine, store: Store, reporter: Reporter, given: Given) -> Work:
     if isinstance(config.data, ImageData):
         return image_work(config, config.data, engine, store, reporter, given.images, given.teacher)
-    return text_work(config, config.data, engine, store, reporter, given.text)
+    return text_work(config, config.data, engine, store, reporter, given.text, given.teacher)
 
 
 def _finish(work: Work, folder: Path, trained: list[Trained]) -> RunResult:

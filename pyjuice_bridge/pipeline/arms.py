@@ -14,9 +14,10 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config import PatchCircuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.latents import LatentValues
+from pyjuice_bridge.distill.latents import latents as latent_values
 from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.files import write_array
-from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
 from pyjuice_bridge.pipeline.store import Artifact
 
 CIRCUIT = "circuit.h5"
@@ -94,7 +95,8 @@ def _hclt_starts(context: ImageContext, teacher: object | None) -> list[Start]:
     made: dict[str, Start] = {}
     for arm in context.config.arms or []:
         if arm == "lvd":
-            made[arm] = _counted(context, tree, latent_values(context, teacher))
+            found = latent_values(context, context.circuit.latents, teacher)
+            made[arm] = _counted(context, tree, found)
         else:
             made[arm] = random_hclt(context, tree, arm, context.circuit.latents)
     return list(made.values())

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.cluster.assignments import Assignments
-from pyjuice_bridge.config import PatchCircuit, PixelTeacher
+from pyjuice_bridge.config import PatchCircuit
 from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.files import write_arrays
 from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.pipeline.training import Trained
 from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.teachers.pixels import PixelSection
 
 FILE = "figures.npz"
 _POSITIONS, _VALUES, _EXAMPLES = 4, 16, 8
@@ -111,7 +112,7 @@ def _cutter(context: ImageContext, positions: int) -> Any:
     height, width, _ = context.data.shape.sides
     circuit, teacher = context.circuit, context.config.teacher
     patch = circuit.patch if isinstance(circuit, PatchCircuit) else 1
-    ring = (teacher.ring or 0) if isinstance(teacher, PixelTeacher) else 3 if patch == 1 else 0
+    ring = (teacher.ring or 0) if isinstance(teacher, PixelSection) else 3 if patch == 1 else 0
     per_pixel = positions // ((height // patch) * (width // patch))
 
     def cut(images: NDArray[np.uint8], position: int) -> NDArray[np.uint8]:

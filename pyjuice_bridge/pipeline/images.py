@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.config import Config, ImageData
 from pyjuice_bridge.data import load_dataset
+from pyjuice_bridge.distill.latents import FILE as ASSIGNMENTS
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.pipeline.arms import Start, starts
 from pyjuice_bridge.pipeline.context import ImageContext, prepare
 from pyjuice_bridge.pipeline.figures import FILE as FIGURES
 from pyjuice_bridge.pipeline.figures import figures
 from pyjuice_bridge.pipeline.files import copy_file
-from pyjuice_bridge.pipeline.latents import FILE as ASSIGNMENTS
 from pyjuice_bridge.pipeline.progress import Reporter
 from pyjuice_bridge.pipeline.store import Store
 from pyjuice_bridge.pipeline.training import Trained

@@ -12,6 +12,8 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config import PatchCircuit, Phase
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.latents import LatentValues
+from pyjuice_bridge.distill.latents import latents as latent_values
 from pyjuice_bridge.distill.patches import train_bundle, train_latent
 from pyjuice_bridge.engines.base import FitOptions, FitResult, Schedule
 from pyjuice_bridge.pipeline.arms import (
@@ -25,7 +27,6 @@ from pyjuice_bridge.pipeline.arms import (
     tree_stage,
 )
 from pyjuice_bridge.pipeline.context import ImageContext
-from pyjuice_bridge.pipeline.latents import LatentValues, latent_values
 from pyjuice_bridge.pipeline.sizes import equal_latents, glued_parameters
 from pyjuice_bridge.pipeline.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
@@ -50,7 +51,7 @@ def patch_starts(context: ImageContext, teacher: object | None) -> list[Start]:
     arms = context.config.arms or []
     made: dict[str, Start] = {}
     if "lvd" in arms or "random" in arms:
-        parts = _Parts(context, latent_values(context, teacher))
+        parts = _Parts(context, latent_values(context, section.latents, teacher))
         if "lvd" in arms:
             made["lvd"] = parts.distilled()
         if "random" in arms:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyjuice_bridge.circuit.hmm import random_hmm
-from pyjuice_bridge.config import Config, TextData, TextTeacher
+from pyjuice_bridge.config import Config, TextData
 from pyjuice_bridge.data import load_text
 from pyjuice_bridge.data.text_corpora import CORPORA
 from pyjuice_bridge.engines.base import Engine, FitOptions
@@ -15,6 +15,7 @@ from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.plan import ArmPlan, Plan
 from pyjuice_bridge.pipeline.sizes import hmm_parameters, hmm_work
 from pyjuice_bridge.pipeline.text_data import prepare_text, tokenizer_of
+from pyjuice_bridge.teachers.base import TeacherSection
 
 _GPUS = (8, 16, 24, 40, 80, 140)
 """Memory of usual GPUs in GiB."""
@@ -40,7 +41,7 @@ _PIECES_PER_WORD = 1.2
 def plan_text(config: Config, engine: Engine) -> Plan:
     """Predict a run on text; trains nothing, needs no corpus that is only known by name."""
     section, teacher = config.data, config.teacher
-    assert isinstance(section, TextData) and isinstance(teacher, TextTeacher)
+    assert isinstance(section, TextData)
     known, rows = _known(config, section, teacher)
     batch = rows if config.train.optimizer == "full_em" else min(config.train.batch_size, rows)
     arms: list[ArmPlan] = []
@@ -59,7 +60,7 @@ def plan_text(config: Config, engine: Engine) -> Plan:
     return Plan(config.name, tuple(arms), _note(known, rows, section, engine, most))
 
 
-def _known(config: Config, section: TextData, teacher: TextTeacher) -> tuple[KnownText, int]:
+def _known(config: Config, section: TextData, teacher: TeacherSection) -> tuple[KnownText, int]:
     """What the text has, and its number of training windows."""
     length, stride = section.window, section.stride or section.window
     known = _published(section, teacher)
@@ -84,7 +85,7 @@ def _known(config: Config, section: TextData, teacher: TextTeacher) -> tuple[Kno
     return KnownText(len(found.train), len(found.vocabulary)), rows
 
 
-def _published(section: TextData, teacher: TextTeacher) -> KnownText | None:
+def _published(section: TextData, teacher: TeacherSection) -> KnownText | None:
     """What is known about a corpus that need not be there; word pieces are estimated."""
     corpus = CORPORA.get(section.name)
     if corpus is None or not corpus.published:
@@ -92,7 +93,7 @@ def _published(section: TextData, teacher: TextTeacher) -> KnownText | None:
     words = corpus.published["train"]
     if section.tokens == "words":
         return KnownText(words, corpus.published["vocabulary"])
-    if teacher.source not in _BERT:
+    if tokenizer_of(section, teacher) not in _BERT:
         return None
     return KnownText(int(round(words * _PIECES_PER_WORD, -5)), _BERT_PIECES, about=True)
 

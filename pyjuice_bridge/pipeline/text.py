@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyjuice_bridge.config import Config, TextData, TextTeacher
+from pyjuice_bridge.config import Config, TextData
 from pyjuice_bridge.data import load_text
 from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.engines.base import Engine
@@ -27,10 +27,11 @@ class TextWork:
     """What is special about text, once the tokens are there."""
 
     context: TextContext
+    teacher: object | None
 
     def starts(self) -> Sequence[Start]:
         """Every arm in every size, at its start."""
-        return text_starts(self.context)
+        return text_starts(self.context, self.teacher)
 
     def show(self, folder: Path, trained: Sequence[Trained], best: Trained) -> None:
         """Leave examples, pictures, tokens and the best arm's clusters in the run's folder."""
@@ -51,9 +52,9 @@ def text_work(
     store: Store,
     reporter: Reporter,
     text: Source | None,
+    teacher: object | None,
 ) -> TextWork:
     """Load and cut the text, or take the user's own."""
-    assert isinstance(config.teacher, TextTeacher)
     tokenizer = tokenizer_of(section, config.teacher)
     with reporter.task("tokens"):
         dataset = load_text(
@@ -74,4 +75,4 @@ def text_work(
         f"data {dataset.name}: {counts} {dataset.unit} of {facts['vocabulary']:,} kinds, in "
         f"{windows} windows of {section.window} at a stride of {section.stride}"
     )
-    return TextWork(TextContext(config, engine, store, reporter, data))
+    return TextWork(TextContext(config, engine, store, reporter, data), teacher)

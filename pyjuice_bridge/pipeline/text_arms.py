@@ -10,24 +10,25 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.features import features_of
 from pyjuice_bridge.distill.hmm import interpolate
+from pyjuice_bridge.distill.latents import FILE, LatentValues, latents
 from pyjuice_bridge.pipeline.arms import CIRCUIT, Stage, Start, made_by
-from pyjuice_bridge.pipeline.latents import FILE, LatentValues
 from pyjuice_bridge.pipeline.sizes import hmm_parameters, hmm_work
 from pyjuice_bridge.pipeline.text_data import TextContext
-from pyjuice_bridge.pipeline.text_latents import text_latents, token_states
 
 
-def text_starts(context: TextContext) -> list[Start]:
-    """Every arm in every size, the sizes one after the other; all sizes share the states."""
+def text_starts(context: TextContext, teacher: object | None) -> list[Start]:
+    """Every arm in every size, the sizes one after the other; all sizes share the features."""
     arms = context.config.arms or []
-    states = token_states(context) if "lvd" in arms else None
+    given = getattr(context.config.teacher, "assignments", None) is not None
+    features = features_of(context, teacher) if "lvd" in arms and not given else None
     made = []
     for size in context.config.sizes:
         count = size or context.circuit.states
         for arm in arms:
-            if states is not None and arm == "lvd":
-                made.append(_counted(context, size, text_latents(context, states, count)))
+            if arm == "lvd":
+                made.append(_counted(context, size, latents(context, count, features)))
             else:
                 made.append(_random(context, size))
     return made

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pyjuice_bridge.config import HmmCircuit, TextData, TextTeacher
+from pyjuice_bridge.config import HmmCircuit, TextData
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, windows
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import PERPLEXITY
 from pyjuice_bridge.pipeline.context import Context, Prepared
 from pyjuice_bridge.pipeline.store import fingerprint
+from pyjuice_bridge.teachers.base import TeacherSection
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +77,10 @@ class TextContext(Context):
         assert isinstance(section, HmmCircuit)
         return section
 
-    @property
-    def teacher(self) -> TextTeacher:
-        """The config's section; others do not read text."""
-        section = self.config.teacher
-        assert isinstance(section, TextTeacher)
-        return section
 
-
-def tokenizer_of(section: TextData, teacher: TextTeacher) -> str:
-    """What ``load_text`` cuts the text with: the teacher's pieces, or words."""
-    return teacher.source if section.tokens == "pieces" else "words"
+def tokenizer_of(section: TextData, teacher: TeacherSection) -> str:
+    """Return what ``load_text`` cuts the text with: the teacher's pieces, or words."""
+    return str(getattr(teacher, "tokenizer", "words")) if section.tokens == "pieces" else "words"
 
 
 def prepare_text(dataset: TextDataset, section: TextData, tokenizer: str) -> TextRows:

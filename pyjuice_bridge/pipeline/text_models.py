@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING
-from pyjuice_bridge.config import TextData, TextTeacher, load_config
+from pyjuice_bridge.config import TextData, load_config
 from pyjuice_bridge.data import TextDataset, TokenStream, load_text, windows
 from pyjuice_bridge.data.text_readers import own
 from pyjuice_bridge.errors import UserError
@@ -164,7 +164,7 @@ def _own_splits(folder: Path, data: str, root: Path | None) -> TextDataset | Non
         return None
     config = load_config(folder / "config.yaml")
     section, teacher = config.data, config.teacher
-    if not isinstance(section, TextData) or not isinstance(teacher, TextTeacher):
+    if not isinstance(section, TextData):
         return None
     known = Path(section.root) if section.root and data == section.name else None
     try:
