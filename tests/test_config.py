@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from pyjuice_bridge.config.read import put
-from pyjuice_bridge.config.base import Section
+from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.run.config import Config, default_kinds, load_config, make_config

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pyjuice_bridge.config.base import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
+from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
 
 
 class StepSize(Section):

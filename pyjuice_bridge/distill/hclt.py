@@ -13,7 +13,7 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.config.base import Pseudocount, Section, States
+from pyjuice_bridge.sections import Pseudocount, Section, States
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
@@ -77,7 +77,10 @@ def _initialise(context: Context) -> list[Initialisation]:
     made = []
     for arm in context.config.arms or []:
         if arm == "lvd":
-            made.append(_counted(context, section, tree, latents(context, section.latents)))
+            scopes = _scopes(section, context.data.shape)
+            positions = (len(scopes), scopes.size)
+            (found,) = latents(context, [section.latents], positions)
+            made.append(_counted(context, section, tree, found))
         else:
             made.append(random_hclt(context, tree, arm, section.latents))
     return made

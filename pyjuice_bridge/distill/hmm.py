@@ -14,7 +14,7 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
-from pyjuice_bridge.config.base import Pseudocount, Section, States
+from pyjuice_bridge.sections import Pseudocount, Section, States
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
@@ -59,12 +59,13 @@ def _initialise(context: Context) -> list[Initialisation]:
     """Begin every arm in every size, the sizes one after the other."""
     section, arms = context.config.circuit, context.config.arms or []
     assert isinstance(section, HmmCircuit)
-    made = []
-    for size in context.config.sizes:
+    sizes, made = context.config.sizes, []
+    length = len(context.data.categories)
+    found = latents(context, [size or section.states for size in sizes], (length,))
+    for size in sizes:
         for arm in arms:
             if arm == "lvd":
-                found = latents(context, size or section.states)
-                made.append(_counted(context, section, size, found))
+                made.append(_counted(context, section, size, next(found)))
             else:
                 made.append(_random(context, section, size))
     return made

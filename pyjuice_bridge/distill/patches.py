@@ -22,7 +22,7 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.config.base import Pseudocount, Section, States, at_most
+from pyjuice_bridge.sections import Pseudocount, Section, States, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
@@ -132,7 +132,7 @@ class _Parts:
     @classmethod
     def of(cls, context: Context, section: PatchCircuit) -> _Parts:
         places = _scopes(section, context.data.shape)
-        found = latents(context, section.latents)
+        (found,) = latents(context, [section.latents], (len(places),), patch=section.patch)
         train = context.data.rows["train"]
         some = train[: max(1, _PATCH_ROWS // len(places))]
         patches = some[:, places].reshape(-1, places.shape[1])

@@ -17,7 +17,7 @@ from pyjuice_bridge.circuit.region_graph import (
 )
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.config.base import Section, at_most
+from pyjuice_bridge.sections import Section, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of

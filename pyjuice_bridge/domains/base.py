@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.codecs import Codec
-from pyjuice_bridge.config.base import Section
+from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.measure import Measure
@@ -46,6 +46,54 @@ class Shape:
 
 
 @dataclass(frozen=True, eq=False)
+class Stream:
+    """A text and the windows that were cut from it.
+
+    Attributes:
+        tokens: int32 [n], all documents one after the other.
+        documents: int64 [documents + 1], where each begins, then n.
+        starts: int64 [N], where each window begins.
+        words: the string of every id where tokens are words, None for word pieces.
+        key: names the text, however it was cut, in the hashes of artifacts.
+    """
+
+    tokens: NDArray[np.int32]
+    documents: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    words: Sequence[str] | None
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a teacher embeds.
+
+    Attributes:
+        splits: images uint8 [N, H, W, C], windows or rows int32 [N, T], per split with latents.
+        key: names them in the hashes of artifacts.
+        noun: what a sample is, in the plural.
+        lengths: per split int [N], the positions of a sample that count; None if all do.
+        vocabulary: the string of every token id.
+        white: the value of a white pixel.
+        categories: int32 [T], the number of values of each column of a table.
+        streams: per split the text that windows were cut from, for teachers that read it whole.
+    """
+
+    splits: Mapping[str, NDArray[Any]]
+    key: str
+    noun: str
+    lengths: Mapping[str, NDArray[np.integer[Any]]] | None = None
+    vocabulary: Sequence[str] | None = None
+    white: int = 255
+    categories: IntArray | None = None
+    streams: Mapping[str, Stream] | None = None
+
+    def lengths_of(self, split: str) -> NDArray[np.integer[Any]] | None:
+        """Return the lengths of a split's samples, if some end early."""
+        return None if self.lengths is None else self.lengths[split]
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """Data as circuits read them.
 
@@ -57,6 +105,7 @@ class Prepared:
         correction: per split the mean of what is taken off a row's log p, in nats, before.
         key: names the data in the hashes of artifacts.
         shape: as a plan sees the data.
+        samples: as a teacher sees the data.
     """
 
     rows: Mapping[str, NDArray[Any]]
@@ -66,6 +115,7 @@ class Prepared:
     correction: Mapping[str, float]
     key: str
     shape: Shape
+    samples: Samples
 
     @property
     def categories(self) -> IntArray:

@@ -15,7 +15,7 @@ from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.codecs import ImageCodec
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.sections import Count, Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import Dataset, load_dataset
 from pyjuice_bridge.data.colour import get_colour

@@ -14,7 +14,7 @@ from pyjuice_bridge.circuit.chow_liu import mutual_information
 from pyjuice_bridge.circuit.types import MISSING, IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs import TableCodec
-from pyjuice_bridge.config.base import Count, Section, Share
+from pyjuice_bridge.sections import Count, Section, Share
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.table import TableDataset, load_table

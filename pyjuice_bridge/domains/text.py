@@ -14,7 +14,7 @@ from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs.text import FILE as TOKENS
 from pyjuice_bridge.codecs.text import TextCodec, Vocabulary
-from pyjuice_bridge.config.base import Count, Section, Share, at_most
+from pyjuice_bridge.sections import Count, Section, Share, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, load_text, windows
 from pyjuice_bridge.data.dataset import SPLITS

@@ -32,15 +32,15 @@ from pyjuice_bridge.pipeline.text_writing import (
     Sampling,
     Writing,
     count_stage,
-    read_sequences,
     sample_stage,
     train_stage,
 )
 from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Store
+from pyjuice_bridge.teachers.public import borrowed
 from pyjuice_bridge.teachers.text_model import load_model, resolve_precision
-from pyjuice_bridge.teachers.text_sample import own_ends
+from pyjuice_bridge.teachers.text_sample import own_ends, read_sequences
 
 MODEL = "model.h5"
 CTRLG = "ctrlg"
@@ -66,6 +66,7 @@ def distill_language_model(
     engine: str = "auto",
     device: str = "auto",
     fresh: bool = False,
+    revision: str | None = None,
     console: Console | None = None,
 ) -> TextModel:
     """Distill a causal language model into an HMM over the same token ids.
@@ -79,7 +80,8 @@ def distill_language_model(
     where it was stopped, or reuses what is finished.
 
     Args:
-        model: a causal model of transformers, the folder of one, or its name on the hub.
+        model: a causal model of transformers, which is as before afterwards, the folder of one, or
+            its name on the hub.
         states: of the HMM.
         sequences: to sample.
         length: tokens of a sequence, at most.
@@ -96,6 +98,7 @@ def distill_language_model(
         engine: "auto", "torch" or "julia".
         device: "auto", "cpu" or "cuda".
         fresh: compute every stage anew.
+        revision: of a model on the hub, a branch, tag or commit.
         console: where to report progress; None is silent.
 
     Returns:
@@ -126,7 +129,9 @@ def distill_language_model(
             runs = get_engine(choice.name, choice.device)
             with reporter.task("loading the language model"):
                 kind = resolve_precision("auto", runs.device)
-                head = load_model(model, causal=True, device=runs.device, precision=kind)
+                head = load_model(
+                    model, causal=True, device=runs.device, precision=kind, revision=revision
+                )
             ends = _ends(head, sampling)
             if ctrlg and not ends:
                 raise UserError("Ctrl-G's files name the token that ends a text; give sampling.end")
@@ -146,7 +151,8 @@ def distill_language_model(
                 store=store,
                 reporter=reporter,
             )
-            return _distill(work, folder, ctrlg)
+            with borrowed(head, runs.device):
+                return _distill(work, folder, ctrlg)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {str(error) or 'interrupted'}")
             raise

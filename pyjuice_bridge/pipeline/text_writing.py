@@ -111,13 +111,7 @@ def sample_stage(work: Writing) -> Artifact:
                 **settings,
             )
 
-    return work.store.stage("sequences", 1, inputs, build)
-
-
-def read_sequences(folder: Path) -> NDArray[np.int32]:
-    """int32 [N, length], -1 after a sequence's end."""
-    parts = sorted(folder.glob("sequences-*.npy"))
-    return np.concatenate([np.load(path, allow_pickle=False) for path in parts])
+    return work.store.stage("sequences", 2, inputs, build)
 
 
 def count_stage(work: Writing, sampled: Artifact, x: NDArray[np.int32]) -> Artifact:

@@ -109,8 +109,8 @@ def run(
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         table: your own, in place of the config's: integers or bool [N, columns], -1 or NaN where
             missing (split by the seed), or a mapping as above.
-        teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``; a
-            dictionary instead changes the config's section.
+        teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
+            of images, tokens or rows; a dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
         console: where to report progress; None is silent.

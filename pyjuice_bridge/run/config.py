@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from pyjuice_bridge.config.base import Section
+from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.messages import explain
 from pyjuice_bridge.config.read import read_values
 from pyjuice_bridge.config.settings import Settings

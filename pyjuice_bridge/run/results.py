@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from pyjuice_bridge import processes
-from pyjuice_bridge.config.base import Arm
+from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context

@@ -1,8 +1,11 @@
-"""What the sections of a config are made of."""
+"""The base of all sections of a config, and the types of their fields.
+
+It stands below ``config``, so that whatever a section configures can own it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -24,6 +27,7 @@ Count = Annotated[int, Field(ge=1), at_most(10**12, "nothing here has so many")]
 Epochs = Annotated[int, Field(ge=1), at_most(100_000, "every pass reads all of the data")]
 BatchSize = Annotated[int, Field(ge=1), at_most(10**6, "all of a mini-batch is in memory")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 States = Annotated[int, Field(ge=2), at_most(65_536, "tables have the square of it in entries")]
 _MUCH = at_most(10**9, "it would outweigh any data")
@@ -39,15 +43,3 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
     )
-
-
-class TeacherSection(Section):
-    """Base of the sections of teachers.
-
-    Attributes:
-        reads: the kinds of data that the teacher embeds.
-        patches_only: whether it describes patches of images, not pixels.
-    """
-
-    reads: ClassVar[tuple[str, ...]]
-    patches_only: ClassVar[bool] = False
