@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pyjuice_bridge.sections import A_FEW, Amount, Arm, Section, States, at_most
 from pyjuice_bridge.config.train import Train, Tune
 from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.sections import A_FEW, Amount, Arm, Section, States, at_most
+from pyjuice_bridge.teachers.base import TeacherSection
 
 _ONE_PAGE = "all of them are shown on one page"
 _KMEANS = "each one reads all the points"
@@ -75,7 +76,7 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     data: Section
-    teacher: Section
+    teacher: TeacherSection
     cluster: Cluster = Field(default_factory=Cluster)
     circuit: Section
     train: Train = Field(default_factory=Train)

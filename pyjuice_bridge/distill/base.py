@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.domains.base import Context, Shape
+from pyjuice_bridge.sections import Section
 from pyjuice_bridge.stages.store import Artifact
 
 CIRCUIT = "circuit.h5"

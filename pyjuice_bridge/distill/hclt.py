@@ -13,7 +13,6 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.sections import Pseudocount, Section, States
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
@@ -22,6 +21,7 @@ from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sw
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
+from pyjuice_bridge.sections import Pseudocount, Section, States
 from pyjuice_bridge.stages.store import Artifact
 
 
@@ -50,7 +50,7 @@ def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initi
 
 def _check(config: Settings) -> None:
     refuse_sweep(config)
-    if getattr(config.teacher, "patches_only", False):
+    if config.teacher.patches_only:
         raise ValueError(
             f"'teacher.kind: {config.teacher.kind}' describes patches, while 'circuit.kind: hclt' "
             "needs features of every pixel; use 'pixels' or 'circuit.kind: patches'"

@@ -14,7 +14,6 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
-from pyjuice_bridge.sections import Pseudocount, Section, States
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
@@ -23,6 +22,7 @@ from pyjuice_bridge.distill.checks import check_counted, pool
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import Pseudocount, Section, States
 
 _STEP_FLOPS = 50
 """What a parameter costs in an M-step, in operations of a matrix product."""

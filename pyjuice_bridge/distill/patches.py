@@ -22,7 +22,6 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit, IntArray
-from pyjuice_bridge.sections import Pseudocount, Section, States, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
@@ -36,6 +35,7 @@ from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.engines.base import FitOptions, Schedule
+from pyjuice_bridge.sections import Pseudocount, Section, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
 

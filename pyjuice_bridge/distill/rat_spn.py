@@ -17,7 +17,6 @@ from pyjuice_bridge.circuit.region_graph import (
 )
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.sections import Section, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
@@ -26,6 +25,7 @@ from pyjuice_bridge.distill.hclt import random_hclt
 from pyjuice_bridge.distill.trees import data_tree
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import Section, at_most
 
 _MOST_NODES = 256
 """Sums of a region, at most: their products are pairs of nodes."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.codecs import Codec
-from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.measure import Measure
+from pyjuice_bridge.sections import Section
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, Store
 

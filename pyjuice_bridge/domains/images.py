@@ -15,7 +15,6 @@ from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.codecs import ImageCodec
-from pyjuice_bridge.sections import Count, Section
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import Dataset, load_dataset
 from pyjuice_bridge.data.colour import get_colour
@@ -26,6 +25,7 @@ from pyjuice_bridge.domains.base import (
     Context,
     Domain,
     Prepared,
+    Samples,
     Shape,
     ancestor,
     no_check,
@@ -34,6 +34,7 @@ from pyjuice_bridge.domains.base import (
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_arrays
 from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.sections import Count, Section
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
@@ -133,6 +134,12 @@ def prepare(dataset: Dataset, colour: str) -> ImageData:
         correction=preimage,
         key=fingerprint({"images": dataset.fingerprint, "colour": colour}),
         shape=_shape_of(codec, len(dataset.train), len(dataset.valid)),
+        samples=Samples(
+            {split: getattr(dataset, split) for split in SPLITS},
+            dataset.fingerprint,
+            "images",
+            white=dataset.categories - 1,
+        ),
         dataset=dataset,
         colour=colour,
     )

@@ -14,7 +14,6 @@ from pyjuice_bridge.circuit.chow_liu import mutual_information
 from pyjuice_bridge.circuit.types import MISSING, IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs import TableCodec
-from pyjuice_bridge.sections import Count, Section, Share
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.table import TableDataset, load_table
@@ -23,12 +22,14 @@ from pyjuice_bridge.domains.base import (
     Context,
     Domain,
     Prepared,
+    Samples,
     Shape,
     ancestor,
     no_check,
 )
 from pyjuice_bridge.files import copy_file, write_arrays, write_json
 from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.sections import Count, Section, Share
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import fingerprint
 
@@ -108,6 +109,12 @@ def _load(config: Settings, table: Any, reporter: Reporter) -> TableData:
         correction=dict.fromkeys(SPLITS, 0.0),
         key=fingerprint({"table": dataset.fingerprint}),
         shape=_shape_of(dataset),
+        samples=Samples(
+            {split: getattr(dataset, split) for split in SPLITS},
+            dataset.fingerprint,
+            "rows",
+            categories=dataset.categories,
+        ),
         dataset=dataset,
     )
 

@@ -14,15 +14,24 @@ from pyjuice_bridge.circuit.types import IntArray
 from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs.text import FILE as TOKENS
 from pyjuice_bridge.codecs.text import TextCodec, Vocabulary
-from pyjuice_bridge.sections import Count, Section, Share, at_most
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, load_text, windows
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.text_corpora import CORPORA
-from pyjuice_bridge.domains.base import Arm, Context, Domain, Prepared, Shape, ancestor
+from pyjuice_bridge.domains.base import (
+    Arm,
+    Context,
+    Domain,
+    Prepared,
+    Samples,
+    Shape,
+    Stream,
+    ancestor,
+)
 from pyjuice_bridge.domains.text_examples import EXAMPLES, PICTURES, examples
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file
+from pyjuice_bridge.sections import Count, Section, Share, at_most
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import fingerprint
 
@@ -113,11 +122,11 @@ def tokenizer_of(config: Settings) -> str:
     """Return what ``load_text`` cuts the text with: the teacher's pieces, or words."""
     if _section(config).tokens == "words":
         return "words"
-    return str(getattr(config.teacher, "source", None))
+    return str(getattr(config.teacher, "tokenizer", "words"))
 
 
 def _check(config: Settings) -> None:
-    if _section(config).tokens == "pieces" and not hasattr(config.teacher, "source"):
+    if _section(config).tokens == "pieces" and not hasattr(config.teacher, "tokenizer"):
         raise ValueError(
             f"'data.tokens: pieces' are those of a language model, but 'teacher.kind' is "
             f"'{config.teacher.kind}'; use 'tokens: words'"
@@ -172,6 +181,7 @@ def prepare(dataset: TextDataset, section: TextSection, tokenizer: str) -> TextR
         # Models are opened again from elsewhere.
         tokenizer = str(Path(tokenizer).absolute())
     known = len(cut["train"]), len(cut["valid"]), len(dataset.train), len(dataset.vocabulary)
+    key = fingerprint({"text": dataset.fingerprint, **settings})
     vocabulary = Vocabulary.of(dataset, tokenizer)
     codec = TextCodec(
         len(vocabulary),
@@ -188,11 +198,31 @@ def prepare(dataset: TextDataset, section: TextSection, tokenizer: str) -> TextR
         name=dataset.name,
         observed={split: float(found.lengths.mean()) for split, found in cut.items()},
         correction=dict.fromkeys(SPLITS, 0.0),
-        key=fingerprint({"text": dataset.fingerprint, **settings}),
+        key=key,
         shape=_shape_of(section, *known),
+        samples=_samples(dataset, cut, key),
         dataset=dataset,
         windows=cut,
         section=section,
+    )
+
+
+def _samples(dataset: TextDataset, cut: Mapping[str, Windows], key: str) -> Samples:
+    """Describe the splits with latents: counts are made on train, the bound on valid."""
+    splits = ("train", "valid")
+    words = dataset.vocabulary if dataset.unit == "words" else None
+    streams = {}
+    for split in splits:
+        stream: TokenStream = getattr(dataset, split)
+        name = f"{dataset.fingerprint} {split}"
+        streams[split] = Stream(stream.tokens, stream.documents, cut[split].starts, words, name)
+    return Samples(
+        {split: cut[split].x for split in splits},
+        key,
+        "windows",
+        lengths={split: cut[split].lengths for split in splits},
+        vocabulary=dataset.vocabulary,
+        streams=streams,
     )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.messages import explain
 from pyjuice_bridge.config.read import read_values
 from pyjuice_bridge.config.settings import Settings
@@ -18,6 +17,7 @@ from pyjuice_bridge.config.teacher import Teacher
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import Section
 
 if TYPE_CHECKING:
     Data = Circuit = Section
@@ -82,7 +82,7 @@ class Config(Settings):
         return self
 
     def _teacher_fits(self, data: str) -> None:
-        name, reads = self.teacher.kind, self.teacher.reads
+        name, reads = self.teacher.kind, self.teacher.domains
         if data not in reads:
             raise ValueError(
                 f"'teacher.kind: {name}' reads {' and '.join(reads)}, but 'data.kind' is '{data}'; "

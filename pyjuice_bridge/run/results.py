@@ -14,13 +14,13 @@ import numpy as np
 import yaml
 
 from pyjuice_bridge import processes
-from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_json, write_jsonl, write_text
 from pyjuice_bridge.run.arms import Trained
+from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.stages.store import Artifact
 
 ARTIFACTS = "artifacts.json"

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from pyjuice_bridge.sections import BatchSize, Epochs, at_most
 from pyjuice_bridge.teachers.base import Teacher, TeacherInputs, TeacherSection
 
-
 _Width = Annotated[int, Field(ge=1), at_most(16_384, "weights have the square of it in entries")]
 _Depth = Annotated[int, Field(ge=1), at_most(100, "deeper autoencoders do not train")]
 
