@@ -15,6 +15,7 @@ from pydantic import Field
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import at_most
 from pyjuice_bridge.teachers.base import (
     Embeddings,
     FloatArray,
