@@ -9,11 +9,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pyjuice_bridge.config.read import put
-from pyjuice_bridge.sections import Section
 from pyjuice_bridge.config.parse import parse_yaml
+from pyjuice_bridge.config.read import put
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.run.config import Config, default_kinds, load_config, make_config
+from pyjuice_bridge.sections import Section
 
 BASE: dict[str, Any] = {"name": "a", "data": {"name": "digits"}}
 PATCHES = {"kind": "patches"}
@@ -101,7 +101,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"arms": ["lvdd"]}, "'arms.0' is 'lvdd'; choose lvd, random or hclt; did you mean 'lvd'?"),
     ({"arms": ["lvd", "lvd"]}, "'arms': the same arm is listed twice"),
     ({"arms": []}, "'arms' is empty; give at least 1"),
-    ({"arms": ["hclt"]}, "the arm 'hclt' belongs to 'circuit.kind: patches' only"),
+    ({"arms": ["hclt"]}, "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn' only"),
     ({"seed": True}, "'seed' is true, but must be a whole number"),
     ({"seed": 1.5}, "'seed' is 1.5, but must be a whole number"),
     ({"name": "a b"}, "'name' is 'a b'; use letters, digits, '.', '_' and '-' only"),
@@ -113,10 +113,10 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         {"data": {**TEXT, "kind": "txt"}},
         "'data.kind' is 'txt'; choose images or text; did you mean 'text'?",
     ),
-    ({"circuit": HMM}, "'circuit.kind: hmm' is for text, but 'data.kind' is 'images'"),
+    ({"circuit": HMM}, "'circuit.kind: hmm' models text, but 'data.kind' is 'images'; use 'hclt'"),
     (
         {"teacher": {"kind": "text"}},
-        "'teacher.kind: text' is for text, but 'data.kind' is 'images'",
+        "'teacher.kind: text' reads text, but 'data.kind' is 'images'; use 'pixels'",
     ),
     ({"sweep": {}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
     (
@@ -141,7 +141,10 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         "'data': 'vocabulary' limits 'tokens: words'; word pieces have their own",
     ),
     ({"data": {**TEXT, "valid": 1.0}}, "'data.valid' is 1.0, but must be less than 1.0"),
-    ({"data": TEXT, "arms": ["hclt"]}, "the arm 'hclt' belongs to 'circuit.kind: patches' only"),
+    (
+        {"data": TEXT, "arms": ["hclt"]},
+        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn' only",
+    ),
     (
         {"data": TEXT, "train": {"epochs": 1}},
         "'train.epochs' is 1, but counting is one pass; use at least 2",

@@ -64,10 +64,9 @@ class Config(Settings):
     def _sections_fit(self) -> Config:
         kind, data = KINDS[self.circuit.kind], self.data.kind
         if data not in kind.domains:
-            choices = [each.name for each in KINDS.values() if data in each.domains]
             raise ValueError(
                 f"'circuit.kind: {kind.name}' models {' and '.join(kind.domains)}, but 'data.kind' "
-                f"is '{data}'; use {' or '.join(map(repr, choices))}"
+                f"is '{data}'; use '{DOMAINS[data].circuit}'"
             )
         self._teacher_fits(data)
         wrong = [arm for arm in self.arms or [] if arm not in kind.arms]
