@@ -17,7 +17,7 @@ from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.engines import EngineChoice, choose_engine, get_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import read_json, write_json
+from pyjuice_bridge.files import finite, read_json, remove_leftovers, write_json
 from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.pipeline import record
 from pyjuice_bridge.pipeline.arms import Start
@@ -27,7 +27,8 @@ from pyjuice_bridge.pipeline.text import text_work
 from pyjuice_bridge.pipeline.training import Trained, train_arm
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line
+from pyjuice_bridge.stages.lock import locked
+from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def run(
     teacher: object | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
+    progress: bool = True,
+    verbose: bool = False,
     console: Console | None = None,
     **overrides: Any,
 ) -> RunResult:
@@ -128,7 +131,9 @@ def run(
             dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
-        console: where to report progress; None is silent.
+        progress: whether to report it.
+        verbose: whether to report what else goes to ``log.txt``.
+        console: where to report progress; default: standard error.
         overrides: fields of the config; a section is given as a dictionary of changes.
 
     Raises:
@@ -143,7 +148,12 @@ def run(
     if not processes.leads():
         return _help(checked, folder, Store(artifacts, fresh=fresh), given)
     record.open_folder(folder)
-    with Reporter(console, folder / "log.txt") as reporter:
+    console = (console or progress_console()) if progress else None
+    with (
+        Reporter(console, folder / "log.txt", details=verbose) as reporter,
+        locked(folder, reporter.say, record.LOCK),
+    ):
+        remove_leftovers(folder)
         try:
             store = Store(
                 artifacts,
@@ -297,7 +307,7 @@ def _write(
     work.show(folder, trained, best)
     record.write_models(folder, trained, best)
     record.write_bounds(folder, trained, context.data.measure.unit)
-    write_json(folder / "results.json", rows)
+    write_json(folder / "results.json", finite(rows))
     write_report(folder)
     found: list[dict[str, Any]] = read_json(folder / "results.json")
     return found
