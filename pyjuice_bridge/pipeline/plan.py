@@ -12,6 +12,7 @@ from pyjuice_bridge.circuit.types import Circuit, InputLayer, IntArray
 from pyjuice_bridge.config import Config, HcltCircuit, ImageData, PatchCircuit, TextData
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.data.colour import get_colour
+from pyjuice_bridge.data.shapes import SHAPES, Known
 from pyjuice_bridge.engines import choose_engine, get_engine
 from pyjuice_bridge.engines.base import Engine, FitOptions
 from pyjuice_bridge.errors import UserError
@@ -28,28 +29,6 @@ from pyjuice_bridge.teachers.base import patch_grid
 _BUDGET = 1 << 17
 """Entries of the sum matrices of the circuit that time is measured on."""
 _MOST_ROWS = 256
-
-
-@dataclass(frozen=True)
-class Known:
-    """A set's images [H, W, C], how many train and how many validate, and pixel values."""
-
-    shape: tuple[int, int, int]
-    train: int
-    valid: int = 5000
-    categories: int = 256
-
-
-SHAPES = {
-    "digits": Known((8, 8, 1), 1439, 159, 17),
-    "mnist5k": Known((28, 28, 1), 4000, 500),
-    "mnist": Known((28, 28, 1), 55_000),
-    "fashion_mnist": Known((28, 28, 1), 55_000),
-    "cifar10": Known((32, 32, 3), 45_000),
-    "cifar100": Known((32, 32, 3), 45_000),
-    "imagenet32": Known((32, 32, 3), 1_276_167),
-    "imagenet64": Known((64, 64, 3), 1_276_167),
-}
 
 
 @dataclass(frozen=True)
