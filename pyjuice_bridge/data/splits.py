@@ -229,10 +229,9 @@ def origins(meta: Mapping[str, Any], counts: Mapping[str, int], unit: str) -> st
 
 
 def _words(stem: str) -> list[str]:
-    """Return what in a file's name may be a split's: ``wiki.train``, ``my-train``, ``train``."""
-    words = _SHARD.sub("", stem).split(".")
-    tails = [re.split(r"[-_]", word)[-1] for word in words]
-    return [tail if split_called(tail) else word for word, tail in zip(words, tails, strict=True)]
+    """Return what in a file's name may be a split's: all of ``wiki``, ``my-train`` and ``train``."""
+    parts = _SHARD.sub("", stem).split(".")
+    return [part[m.end() :] for part in parts for m in re.finditer(r"^|[-_]", part)]
 
 
 def _refuse_lookalikes(

@@ -78,7 +78,7 @@ def brown_samples(path: Path) -> Iterator[str]:
     ``"``, and the sentence ends that the tagged version doubles (``; ;``) are single.
     """
     lines: list[str] = []
-    with path.open(encoding="ascii") as stream:
+    with reading(path, "the Brown corpus"), path.open(encoding="ascii") as stream:
         for line in stream:
             if line.startswith("# c") and lines:
                 yield "".join(lines)
