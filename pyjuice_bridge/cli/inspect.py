@@ -12,11 +12,11 @@ from pyjuice_bridge.errors import UserError
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def show(path: Path) -> None:
-    """Describe a run, a model or assignments.
+    """Describe a run, a folder of runs, a model or assignments.
 
-    PATH is a run's folder, a model file or an assignments file.
+    PATH is a run's folder or one of several runs, a model file or an assignments file.
     """
-    from pyjuice_bridge.cli.tables import make_console, results_table
+    from pyjuice_bridge.cli.tables import make_console, results_table, runs_table
 
     console = make_console()
     if path.is_dir():
@@ -24,7 +24,11 @@ def show(path: Path) -> None:
         from pyjuice_bridge.report.words import outcome
 
         if not (path / "config.yaml").exists():
-            raise UserError(f"{path} holds no config.yaml, so it is not a run's folder")
+            runs = sorted(config.parent for config in path.glob("*/config.yaml"))
+            if not runs:
+                raise UserError(f"{path} holds no config.yaml, so it is not a run's folder")
+            console.print(runs_table(path, runs))
+            return
         run = read_run(path)
         console.print(results_table(path))
         console.print(outcome(run.results, run.dataset), highlight=False)
