@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from circuits import CIRCUITS
 from julia_program import run_julia, skip_without_julia
+from pyjuice_bridge.pipeline.builders import PythonBuilders
 from random_circuits import random_circuit
 
 from pyjuice_bridge.circuit import hdf5
@@ -22,7 +23,6 @@ from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.engines.base import Builders
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.builders import PythonBuilders
 
 PYTHON = PythonBuilders()
 
