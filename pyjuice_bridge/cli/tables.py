@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table
 
+from pyjuice_bridge.cli.streams import OutputClosedError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, read_run
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
 _WIDE = 200
 
 
-def make_console() -> Console:
-    """The terminal; where the output goes elsewhere, lines are as long as they are."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDE, soft_wrap=True)
+class _Output(Console):
+    """A console that says by an exception that its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise OutputClosedError
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Create a console; lines are not wrapped where the output is not a terminal."""
+    console = _Output(stderr=stderr)
+    return console if console.is_terminal else _Output(stderr=stderr, width=_WIDE, soft_wrap=True)
 
 
 def results_table(run_dir: Path) -> Table:
-    """The final figures of a run, one arm per line."""
+    """Table the final figures of a run, one arm per line."""
     run = read_run(run_dir)
     table = _table(
         f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
@@ -42,7 +50,7 @@ def results_table(run_dir: Path) -> Table:
 
 
 def compare_rows(rows: Sequence[ComparedArm]) -> Table:
-    """Mean ± standard deviation of every arm over the seeds."""
+    """Table mean ± standard deviation of every arm over the seeds."""
     units = ", ".join(dict.fromkeys(row.measure.unit for row in rows))
     table = _table(f"{units}, mean ± sd", ["config", "arm", "seeds", "parameters", *SPLITS, "time"])
     labels = list(dict.fromkeys(row.label for row in rows))
@@ -63,7 +71,7 @@ def compare_rows(rows: Sequence[ComparedArm]) -> Table:
 
 
 def plan_table(plan: Plan) -> Table:
-    """What a run would take."""
+    """Table a run's parameters, memory and predicted time."""
     columns = ["arm", "parameters", "passes", "memory", "predicted time"]
     table = _table(f"plan of {plan.name}", columns)
     for arm in plan.arms:

@@ -25,7 +25,7 @@ from pyjuice_bridge.distill.language import one_end
 from pyjuice_bridge.engines import choose_engine, get_engine
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import copy_file
+from pyjuice_bridge.files import copy_file, remove_leftovers
 from pyjuice_bridge.pipeline import record
 from pyjuice_bridge.pipeline.arms import CIRCUIT
 from pyjuice_bridge.pipeline.text_writing import (
@@ -36,6 +36,7 @@ from pyjuice_bridge.pipeline.text_writing import (
     train_stage,
 )
 from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.stages.lock import locked
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Store
 from pyjuice_bridge.teachers.public import borrowed
@@ -122,7 +123,11 @@ def distill_language_model(
     )
     if not isinstance(model, str | Path | torch.nn.Module):
         raise UserError("model: give a causal model of transformers, its folder or its name")
-    with Reporter(console, folder / "log.txt") as reporter:
+    with (
+        Reporter(console, folder / "log.txt") as reporter,
+        locked(folder, reporter.say, record.LOCK),
+    ):
+        remove_leftovers(folder)
         try:
             choice = choose_engine(engine, device)
             reporter.say(choice.reason)

@@ -22,14 +22,15 @@ from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.engines import EngineChoice, choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import read_json, write_json
+from pyjuice_bridge.files import finite, read_json, remove_leftovers, write_json
 from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
 from pyjuice_bridge.run import results
 from pyjuice_bridge.run.arms import Trained, train_arm
 from pyjuice_bridge.run.config import Config, default_kinds, make_config
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line
+from pyjuice_bridge.stages.lock import locked
+from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def run(
     teacher: object | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
+    progress: bool = True,
+    verbose: bool = False,
     console: Console | None = None,
     **overrides: Any,
 ) -> RunResult:
@@ -113,7 +116,9 @@ def run(
             of images, tokens or rows; a dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
-        console: where to report progress; None is silent.
+        progress: whether to report it.
+        verbose: whether to report what else goes to ``log.txt``.
+        console: where to report progress; default: standard error.
         overrides: fields of the config; a section is given as a dictionary of changes.
 
     Raises:
@@ -130,7 +135,12 @@ def run(
         store = Store(artifacts, fresh=fresh)
         return _run(checked, _choice(checked), folder, store, Reporter(), given)
     results.open_folder(folder)
-    with Reporter(console, folder / "log.txt") as reporter:
+    console = (console or progress_console()) if progress else None
+    with (
+        Reporter(console, folder / "log.txt", details=verbose) as reporter,
+        locked(folder, reporter.say, results.LOCK),
+    ):
+        remove_leftovers(folder)
         try:
             ledger = folder / results.ARTIFACTS
             store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
@@ -275,7 +285,7 @@ def _write(
     DOMAINS[config.data.kind].show(context, folder, trained, best, scopes)
     results.write_models(folder, trained, best)
     results.write_bounds(context, folder, trained)
-    write_json(folder / "results.json", rows)
+    write_json(folder / "results.json", finite(rows))
     write_report(folder)
     found: list[dict[str, Any]] = read_json(folder / "results.json")
     return found

@@ -176,9 +176,9 @@ def test_a_model_without_an_end_and_with_a_tokenizer(tmp_path: Path) -> None:
     model = distill(tmp_path / "words", tmp_path / "out", states=4, sequences=60, length=6)
     assert model.hmm.transition[-1, -1] < 1
     assert model.ids(["cat", "##s"]) == [WORDS.index("cat"), WORDS.index("##s")]
-    opened = pj.open_text(tmp_path / "out", engine="torch")
+    opened = pj.load(tmp_path / "out", engine="torch")
     assert len(opened.sample(2)) == 2
-    assert opened.infill("the [MASK] sat")[0].startswith("the ")
+    assert opened.text.infill("the [MASK] sat")[0].startswith("the ")
     with pytest.raises(pj.UserError, match=r"give sampling\.end"):
         distill(tmp_path / "words", tmp_path / "other", ctrlg=True)
     ended = distill(
@@ -191,7 +191,7 @@ def test_a_model_without_an_end_and_with_a_tokenizer(tmp_path: Path) -> None:
         ctrlg=True,
     )
     assert ended.hmm.emission[-1, 6] == 1
-    assert all("cat" not in text for text in pj.open_text(tmp_path / "ended").sample(20))
+    assert all("cat" not in text for text in pj.load(tmp_path / "ended").sample(20))
 
 
 @pytest.mark.parametrize(
