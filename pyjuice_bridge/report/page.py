@@ -146,6 +146,7 @@ def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:
 _VIEWS: Mapping[str, Callable[[Run, Sequence[str]], dict[str, Any]]] = {
     "images": _images,
     "text": text_view,
+    "written": text_view,
     "table": table_view,
 }
 

@@ -27,7 +27,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_MEASURES = {"images": BITS, "text": PERPLEXITY, "table": ROW_BITS}
+_MEASURES = {"images": BITS, "text": PERPLEXITY, "written": PERPLEXITY, "table": ROW_BITS}
 T = TypeVar("T")
 _KNOWN = {
     "model",

@@ -16,7 +16,7 @@ from pyjuice_bridge.config.read import put, read_values
 from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
-from pyjuice_bridge.domains.base import Context
+from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.images import Images
 from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.engines import EngineChoice, choose_engine, open_engine
@@ -92,6 +92,7 @@ def run(
     images: Images | None = None,
     text: Source | None = None,
     table: Any = None,
+    writer: Any = None,
     teacher: object | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
@@ -112,6 +113,8 @@ def run(
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         table: your own, in place of the config's: integers or bool [N, columns], -1 or NaN where
             missing (split by the seed), or a mapping as above.
+        writer: a causal model of transformers that writes the data, its folder or its name on the
+            hub, in place of the config's (``data.kind: written``).
         teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
             of images, tokens or rows; a dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
@@ -126,7 +129,7 @@ def run(
     """
     if isinstance(teacher, Mapping):
         overrides, teacher = {**overrides, "teacher": teacher}, None
-    own = {"images": images, "text": text, "table": table}
+    own = {"images": images, "text": text, "table": table, "written": writer}
     given = Given({name: data for name, data in own.items() if data is not None}, teacher)
     checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
@@ -218,7 +221,8 @@ def _run(
             # The first process may prepare data and leave them in a cache.
             processes.meet()
         domain = DOMAINS[config.data.kind]
-        data = domain.load(config, given.data.get(domain.name), reporter)
+        tools = Tools(config, engine, store, reporter)
+        data = domain.load(tools, given.data.get(domain.name))
         context = Context(config, engine, store, reporter, data, given.teacher)
         if processes.leads():
             processes.meet()

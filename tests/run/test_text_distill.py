@@ -15,11 +15,11 @@ from teachers.tiny_text_models import BOS, WORDS, save_bert, save_gpt2
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.distill.ctrlg import load_ctrlg
-from pyjuice_bridge.distill.language import fill_up, one_end, with_end_state
+from pyjuice_bridge.distill.language import with_end_state
+from pyjuice_bridge.domains.written import fill_up, one_end
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine
-from pyjuice_bridge.pipeline.text_distill import distill_language_model
-from pyjuice_bridge.pipeline.text_writing import Sampling
+from pyjuice_bridge.run.language import Sampling, distill_language_model
 from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.teachers.text_sample import sample_sequences
 
