@@ -15,7 +15,7 @@ from julia_program import skip_without_julia
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.report.run_dir import read_run
-from pyjuice_bridge.run.api import RunResult
+from pyjuice_bridge.runner.api import RunResult
 
 ENGINES = {
     "hclt": {

@@ -19,9 +19,9 @@ from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Shape
 from pyjuice_bridge.engines.base import Epoch
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.run import plan as plans
-from pyjuice_bridge.run.config import make_config
-from pyjuice_bridge.run.plan import make_plan
+from pyjuice_bridge.runner import plan as plans
+from pyjuice_bridge.runner.config import make_config
+from pyjuice_bridge.runner.plan import make_plan
 
 
 def shape_of(sides: tuple[int, int, int], categories: np.ndarray, rows: int = 100) -> Shape:

@@ -7,8 +7,8 @@ import tiny_text
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.run.config import make_config
-from pyjuice_bridge.run.plan import make_plan
+from pyjuice_bridge.runner.config import make_config
+from pyjuice_bridge.runner.plan import make_plan
 
 
 def test_plan_of_a_text_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.data import load_text, windows
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.report.run_dir import read_run
-from pyjuice_bridge.run.splits import stream_for
+from pyjuice_bridge.runner.splits import stream_for
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import SuffixFeatures
 from pyjuice_bridge.teachers.text_scale import UnitStates, mean_state
