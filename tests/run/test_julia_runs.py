@@ -24,13 +24,13 @@ ENGINES = {
     },
     "patches": {
         "lvd": {
-            "trees": "julia",
+            "tree": "julia",
             "clusters": "python",
-            "patch training": "julia",
-            "latent training": "julia",
+            "patches": "julia",
+            "latent": "julia",
             "train": "julia",
         },
-        "random": {"trees": "julia", "circuit": "julia", "train": "julia"},
+        "random": {"tree": "julia", "circuit": "julia", "train": "julia"},
         "hclt": {"tree": "julia", "circuit": "julia", "train": "julia"},
     },
     "text": {
