@@ -38,14 +38,14 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except (BrokenPipeError, OutputClosedError):
+            close_output()
+            raise click.exceptions.Exit(CLOSED) from None
         except UserError as error:
             _tell(f"error: {error}")
         except KeyboardInterrupt as error:
             _tell("interrupted; the same command continues where this one stopped")
             raise click.exceptions.Exit(getattr(error, "status", INTERRUPTED)) from None
-        except (BrokenPipeError, OutputClosedError):
-            close_output()
-            raise click.exceptions.Exit(CLOSED) from None
         except Exception as error:
             _tell(f"error: {sentence(error)}")
         raise click.exceptions.Exit(1)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from pyjuice_bridge.errors import UserError
+
 PLAIN = "pyjuice_bridge.plain"
 _ASCII = {
     "×": "x",
@@ -35,8 +37,11 @@ _ASCII = {
 _ENDS = ("SIGTERM", "SIGHUP")
 
 
-class OutputClosedError(Exception):
+class OutputClosedError(UserError):
     """What reads the output has gone, as ``head`` does after its lines."""
+
+    def __init__(self) -> None:
+        super().__init__("the output was closed")
 
 
 class EndedError(KeyboardInterrupt):

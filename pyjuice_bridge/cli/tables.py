@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyjuice_bridge.cli.streams import OutputClosedError
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, read_run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _WIDE = 200
+_TEXTS = ("arm", "config", "run", "data", "state")
 
 
 class _Output(Console):
@@ -46,6 +48,25 @@ def results_table(run_dir: Path) -> Table:
         size = "–" if result.parameters is None else f"{result.parameters:,}"
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
         table.add_row(arm_name(result.arm, result.states), size, *figures, *spent)
+    return table
+
+
+def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
+    """Table the runs of a folder, one arm per line: the figure on test, or what is wrong."""
+    table = _table(str(folder), ["run", "data", "arm", "test", "time", "state"])
+    for path in runs:
+        try:
+            run = read_run(path)
+        except UserError as error:
+            table.add_row(path.name, "–", "–", "–", "–", str(error))
+            continue
+        if not run.results:
+            table.add_row(path.name, run.dataset or "–", "–", "–", "–", "unfinished")
+        for result in run.results:
+            name = arm_name(result.arm, result.states)
+            figure = result.measure.phrase(result.values["test"])
+            spent = seconds_text(result.seconds)
+            table.add_row(path.name, run.dataset or "–", name, figure, spent, "finished")
     return table
 
 
@@ -92,6 +113,6 @@ def _spread(value: Spread | None, measure: Measure) -> str:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in columns:
-        justify: Literal["left", "right"] = "left" if column in ("arm", "config") else "right"
+        justify: Literal["left", "right"] = "left" if column in _TEXTS else "right"
         table.add_column(column, justify=justify, overflow="fold")
     return table

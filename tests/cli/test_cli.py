@@ -264,7 +264,7 @@ def test_unexpected_errors_leave_their_traceback_in_the_log(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.images.starts", broken)
+    monkeypatch.setattr("pyjuice_bridge.runner.api.train_arm", broken)
     done = invoke("run", folder / "config.yaml", "-q", "--out", tmp_path / "run")
     log = tmp_path / "run/log.txt"
     assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1

@@ -37,6 +37,7 @@ FILES = {
     *(f"{arm}-{states}.h5" for arm, states in ARMS),
     "report.html",
     "log.txt",
+    ".lock",
     "artifacts.json",
 }
 
