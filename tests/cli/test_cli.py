@@ -16,7 +16,7 @@ from PIL import Image
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.run.config import load_config
+from pyjuice_bridge.runner.config import load_config
 from pyjuice_bridge.teachers.efficientnet import EfficientNetTeacher
 
 COMMANDS = (
@@ -264,7 +264,7 @@ def test_unexpected_errors_leave_their_traceback_in_the_log(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.images.starts", broken)
+    monkeypatch.setattr("pyjuice_bridge.runner.api.train_arm", broken)
     done = invoke("run", folder / "config.yaml", "-q", "--out", tmp_path / "run")
     log = tmp_path / "run/log.txt"
     assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1
@@ -278,7 +278,7 @@ def test_interrupt_says_that_the_run_can_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyjuice_bridge.run.api.train_arm", interrupted)
+    monkeypatch.setattr("pyjuice_bridge.runner.api.train_arm", interrupted)
     done = invoke("run", folder / "config.yaml", "--out", tmp_path / "run")
     assert done.exit_code == 130 and "continues" in done.stderr
     monkeypatch.undo()
