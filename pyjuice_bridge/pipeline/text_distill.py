@@ -121,7 +121,7 @@ def distill_language_model(
         raise UserError("model: give a causal model of transformers, its folder or its name")
     with (
         Reporter(console, folder / "log.txt") as reporter,
-        locked(folder, reporter.say, record.LOCK),
+        locked(folder, reporter.say, record.LOCK, leave=False),
     ):
         remove_leftovers(folder)
         try:
