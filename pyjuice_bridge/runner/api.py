@@ -141,7 +141,7 @@ def run(
     console = (console or progress_console()) if progress else None
     with (
         Reporter(console, folder / "log.txt", details=verbose) as reporter,
-        locked(folder, reporter.say, results.LOCK),
+        locked(folder, reporter.say, results.LOCK, leave=False),
     ):
         remove_leftovers(folder)
         try:

@@ -192,6 +192,7 @@ def test_two_configs_at_once_in_one_folder_take_turns(config: Path, tmp_path: Pa
     same = json.loads((tmp_path / "s/results.json").read_text())[0]
     assert row["parameters"] == same["parameters"] and row["test"] == same["test"]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 8
+    assert not (out / ".lock").exists()
 
 
 @pytest.mark.parametrize(
