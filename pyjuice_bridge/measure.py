@@ -41,18 +41,23 @@ def _bits(nats: float) -> float:
     return nats / math.log(2)
 
 
+def _perplexity(nats: float) -> float:
+    # exp of more is no float.
+    return math.exp(nats) if nats < 700 else math.inf
+
+
 BITS = Measure("bits/dim", "bits per dimension", "images", 4, False, _bits)
 """Per pixel and channel of the original 8-bit image."""
 
-PERPLEXITY = Measure("perplexity", "perplexity", "windows", 2, True, math.exp)
+PERPLEXITY = Measure("perplexity", "perplexity", "windows", 2, True, _perplexity)
 """exp(-Σ log p / #tokens) over windows of text, none of which sees another."""
 
 ROW_BITS = Measure("bits/row", "bits per row", "rows", 4, False, _bits)
-"""Over all columns of a table together."""
+"""Per row of a table, over all columns together; a missing value costs nothing."""
 
 _KNOWN = {measure.unit: measure for measure in (BITS, PERPLEXITY, ROW_BITS)}
 
 
 def measure_of(unit: str) -> Measure:
-    """Return the measure named in results; an unknown unit is kept verbatim."""
+    """Return the measure named in results.json; keep an unknown unit verbatim."""
     return _KNOWN.get(unit) or Measure(unit, unit, "rows", 4, False, float)

@@ -21,9 +21,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("path", type=click.Path(path_type=Path))
 @_JSON
 def show(path: Path, as_json: bool) -> None:
-    """Describe a run, a model or assignments.
+    """Describe a run, a folder of runs, a model or assignments.
 
-    PATH is a run's folder, a model file or an assignments file.
+    PATH is a run's folder or one of several runs, a model file or an assignments file.
     """
     from pyjuice_bridge.circuit.h5_files import format_of
     from pyjuice_bridge.circuit.hdf5 import load
@@ -31,7 +31,10 @@ def show(path: Path, as_json: bool) -> None:
     from pyjuice_bridge.cluster.assignments import FORMAT, Assignments
 
     if path.is_dir():
-        _show_run(path, as_json)
+        if not (path / "config.yaml").exists():
+            _show_runs(path, as_json)
+        else:
+            _show_run(path, as_json)
         return
     if format_of(path) == FORMAT:
         values = _assignments(Assignments.load(path))
@@ -46,6 +49,22 @@ def show(path: Path, as_json: bool) -> None:
     console = make_console()
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_runs(folder: Path, as_json: bool) -> None:
+    """Describe every run in a folder."""
+    from pyjuice_bridge.cli.tables import make_console, runs_table
+
+    runs = sorted(config.parent for config in folder.glob("*/config.yaml"))
+    if not runs:
+        raise UserError(f"{folder} holds no config.yaml, so it is not a run's folder")
+    if as_json:
+        from pyjuice_bridge.files import read_json
+
+        found = {run.name: run / "results.json" for run in runs}
+        _print_json({name: read_json(path) for name, path in found.items() if path.exists()})
+        return
+    make_console().print(runs_table(folder, runs))
 
 
 def _show_run(path: Path, as_json: bool) -> None:

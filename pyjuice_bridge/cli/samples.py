@@ -118,7 +118,7 @@ def _write_array(file: IO[bytes], model: Model, n: int, seed: int) -> None:
 
     import numpy as np
 
-    from pyjuice_bridge.domains.codecs import TextCodec
+    from pyjuice_bridge.codecs import TextCodec
     from pyjuice_bridge.query.model import Model
 
     if isinstance(model.codec, TextCodec):

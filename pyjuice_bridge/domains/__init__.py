@@ -1,1 +1,1 @@
-"""What differs between images, text and tables."""
+"""Kinds of data: images, text and tables.  Adding one is a file and a line in ``registry``."""

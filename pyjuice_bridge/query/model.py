@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import MISSING, Circuit
-from pyjuice_bridge.domains.codecs import Codec, ImageCodec, TextCodec, codec_of
-from pyjuice_bridge.domains.codecs.arrays import as_array
+from pyjuice_bridge.codecs import Codec, ImageCodec, TextCodec, codec_of
+from pyjuice_bridge.codecs.arrays import as_array
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine, Latents
 from pyjuice_bridge.engines.evidence import check_rows

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING, Circuit
-from pyjuice_bridge.domains.codecs.arrays import as_codes
-from pyjuice_bridge.domains.codecs.text import (
+from pyjuice_bridge.codecs.arrays import as_codes
+from pyjuice_bridge.codecs.text import (
     GAP,
     TextCodec,
     Vocabulary,

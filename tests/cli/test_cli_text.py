@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
-from pyjuice_bridge.config import load_config
 from pyjuice_bridge.data.text_readers import own
+from pyjuice_bridge.run.config import load_config
 
 
 def invoke(*words: Any) -> Result:
@@ -91,7 +91,7 @@ def test_what_does_not_fit_into_memory_is_said(folder: Path, monkeypatch: Any) -
     def much(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 4 TiB")
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.plan.make_plan", much)
+    monkeypatch.setattr("pyjuice_bridge.run.plan.make_plan", much)
     done = invoke("run", folder / "config.yaml", "--plan")
     said = "there is not enough memory (Unable to allocate 4 TiB); make the circuit smaller"
     assert done.exit_code == 1 and done.output == f"error: {said}\n"

@@ -15,9 +15,9 @@ import torch
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
+from pyjuice_bridge.codecs import ImageCodec, TableCodec, TextCodec
+from pyjuice_bridge.codecs.text import Vocabulary
 from pyjuice_bridge.data.colour import COLOURS, get_colour
-from pyjuice_bridge.domains.codecs import ImageCodec, TableCodec, TextCodec
-from pyjuice_bridge.domains.codecs.text import Vocabulary
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.model import Model
