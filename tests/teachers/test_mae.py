@@ -8,7 +8,13 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.mae import MAESettings, MAETeacher, build, to_patches, train_mae
+from pyjuice_bridge.teachers.mae_training import (
+    MAESettings,
+    MAETeacher,
+    build,
+    to_patches,
+    train_mae,
+)
 
 SMALL = MAESettings(patch=2, hidden=16, mlp=32, heads=2, layers=(2, 1), epochs=3, batch=32)
 
