@@ -13,7 +13,7 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, FloatArray
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import real, whole
 
 Latents = Mapping[str, NDArray[Any]]
@@ -56,16 +56,16 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return (whole if given[0] is int else real)(name, value, given[1])
     if origin is Literal:
         if not isinstance(value, str) or value not in given:
-            raise UserError(f"{name} is {value!r}, must be one of {', '.join(given)}.")
+            raise UserError(f"{name} is {shown(value)}, must be one of {', '.join(given)}.")
         return value
     if origin is tuple:
         if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
-            raise UserError(f"{name} is {value!r}, must be a list of whole numbers.")
+            raise UserError(f"{name} is {shown(value)}, must be a list of whole numbers.")
         return tuple(_checked(name, entry, given[0]) for entry in value)
     if type(None) in given:
         return None if value is None else _checked(name, value, given[0])
     if not isinstance(value, kind):
-        raise UserError(f"{name} is {value!r}, must be a {kind.__name__}.")
+        raise UserError(f"{name} is {shown(value)}, must be a {kind.__name__}.")
     return value
 
 
