@@ -183,7 +183,9 @@ def _checked(
     if given.text is not None:
         values.setdefault("data", {"kind": "text", "name": "strings"})
     if given.teacher is not None:
-        values["teacher"] = {"kind": "object"}
+        section = values.get("teacher")
+        own = isinstance(section, Mapping) and section.get("kind") == "object"
+        values["teacher"] = section if own else {"kind": "object"}
     for key, value in overrides.items():
         if not isinstance(value, Mapping):
             put(values, key, value)
