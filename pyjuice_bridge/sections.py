@@ -5,16 +5,36 @@ It stands below ``config``, so that whatever a section configures can own it.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-Count = Annotated[int, Field(ge=1)]
+
+def at_most(bound: float, reason: str) -> AfterValidator:
+    """Refuse larger numbers, saying why."""
+
+    def check(value: float) -> float:
+        if value > bound:
+            context = {"bound": bound, "reason": reason}
+            raise PydanticCustomError("at_most", "at most {bound}: {reason}", context)
+        return value
+
+    return AfterValidator(check)
+
+
+Count = Annotated[int, Field(ge=1), at_most(10**12, "nothing here has so many")]
+Epochs = Annotated[int, Field(ge=1), at_most(100_000, "every pass reads all of the data")]
+BatchSize = Annotated[int, Field(ge=1), at_most(10**6, "all of a mini-batch is in memory")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-States = Annotated[int, Field(ge=2)]
-Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+States = Annotated[int, Field(ge=2), at_most(65_536, "tables have the square of it in entries")]
+_MUCH = at_most(10**9, "it would outweigh any data")
+Amount = Annotated[float, Field(ge=0), _MUCH]
+Pseudocount = Annotated[float, Field(gt=0), _MUCH]
+A_FEW = Field(min_length=1, max_length=100)
+Arm = Literal["lvd", "random", "hclt"]
 
 
 class Section(BaseModel):

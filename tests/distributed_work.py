@@ -20,7 +20,7 @@ from pyjuice_bridge.cluster import cluster_embeddings
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine, fit
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.store import Store
+from pyjuice_bridge.stages.store import Store
 from pyjuice_bridge.teachers import (
     ArrayEmbeddings,
     TokenStates,

@@ -20,7 +20,7 @@ from pyjuice_bridge.circuit.types import (
 
 
 def uniform_leaves(groups: int, width: int, categories: int) -> FloatArray:
-    """Return uniform rows of an input layer, float32 [groups, width, categories], without memory."""
+    """Return uniform rows of leaves, float32 [groups, width, categories], without memory."""
     return np.broadcast_to(np.float32(1 / categories), (groups, width, categories))
 
 

@@ -61,5 +61,5 @@ def nearest_width(build: Callable[[int], Circuit], parameters: int) -> int:
 
 
 def balanced_parents(count: int) -> IntArray:
-    """Return the parents of a balanced binary tree, int32 [count], as a stand-in for a learnt one."""
+    """Return the parents of a balanced binary tree, int32 [count], to stand in for a learnt one."""
     return ((np.arange(count) + 1) // 2 - 1).astype(np.int32)

@@ -17,8 +17,8 @@ def list_sets() -> None:
     """Name the sets that 'data.name' accepts, with what is known about them."""
     from pyjuice_bridge.data import names
     from pyjuice_bridge.data.files import cache_dir
+    from pyjuice_bridge.data.shapes import SHAPES
     from pyjuice_bridge.data.text_corpora import CORPORA
-    from pyjuice_bridge.pipeline.plan import SHAPES
 
     for name in names():
         known = SHAPES.get(name)

@@ -96,8 +96,8 @@ def clean(folder: Path, yes: bool) -> None:
     soon as a run starts on it, and no longer once the run's folder is deleted or its config has
     changed.
     """
-    from pyjuice_bridge.pipeline.store import remove, unused
     from pyjuice_bridge.report.words import bytes_text
+    from pyjuice_bridge.stages.store import remove, unused
 
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")

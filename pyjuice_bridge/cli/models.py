@@ -185,7 +185,7 @@ def _write_lines(out: Path | None, texts: list[str]) -> None:
     if out is None:
         click.echo(lines, nl=False)
         return
-    from pyjuice_bridge.pipeline.files import write_text
+    from pyjuice_bridge.files import write_text
 
     try:
         write_text(out, lines)
@@ -201,7 +201,7 @@ def _white(model: Any) -> int:
 
 
 def _write_grid(out: Path, images: NDArray[np.uint8], columns: int, white: int) -> None:
-    from pyjuice_bridge.pipeline.files import write_bytes
+    from pyjuice_bridge.files import write_bytes
     from pyjuice_bridge.report.images import grid_png
 
     if out.suffix.lower() != ".png":

@@ -52,7 +52,7 @@ def run(
     """
     from pyjuice_bridge import processes
     from pyjuice_bridge.cli.tables import make_console
-    from pyjuice_bridge.config import load_config
+    from pyjuice_bridge.run.config import load_config
 
     changes = [*overrides]
     changes += [f"engine={engine}"] if engine else []
@@ -62,12 +62,12 @@ def run(
     console.quiet = not processes.leads()
     if plan:
         from pyjuice_bridge.cli.tables import plan_table
-        from pyjuice_bridge.pipeline.plan import make_plan
+        from pyjuice_bridge.run.plan import make_plan
 
         console.print(plan_table(make_plan(checked)))
         return
     from pyjuice_bridge.cli.tables import results_table
-    from pyjuice_bridge.pipeline.api import run as run_config
+    from pyjuice_bridge.run.api import run as run_config
 
     result = run_config(checked, out=out, fresh=fresh, console=console)
     console.print(results_table(result.path))

@@ -26,6 +26,8 @@ from pyjuice_bridge.cluster.kmeans import assign
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Embeddings, Progress
 
+FILE = "assignments.h5"
+"""Its name in a run's folder."""
 FORMAT = "juice-bridge-assignments"
 VERSION = 1
 BLOCK = 1 << 24

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pyjuice_bridge.config.base import Amount, Count, Fraction, Section
+from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
 
 
 class StepSize(Section):
@@ -24,8 +24,8 @@ class StepSize(Section):
 class Phase(Section):
     """One of the two trainings that precede gluing; its epochs count as passes of ``lvd``."""
 
-    epochs: Count = 3
-    batch_size: Count = 256
+    epochs: Epochs = 3
+    batch_size: BatchSize = 256
     step_size: StepSize = Field(default_factory=StepSize)
 
 
@@ -49,8 +49,8 @@ class Train(Section):
     """
 
     optimizer: Literal["mini_em", "full_em", "anemone"] = "mini_em"
-    epochs: Count = 10
-    batch_size: Count = 256
+    epochs: Epochs = 10
+    batch_size: BatchSize = 256
     step_size: StepSize = Field(default_factory=StepSize)
     pseudocount: Amount = 0.1
     patience: Count | None = None
@@ -64,7 +64,7 @@ class Tune(Section):
     Each pair is trained for ``epochs`` passes over the first ``rows`` rows of the training data.
     """
 
-    pseudocounts: Annotated[list[Amount], Field(min_length=1)] = Field(default=[0.01, 0.1, 1.0])
-    step_sizes: Annotated[list[Fraction], Field(min_length=1)] = Field(default=[0.1])
+    pseudocounts: Annotated[list[Amount], A_FEW] = Field(default=[0.01, 0.1, 1.0])
+    step_sizes: Annotated[list[Fraction], A_FEW] = Field(default=[0.1])
     rows: Count = 2000
-    epochs: Count = 2
+    epochs: Epochs = 2

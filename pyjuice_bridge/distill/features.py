@@ -6,19 +6,16 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyjuice_bridge.data import TextDataset
-from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.domains.base import Context, Samples
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.spent import Spent
+from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import (
     Embeddings,
     ObjectSection,
-    Progress,
     Teacher,
     TeacherInputs,
     TeacherSection,
@@ -30,63 +27,8 @@ from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import Cut
 from pyjuice_bridge.teachers.text_states import TokenStates
 
-if TYPE_CHECKING:
-    from pyjuice_bridge.config import Config
-    from pyjuice_bridge.engines.base import Engine
-    from pyjuice_bridge.pipeline.progress import Reporter
-    from pyjuice_bridge.pipeline.store import Artifact, Store
-
 _PROBE = 4
 _WEIGHTS = "weights.pt"
-
-
-class Context(Protocol):
-    """The settings, tools and data of a run."""
-
-    @property
-    def config(self) -> Config:
-        """The run's config."""
-
-    @property
-    def engine(self) -> Engine:
-        """The run's engine, whose device teachers use too."""
-
-    @property
-    def store(self) -> Store:
-        """The artifacts."""
-
-    @property
-    def reporter(self) -> Reporter:
-        """Where progress is reported."""
-
-    @property
-    def data(self) -> Any:
-        """The data as circuits read them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """What a teacher embeds.
-
-    Attributes:
-        splits: images uint8 [N, H, W, C], or windows int32 [N, T], per split that has latents.
-        key: names them in the hashes of artifacts.
-        noun: what a sample is, in the plural.
-        lengths: per split int [N], the positions of a sample that count; None if all do.
-        vocabulary: the string of every token id.
-        white: the value of a white pixel.
-    """
-
-    splits: Mapping[str, NDArray[Any]]
-    key: str
-    noun: str
-    lengths: Mapping[str, NDArray[np.integer[Any]]] | None = None
-    vocabulary: Sequence[str] | None = None
-    white: int = 255
-
-    def lengths_of(self, split: str) -> NDArray[np.integer[Any]] | None:
-        """Return the lengths of a split's samples, if some end early."""
-        return None if self.lengths is None else self.lengths[split]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,37 +50,18 @@ class Features:
     parents: Sequence[Artifact] = field(default_factory=tuple)
 
 
-def samples_of(data: Any) -> Samples:
-    """Return what a teacher embeds of a run's data.
-
-    Of text, latent values are counted on the training split, and the bound is measured on the
-    validation split; of images, all splits are clustered.
-    """
-    if isinstance(data.dataset, TextDataset):
-        windows = {split: data.windows[split] for split in ("train", "valid")}
-        return Samples(
-            {split: cut.x for split, cut in windows.items()},
-            data.key,
-            "windows",
-            {split: cut.lengths for split, cut in windows.items()},
-            data.dataset.vocabulary,
-        )
-    images = {split: getattr(data.dataset, split) for split in SPLITS}
-    white = data.dataset.categories - 1
-    return Samples(images, data.dataset.fingerprint, "images", white=white)
-
-
-def features_of(context: Context, teacher: object | None) -> Features:
-    """Embed every split with the configured teacher, or open what was embedded before.
+def features_of(context: Context, patch: int) -> Features:
+    """Embed every split with the run's teacher, or open what was embedded before.
 
     Args:
         context: of the run.
-        teacher: one handed over from Python, for ``teacher.kind: object``.
+        patch: side of a patch of an image in pixels, 1 where positions are pixels.
 
     Raises:
         UserError: the teacher does not fit, or what it returns.
     """
-    section, samples = context.config.teacher, samples_of(context.data)
+    section, samples, teacher = context.config.teacher, context.data.samples, context.teacher
+    assert isinstance(section, TeacherSection)
     if isinstance(section, ObjectSection) != (teacher is not None):
         raise UserError("'teacher.kind: object' belongs to run(config, teacher=…) from Python")
     if isinstance(section, FileSection):
@@ -147,8 +70,9 @@ def features_of(context: Context, teacher: object | None) -> Features:
         return _from_teacher(context, samples, _own(teacher, samples))
     inputs = TeacherInputs(
         samples.splits["train"],
-        patch=getattr(context.config.circuit, "patch", 1),
+        patch=patch,
         white=samples.white,
+        categories=samples.categories,
         device=context.engine.device,
         seed=context.config.seed,
     )
@@ -163,7 +87,8 @@ def features_of(context: Context, teacher: object | None) -> Features:
 
 def _own(teacher: object, samples: Samples) -> Teacher:
     if not callable(getattr(teacher, "embed", None)):
-        wanted = "tokens int32 [N, T]" if samples.lengths else "images uint8 [N, H, W, C]"
+        images = samples.splits["train"].ndim == 4
+        wanted = "images uint8 [N, H, W, C]" if images else f"{samples.noun} int32 [N, T]"
         raise UserError(
             f"teacher: {type(teacher).__name__} has no method embed({wanted}) "
             "-> float32 [N, positions, dim]"
@@ -190,18 +115,16 @@ def _from_trained(
     """Train the teacher as a stage of its own; its features name it by that stage."""
     settings = section.training_key(inputs)
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent, title = Spent(folder), section.title
+    def build(folder: Path) -> None:
+        title = section.title
         epochs = range(settings["epochs"])
         with context.reporter.task(f"train the {title}", epochs) as tick:
 
             def epoch(done: int, total: int, loss: float) -> None:
-                spent.mark()
                 tick(done, total)
                 context.reporter.note(f"{title}: epoch {done} of {total}, loss {loss:.5f}")
 
             section.make(replace(inputs, checkpoint=folder / _WEIGHTS, on_epoch=epoch))
-        return {"seconds": spent.mark()}
 
     key = {"samples": samples.key, "kind": section.kind, **settings}
     artifact = context.store.stage("teacher", 2, key, build)
@@ -220,8 +143,8 @@ def _embedded(
     """Embed once and keep the vectors on disk."""
     key = {"samples": samples.key, "teacher": dict(facts)}
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent, made = Spent(folder), teacher()
+    def build(folder: Path) -> None:
+        made = teacher()
         for split, each in samples.splits.items():
             with context.reporter.task(f"embed {split}") as tick:
                 store_embeddings(
@@ -231,11 +154,10 @@ def _embedded(
                     split,
                     {**key, "split": split},
                     vocabulary=samples.vocabulary,
-                    on_progress=_marked(spent, tick),
+                    on_progress=tick,
                 )
-        return {"seconds": spent.mark()}
 
-    artifact = context.store.stage("embed", 2, key, build, together=True)
+    artifact = context.store.stage("embed", 2, key, build, parents=parents, together=True)
 
     def embeddings() -> Mapping[str, Embeddings]:
         return {
@@ -243,37 +165,36 @@ def _embedded(
             for split in samples.splits
         }
 
-    return Features(key, embeddings, samples, _plain(facts), (*parents, artifact))
+    return Features(key, embeddings, samples, _plain(facts), (artifact,))
 
 
 def _from_stream(context: Context, samples: Samples, teacher: TextTeacher) -> Features:
     """Have the teacher read every token once, whatever the windows."""
-    data = context.data
-    streams = {split: getattr(data.dataset, split) for split in samples.splits}
-    words = data.dataset.vocabulary if data.dataset.unit == "words" else None
-    inputs = {"text": data.dataset.fingerprint, "teacher": teacher.describe()}
+    streams = samples.streams or {}
+    inputs = {
+        "text": {split: stream.key for split, stream in streams.items()},
+        "teacher": teacher.describe(),
+    }
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent = Spent(folder)
+    def build(folder: Path) -> None:
         for split, stream in streams.items():
-            with context.reporter.task(f"read {split} ({len(stream):,} tokens)") as tick:
+            with context.reporter.task(f"read {split} ({len(stream.tokens):,} tokens)") as tick:
                 teacher.store(
                     stream.tokens,
                     folder / split,
                     documents=stream.documents,
-                    words=words,
-                    on_progress=_marked(spent, tick),
+                    words=stream.words,
+                    on_progress=tick,
                 )
-        return {"seconds": spent.mark()}
 
     artifact = context.store.stage("states", 2, inputs, build, together=True)
 
     def embeddings() -> Mapping[str, Embeddings]:
         cuts = {
             split: Cut(
-                data.windows[split].starts,
+                stream.starts,
                 samples.splits[split].shape[1],
-                data.windows[split].lengths,
+                samples.lengths_of(split),
                 stream.documents,
             )
             for split, stream in streams.items()
@@ -300,16 +221,6 @@ def _from_files(samples: Samples, path: str) -> Features:
         found[split].lengths = samples.lengths_of(split)
     facts = {"kind": "file", "path": path}
     return Features({"files": key}, lambda: {s: found[s] for s in samples.splits}, samples, facts)
-
-
-def _marked(spent: Spent, tick: Progress) -> Progress:
-    """Note the time that was spent with every step of progress."""
-
-    def progress(done: int, total: int) -> None:
-        spent.mark()
-        tick(done, total)
-
-    return progress
 
 
 def _sha256(embeddings: Embeddings) -> str:

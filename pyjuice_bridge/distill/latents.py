@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.cluster.assignments import FILE, Assignments
 from pyjuice_bridge.cluster.cluster import cluster_embeddings
-from pyjuice_bridge.distill.features import Context, Features, Samples, features_of, samples_of
+from pyjuice_bridge.distill.features import Features, features_of
+from pyjuice_bridge.domains.base import Context, Samples
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import Embeddings
 from pyjuice_bridge.teachers.file import FileSection, load_cluster_ids
-
-if TYPE_CHECKING:
-    from pyjuice_bridge.pipeline.store import Artifact
-
-FILE = "assignments.h5"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,39 +27,40 @@ class LatentValues:
     Attributes:
         z: per split int32 [N, positions], -1 after the end of a window of text.
         artifact: holds ``assignments.h5``.
-        seconds: of teacher, embeddings and clustering, also where they are reused.
-        parts: the same seconds by stage.
     """
 
     z: Mapping[str, NDArray[np.int32]]
     artifact: Artifact
-    seconds: float
-    parts: Mapping[str, float] = field(default_factory=dict)
 
 
-def latents(context: Context, clusters: int, teacher: object | None) -> LatentValues:
+def latents(
+    context: Context, clusters: Sequence[int], positions: Sequence[int], *, patch: int = 1
+) -> Iterator[LatentValues]:
     """Cluster the teacher's embeddings, or read the user's cluster ids.
 
     Args:
         context: of the run.
-        clusters: the number of values of a latent variable.
-        teacher: one handed over from Python; or the `Features` of the run, where several numbers of
-            clusters share them.
+        clusters: numbers of values of a latent variable, which share the embeddings.
+        positions: how many positions of a sample the circuit can take latent values for.
+        patch: side of a patch of an image in pixels, 1 where positions are pixels.
+
+    Yields:
+        Latent values for every number of clusters, in order.
 
     Raises:
         UserError: the teacher, its embeddings or the ids do not fit the data or the circuit.
     """
-    section = context.config.teacher
+    section, samples = context.config.teacher, context.data.samples
     if isinstance(section, FileSection) and section.assignments is not None:
-        return _given(context, clusters, section.assignments)
-    features = teacher if isinstance(teacher, Features) else features_of(context, teacher)
-    artifact = _clustered(context, clusters, features)
-    z = Assignments.load(artifact.path / FILE).z
-    _check(context, features.samples, z, "the teacher")
-    parts = {
-        parent.id.rpartition("-")[0]: parent.seconds for parent in (*features.parents, artifact)
-    }
-    return LatentValues(_ended(features.samples, z), artifact, sum(parts.values()), parts)
+        for count in clusters:
+            yield _given(context, count, positions, section.assignments)
+        return
+    features = features_of(context, patch)
+    for count in clusters:
+        artifact = _clustered(context, count, features)
+        z = Assignments.load(artifact.path / FILE).z
+        _check(context, positions, z, "the teacher")
+        yield LatentValues(_ended(samples, z), artifact)
 
 
 def _clustered(context: Context, clusters: int, features: Features) -> Artifact:
@@ -77,7 +74,7 @@ def _clustered(context: Context, clusters: int, features: Features) -> Artifact:
 
     def build(folder: Path) -> None:
         embeddings = features.embeddings()
-        _check_points(context, features.samples, embeddings["train"], clusters)
+        _check_points(context, embeddings["train"], clusters)
         with context.reporter.task(f"clusters ({clusters:,})") as tick:
             found = cluster_embeddings(
                 embeddings,
@@ -91,13 +88,13 @@ def _clustered(context: Context, clusters: int, features: Features) -> Artifact:
         attributes = {**found.attributes, **facts}
         Assignments(found.z, clusters, found.centroids, attributes).save(folder / FILE)
 
-    return context.store.stage("clusters", 2, inputs, build, together=True)
+    parents = features.parents
+    return context.store.stage("clusters", 3, inputs, build, parents=parents, together=True)
 
 
-def _check_points(
-    context: Context, samples: Samples, embeddings: Embeddings, clusters: int
-) -> None:
+def _check_points(context: Context, embeddings: Embeddings, clusters: int) -> None:
     """Refuse more clusters than there are vectors to fill them with."""
+    samples = context.data.samples
     rows, positions, _ = embeddings.shape
     points, unit = rows * positions, "points to cluster"
     if context.config.cluster.scope == "position":
@@ -116,9 +113,9 @@ def _check_points(
     )
 
 
-def _given(context: Context, clusters: int, path: str) -> LatentValues:
+def _given(context: Context, clusters: int, positions: Sequence[int], path: str) -> LatentValues:
     """Read cluster ids that were made elsewhere."""
-    samples = samples_of(context.data)
+    samples = context.data.samples
     z = load_cluster_ids(path, missing=samples.lengths is not None)
     z = {split: ids for split, ids in z.items() if split in samples.splits}
     most = max((int(ids.max(initial=0)) for ids in z.values()), default=0) + 1
@@ -127,7 +124,7 @@ def _given(context: Context, clusters: int, path: str) -> LatentValues:
         raise UserError(
             f"{path} has {most} clusters, but 'circuit.{field}' is {clusters}; set it to {most}"
         )
-    _check(context, samples, z, path)
+    _check(context, positions, z, path)
     for split, ids in z.items():
         there = _ended(samples, {split: np.zeros_like(ids)})[split] >= 0
         if (ids[there] < 0).any():
@@ -139,9 +136,8 @@ def _given(context: Context, clusters: int, path: str) -> LatentValues:
     def build(folder: Path) -> None:
         Assignments(z, clusters, None, {"teacher_path": path}).save(folder / FILE)
 
-    artifact = context.store.stage("clusters", 2, inputs, build)
-    parts = {"clusters": artifact.seconds}
-    return LatentValues(_ended(samples, z), artifact, artifact.seconds, parts)
+    artifact = context.store.stage("clusters", 3, inputs, build)
+    return LatentValues(_ended(samples, z), artifact)
 
 
 def _ended(samples: Samples, z: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
@@ -157,9 +153,10 @@ def _ended(samples: Samples, z: Mapping[str, NDArray[np.int32]]) -> dict[str, ND
 
 
 def _check(
-    context: Context, samples: Samples, z: Mapping[str, NDArray[np.int32]], where: str
+    context: Context, positions: Sequence[int], z: Mapping[str, NDArray[np.int32]], where: str
 ) -> None:
     """Refuse ids that do not fit the samples or the circuit."""
+    samples, circuit = context.data.samples, context.config.circuit
     for split in ("train", "valid"):
         if split not in z:
             raise UserError(f"{where} gives no cluster ids for the {split} {samples.noun}")
@@ -169,23 +166,9 @@ def _check(
             raise UserError(
                 f"{where} gives {len(ids)} rows of cluster ids for {rows} {split} {samples.noun}"
             )
-    wanted, circuit = _positions(context, samples), context.config.circuit
-    for split, ids in z.items():
-        if ids.shape[1] not in wanted:
-            numbers = " or ".join(map(str, dict.fromkeys(wanted)))
+        if ids.shape[1] not in positions:
+            numbers = " or ".join(map(str, dict.fromkeys(positions)))
             raise UserError(
                 f"{where} describes {ids.shape[1]} positions of the {split} {samples.noun}, but "
                 f"'circuit.kind: {circuit.kind}' needs {numbers}"
             )
-
-
-def _positions(context: Context, samples: Samples) -> tuple[int, ...]:
-    """Return how many latent variables of a sample a teacher may describe."""
-    shape = samples.splits["train"].shape
-    if len(shape) == 2:
-        return (shape[1],)
-    height, width, channels = shape[1:]
-    patch: int | None = getattr(context.config.circuit, "patch", None)
-    if patch is not None:
-        return ((height // patch) * (width // patch),)
-    return (height * width, height * width * channels)

@@ -2,37 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import real, whole
 
 Latents = Mapping[str, NDArray[Any]]
 """Latent name → int [N, positions] (-1 = unobserved) or float [N, positions, width] soft evidence
 with entries in [0, 1]."""
 
 
+StepSize = Annotated[float, Interval(gt=0, le=1)]
+"""A step of 1 replaces parameters by what a batch says; beyond it they may become negative."""
+
+Epochs = Annotated[int, Interval(ge=0, le=1_000_000)]
+BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
+Pseudocount = Annotated[float, Interval(ge=0, le=1e9)]
+"""Beyond some thousand times the rows, every row of parameters is uniform."""
+
+Optimizer = Literal["full_em", "mini_em", "anemone"]
+ScheduleKind = Literal["linear", "cosine", "constant", "step"]
+
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+
+
+class _Checked:
+    """A dataclass whose fields are checked against their types when it is made."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            found = _checked(f"{type(self).__name__}: {name}", getattr(self, name), kind)
+            object.__setattr__(self, name, found)
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """Return ``value`` as the plain Python value that ``kind``, an annotation, asks for."""
+    origin, given = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return (whole if given[0] is int else real)(name, value, given[1])
+    if origin is Literal:
+        if not isinstance(value, str) or value not in given:
+            raise UserError(f"{name} is {value!r}, must be one of {', '.join(given)}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+            raise UserError(f"{name} is {value!r}, must be a list of whole numbers.")
+        return tuple(_checked(name, entry, given[0]) for entry in value)
+    if type(None) in given:
+        return None if value is None else _checked(name, value, given[0])
+    if not isinstance(value, kind):
+        raise UserError(f"{name} is {value!r}, must be a {kind.__name__}.")
+    return value
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(_Checked):
     """Step size η over training: from ``start`` to ``end``, per mini-batch.
 
     ``step`` keeps ``start`` for the share ``switch`` of the training, then takes ``end``.
+
+    Raises:
+        UserError: a field is not of the type that it is annotated with, or outside its range.
     """
 
-    start: float = 0.1
-    end: float = 0.01
-    kind: Literal["linear", "cosine", "constant", "step"] = "linear"
-    switch: float = 0.8
+    start: StepSize = 0.1
+    end: StepSize = 0.01
+    kind: ScheduleKind = "linear"
+    switch: Annotated[float, Interval(ge=0, le=1)] = 0.8
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """How to train.
+class FitOptions(_Checked):
+    """How to train.  Integers may be NumPy's; they are kept as Python's.
 
     Attributes:
         optimizer: ``full_em`` (one step per pass), ``mini_em`` (Liu et al., ICLR 2023, app. B.1)
@@ -44,17 +99,43 @@ class FitOptions:
             With a validation set the returned circuit is the best one seen.
         frozen: indices of layers whose parameters stay as they are.
         seed: orders the mini-batches; epoch e uses the generator seeded by (seed, e).
+
+    Raises:
+        UserError: a field is not of the type that it is annotated with, or outside its range.
     """
 
-    optimizer: Literal["full_em", "mini_em", "anemone"] = "mini_em"
-    epochs: int = 10
-    batch_size: int = 512
+    optimizer: Optimizer = "mini_em"
+    epochs: Epochs = 10
+    batch_size: BatchSize = 512
     step_size: Schedule = field(default_factory=Schedule)
-    pseudocount: float = 0.1
-    momentum: float = 0.9
-    patience: int | None = None
-    frozen: tuple[int, ...] = ()
-    seed: int = 0
+    pseudocount: Pseudocount = 0.1
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    patience: Annotated[int, Interval(ge=1, le=1_000_000)] | None = None
+    frozen: tuple[Annotated[int, Interval(ge=0, lt=2**31)], ...] = ()
+    seed: Seed = 0
+
+
+def check_options(circuit: Circuit, options: FitOptions) -> None:
+    """Refuse options that do not fit the circuit; both engines ask on entry.
+
+    Raises:
+        UserError: ``options`` are no ``FitOptions``, or freeze a layer that is not there or whose
+            parameters belong to another layer.
+    """
+    if not isinstance(options, FitOptions):
+        raise UserError(f"options is {type(options).__name__}, must be FitOptions.")
+    for index in options.frozen:
+        if index >= len(circuit.layers):
+            raise UserError(
+                f"FitOptions: frozen names layer {index}, but the circuit has the layers 0 to "
+                f"{len(circuit.layers) - 1}."
+            )
+        owner = getattr(circuit.layers[index], "tied_to", None)
+        if owner is not None:
+            raise UserError(
+                f"FitOptions: frozen names layer {index}, whose weights are those of layer "
+                f"{owner}; name that one."
+            )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ by such an HMM; its start comes from the language model's own states.
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,17 @@ from rich.console import Console
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm
+from pyjuice_bridge.codecs.text import FILE as TOKENS
+from pyjuice_bridge.codecs.text import TextCodec, Vocabulary
 from pyjuice_bridge.data.text_tokenizers import WordPieces
 from pyjuice_bridge.distill.ctrlg import save_ctrlg
 from pyjuice_bridge.distill.language import one_end
 from pyjuice_bridge.engines import choose_engine, get_engine
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import copy_file
 from pyjuice_bridge.pipeline import record
 from pyjuice_bridge.pipeline.arms import CIRCUIT
-from pyjuice_bridge.pipeline.files import copy_file
-from pyjuice_bridge.pipeline.progress import Reporter
-from pyjuice_bridge.pipeline.store import Store
-from pyjuice_bridge.pipeline.text_codec import FILE as TOKENS
-from pyjuice_bridge.pipeline.text_codec import TextCodec
 from pyjuice_bridge.pipeline.text_writing import (
     Sampling,
     Writing,
@@ -37,6 +36,8 @@ from pyjuice_bridge.pipeline.text_writing import (
     train_stage,
 )
 from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.stages.progress import Reporter
+from pyjuice_bridge.stages.store import Store
 from pyjuice_bridge.teachers.public import borrowed
 from pyjuice_bridge.teachers.text_model import load_model, resolve_precision
 from pyjuice_bridge.teachers.text_sample import own_ends, read_sequences
@@ -85,7 +86,7 @@ def distill_language_model(
         sequences: to sample.
         length: tokens of a sequence, at most.
         out: folder for ``model.h5``, ``log.txt`` and, where the model has a fast tokenizer,
-            ``tokens.json``, with which ``open_text(out)`` opens the HMM again.
+            ``tokens.json``, with which ``load(out)`` opens the HMM again.
         epochs: passes of EM.
         seed: of samples, clusters and mini-batches.
         sampling: prompt, end, temperature, layer.
@@ -136,7 +137,7 @@ def distill_language_model(
                 raise UserError("Ctrl-G's files name the token that ends a text; give sampling.end")
             ledger = folder / record.ARTIFACTS
             artifacts = folder.absolute().parent / "artifacts"
-            store = Store(artifacts, fresh=fresh, say=reporter.say, ledger=ledger)
+            store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
             work = Writing(
                 model=head,
                 states=states,
@@ -203,19 +204,20 @@ def _distill(work: Writing, folder: Path, ctrlg: bool) -> TextModel:
     held = max(1, len(x) // _HELD_OUT)
     trained = train_stage(work, count_stage(work, sampled, x[:-held]), x[:-held], x[-held:])
     copy_file(trained.path / CIRCUIT, folder / MODEL)
-    hmm = Hmm.of(hdf5.load(folder / MODEL))
-    codec = _codec(work)
-    if codec is not None:
-        codec.save(folder / TOKENS)
+    circuit = hdf5.load(folder / MODEL)
+    hmm = Hmm.of(circuit)
+    vocabulary = _vocabulary(work)
+    if vocabulary is not None:
+        vocabulary.save(folder / TOKENS)
     if ctrlg and work.end is not None:
         save_ctrlg(hmm, folder / CTRLG, eos_token_id=work.end)
     found = f"validation perplexity {trained.info['perplexity']:.2f}"
     work.reporter.say(f"{found} on {held:,} sequences{' (reused)' if trained.reused else ''}")
-    return TextModel(hmm, work.engine, codec.vocabulary if codec else None)
+    return TextModel(hmm, work.engine, replace(TextCodec.of(circuit), vocabulary=vocabulary))
 
 
-def _codec(work: Writing) -> TextCodec | None:
-    """Between text and the model's ids, where it has a fast tokenizer."""
+def _vocabulary(work: Writing) -> Vocabulary | None:
+    """Return the strings of the model's ids, where it has a fast tokenizer."""
     source = str(getattr(work.model, "name_or_path", ""))
     if not source:
         return None
@@ -226,4 +228,4 @@ def _codec(work: Writing) -> TextCodec | None:
     words = pieces.vocabulary()[: work.vocabulary]
     words += [f"[no token {i}]" for i in range(len(words), work.vocabulary)]
     place = str(Path(source).absolute()) if Path(source).is_dir() else source
-    return TextCodec(place, tuple(words), str(pieces.facts["sha256"]))
+    return Vocabulary(tuple(words), place, str(pieces.facts["sha256"]))

@@ -14,18 +14,18 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING
 from pyjuice_bridge.cluster.cluster import cluster_embeddings
+from pyjuice_bridge.codecs import TextCodec
 from pyjuice_bridge.data.text_tokenizers import WordPieces
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.distill.language import fill_up, with_end_state
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.arms import CIRCUIT
-from pyjuice_bridge.pipeline.progress import Reporter
-from pyjuice_bridge.pipeline.spent import Spent
-from pyjuice_bridge.pipeline.store import Artifact, Store
 from pyjuice_bridge.pipeline.training import CHECKPOINT
 from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.report.words import seconds_text
+from pyjuice_bridge.stages.progress import Reporter
+from pyjuice_bridge.stages.store import Artifact, Store
 from pyjuice_bridge.teachers.public import weights_hash
 from pyjuice_bridge.teachers.text_features import PrefixFeatures
 from pyjuice_bridge.teachers.text_model import resolve_precision
@@ -98,14 +98,8 @@ def sample_stage(work: Writing) -> Artifact:
         **{**settings, "prompt": sampling.prompt and [int(i) for i in sampling.prompt]},
     }
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        spent = Spent(folder)
+    def build(folder: Path) -> None:
         with work.reporter.task(f"sampling {work.sequences:,} sequences") as tick:
-
-            def progress(done: int, total: int) -> None:
-                spent.mark()
-                tick(done, total)
-
             sample_sequences(
                 work.model,
                 work.sequences,
@@ -113,10 +107,9 @@ def sample_stage(work: Writing) -> Artifact:
                 folder,
                 seed=work.options.seed,
                 device=device,
-                on_progress=progress,
+                on_progress=tick,
                 **settings,
             )
-        return {"seconds": spent.mark()}
 
     return work.store.stage("sequences", 2, inputs, build)
 
@@ -226,12 +219,12 @@ def train_stage(
 def _meta(work: Writing) -> dict[str, str | int | float]:
     """What is needed to open the HMM as one of text."""
     source = str(getattr(work.model, "name_or_path", "")) or type(work.model).__name__
-    found: dict[str, str | int | float] = {
+    codec = TextCodec(
+        work.vocabulary, work.length, work.length, False, WordPieces.unit, end=work.end
+    )
+    return {
         "dataset": f"samples of {source}",
         "sequences": work.sequences,
         "seed": work.options.seed,
-        "token": WordPieces.unit,
-        "stride": work.length,
-        "joined": 0,
+        **codec.meta(),
     }
-    return found if work.end is None else {**found, "end": work.end}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import yaml
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.measure import BITS, PERPLEXITY, Measure, measure_of
+from pyjuice_bridge.measure import BITS, PERPLEXITY, ROW_BITS, Measure, measure_of
 
 SPLITS = ("train", "valid", "test")
 _DAMAGE = (
@@ -27,6 +27,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+_MEASURES = {"images": BITS, "text": PERPLEXITY, "table": ROW_BITS}
 T = TypeVar("T")
 _KNOWN = {
     "model",
@@ -108,13 +109,21 @@ class Run:
         return name if isinstance(name, str) and name else self.path.resolve().name
 
     @property
-    def measure(self) -> Measure:
-        """In which the figures are told."""
-        if self.results:
-            return measure_of(self.results[0].unit)
+    def domain(self) -> str:
+        """The kind of data: ``images``, ``text`` or ``table``."""
         data = self.config.get("data")
         kind = data.get("kind") if isinstance(data, Mapping) else None
-        return PERPLEXITY if kind == "text" else BITS
+        if isinstance(kind, str):
+            return kind
+        unit = self.results[0].unit if self.results else BITS.unit
+        return next((name for name, each in _MEASURES.items() if each.unit == unit), "images")
+
+    @property
+    def measure(self) -> Measure:
+        """In which the figures are reported."""
+        if self.results:
+            return measure_of(self.results[0].unit)
+        return _MEASURES.get(self.domain, BITS)
 
     @property
     def sizes(self) -> list[int | None]:

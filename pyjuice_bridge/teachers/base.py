@@ -25,7 +25,7 @@ from pyjuice_bridge.sections import Section
 Images = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 Rows = slice | NDArray[np.integer[Any]]
-Domain = Literal["images", "text"]
+Domain = Literal["images", "text", "table"]
 Progress = Callable[[int, int], None]
 """Called with what is done and the total, in the same unit (rows, positions, epochs)."""
 EpochReport = Callable[[int, int, float], None]
@@ -108,6 +108,7 @@ class TeacherInputs:
         samples: the training split, images uint8 [N, H, W, C] or token ids int32 [N, T].
         patch: side of a patch in pixels, 1 where positions are pixels.
         white: the pixel value of white, 16 for the 8x8 digits.
+        categories: int32 [columns], the number of values of each column of a table.
         device: "cpu" or "cuda".
         seed: of teachers that are trained.
         checkpoint: the file that these save to after every epoch, and resume from.
@@ -117,6 +118,7 @@ class TeacherInputs:
     samples: NDArray[Any]
     patch: int = 1
     white: int = 255
+    categories: NDArray[np.int32] | None = None
     device: str = "cpu"
     seed: int = 0
     checkpoint: Path | None = None
@@ -159,7 +161,7 @@ class ObjectSection(TeacherSection):
     ``kind: text``.
     """
 
-    domains = ("images", "text")
+    domains = ("images", "text", "table")
     kind: Literal["object"]
     tokenizer: str = "minilm"
 

@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.sections import Count, Positive
+from pyjuice_bridge.sections import BatchSize, Epochs, at_most
 from pyjuice_bridge.teachers.base import Teacher, TeacherInputs, TeacherSection
+
+_Width = Annotated[int, Field(ge=1), at_most(16_384, "weights have the square of it in entries")]
+_Depth = Annotated[int, Field(ge=1), at_most(100, "deeper autoencoders do not train")]
 
 
 class MaeSection(TeacherSection):
@@ -20,13 +23,13 @@ class MaeSection(TeacherSection):
     patches_only = True
     title = "autoencoder"
     kind: Literal["mae"]
-    hidden: Count = 128
-    mlp: Count = 256
-    heads: Count = 4
-    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
-    epochs: Count = 20
-    batch: Count = 256
-    step_size: Positive = 1e-3
+    hidden: _Width = 128
+    mlp: _Width = 256
+    heads: _Width = 4
+    layers: Annotated[list[_Depth], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
+    epochs: Epochs = 20
+    batch: BatchSize = 256
+    step_size: Annotated[float, Field(gt=0), at_most(10, "training would not settle")] = 1e-3
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> MaeSection:

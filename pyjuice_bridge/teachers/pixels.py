@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import Positive
+from pyjuice_bridge.sections import Positive, at_most
 from pyjuice_bridge.teachers.base import (
     FloatArray,
     Images,
@@ -29,7 +29,7 @@ class PixelSection(TeacherSection):
     """
 
     kind: Literal["pixels"] = "pixels"
-    ring: Annotated[int, Field(ge=0)] | None = None
+    ring: Annotated[int, Field(ge=0), at_most(256, "it is a number of pixels")] | None = None
     sigma: Positive | None = None
 
     def make(self, inputs: TeacherInputs) -> PixelTeacher:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import at_most
 from pyjuice_bridge.teachers.base import (
     Embeddings,
     FloatArray,
@@ -53,10 +54,10 @@ class TextSection(TeacherSection):
     kind: Literal["text"]
     source: str = "minilm"
     revision: str | None = None
-    layer: int = -1
+    layer: Annotated[int, Field(ge=-1000), at_most(1000, "no model has so many")] = -1
     features: Feature | None = None
     scale: Literal["unit", "raw"] = "unit"
-    context: Annotated[int, Field(ge=8)] = 256
+    context: Annotated[int, Field(ge=8), at_most(10**6, "it is read at once")] = 256
 
     @property
     def tokenizer(self) -> str:

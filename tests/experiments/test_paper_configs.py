@@ -11,7 +11,7 @@ from PIL import Image
 from scripts import EXPERIMENTS
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.config import load_config
+from pyjuice_bridge.run.config import load_config
 from pyjuice_bridge.data.readers import NEW_IMAGENET, OLD_IMAGENET
 from pyjuice_bridge.pipeline.plan import make_plan
 

@@ -8,7 +8,7 @@ import tiny_text
 from scripts import EXPERIMENTS
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.config import load_config
+from pyjuice_bridge.run.config import load_config
 from pyjuice_bridge.pipeline.plan import make_plan
 
 SMALL = (

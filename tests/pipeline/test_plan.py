@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import InputLayer
-from pyjuice_bridge.config import PatchCircuit, make_config
+from pyjuice_bridge.run.config import make_config
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError

@@ -10,7 +10,7 @@ import tiny_text
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.types import InputLayer
-from pyjuice_bridge.config import make_config
+from pyjuice_bridge.run.config import make_config
 from pyjuice_bridge.engines.base import Epoch
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.plan import make_plan

@@ -15,8 +15,8 @@ from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.data import load_text, windows
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
+from pyjuice_bridge.pipeline.splits import stream_for
 from pyjuice_bridge.pipeline.text_examples import picture, state_shares
-from pyjuice_bridge.pipeline.text_models import stream_for
 from pyjuice_bridge.report.run_dir import read_run
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import SuffixFeatures

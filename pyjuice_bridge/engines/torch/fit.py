@@ -13,6 +13,7 @@ import torch
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
 from pyjuice_bridge.engines.resume import row_order
 from pyjuice_bridge.engines.torch import checkpoint as store
@@ -83,6 +84,14 @@ class Trainer:
 
     Of every batch each process takes its part; the counts are added up over the processes, and
     then all of them take the same step.
+
+    Args:
+        program: the compiled circuit.
+        params: its parameters, which are changed in place.
+        rows: to train on.
+        valid: rows of the validation set, if there is one.
+        options: how to train.
+        pseudocount: in place of the one in ``options``, in the units of the weights of ``rows``.
     """
 
     def __init__(
@@ -92,8 +101,10 @@ class Trainer:
         rows: Rows,
         valid: torch.Tensor | None,
         options: FitOptions,
+        pseudocount: float,
     ) -> None:
         self.program, self.rows, self.valid, self.options = program, rows, valid, options
+        self.pseudocount = pseudocount
         self.state = State(params)
         self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
@@ -153,8 +164,7 @@ class Trainer:
         return eta
 
     def _m_step(self, eta: torch.Tensor) -> Results:
-        params, pseudocount = self.state.params, self.options.pseudocount
-        m_step(self.program, params, self.counts, eta, pseudocount)
+        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount)
         return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:
@@ -186,7 +196,7 @@ class Trainer:
         collect(program, state.params, self.prior, nothing, weight, {}, self.workspace)
         spread_missing(program, state.params, self.prior)
         finish_counts(program, state.params, self.prior)
-        anemone_step(program, state.params, counts, smoothed, self.prior, eta, options.pseudocount)
+        anemone_step(program, state.params, counts, smoothed, self.prior, eta, self.pseudocount)
         for buffer in (*counts, *self.prior):
             if buffer is not None:
                 buffer.zero_()
@@ -249,5 +259,6 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch)
     params = state.params if state.best is None else state.best
-    arrays = to_numpy(trainer.program, params)
-    return FitResult(circuit.with_layer_params(arrays), tuple(state.history))
+    trained = circuit.with_layer_params(to_numpy(trainer.program, params))
+    check(trained, "trained circuit")
+    return FitResult(trained, tuple(state.history))
