@@ -3,6 +3,4 @@
 from pyjuice_bridge.domains import images, text
 from pyjuice_bridge.domains.base import Domain
 
-DOMAINS: dict[str, Domain] = {
-    each.name: each for each in (images.DOMAIN, text.DOMAIN)
-}
+DOMAINS: dict[str, Domain] = {each.name: each for each in (images.DOMAIN, text.DOMAIN)}

@@ -15,8 +15,8 @@ from PIL import Image
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
-from pyjuice_bridge.run.config import load_config
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.run.config import load_config
 from pyjuice_bridge.teachers.efficientnet import EfficientNetTeacher
 
 COMMANDS = (

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
-from pyjuice_bridge.run.config import load_config
 from pyjuice_bridge.data.text_readers import own
+from pyjuice_bridge.run.config import load_config
 
 
 def invoke(*words: Any) -> Result:

@@ -129,9 +129,7 @@ def test_pieces_of_a_named_tokenizer(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_is_given_to_teachers_that_ask(tmp_path: Path) -> None:
-    run = pj.run(
-        text_config(), text=tiny_text.splits(), teacher=Lengths(), out=tmp_path / "run"
-    )
+    run = pj.run(text_config(), text=tiny_text.splits(), teacher=Lengths(), out=tmp_path / "run")
     text = load_text(tiny_text.splits(), tokenizer="words")
     sizes = np.array([len(word) for word in text.vocabulary])
     x = windows(text.train, WINDOW, WINDOW).x
@@ -160,13 +158,11 @@ ANSWERS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("answer", "message"), ANSWERS)
 def test_what_a_text_teacher_may_not_return(tmp_path: Path, answer: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        pj.run(
-            text_config(), text=tiny_text.splits(), teacher=Fails(answer), out=tmp_path / "run"
-        )
+        pj.run(text_config(), text=tiny_text.splits(), teacher=Fails(answer), out=tmp_path / "run")
 
 
 def test_an_object_that_is_no_teacher(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"object has no method embed\(tokens int32 \[N, T\]\)"):
+    with pytest.raises(UserError, match=r"object has no method embed\(windows int32 \[N, T\]\)"):
         pj.run(text_config(), text=tiny_text.splits(), teacher=object(), out=tmp_path / "run")
     with pytest.raises(UserError, match="belongs to run"):
         pj.run(text_config(), text=tiny_text.splits(), out=tmp_path / "other")

@@ -5,14 +5,6 @@ import pytest
 import tiny_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from pyjuice_bridge.circuit.hclt import hclt
-from pyjuice_bridge.circuit.patches import glue, patch_bundle
-from pyjuice_bridge.circuit.types import InputLayer
-from pyjuice_bridge.run.config import make_config
-from pyjuice_bridge.data import load_dataset
-from pyjuice_bridge.engines import get_engine
-from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.pipeline.patch_arms import patch_variables
 from pyjuice_bridge.pipeline.plan import SHAPES, make_plan, seconds_per_row
 from pyjuice_bridge.pipeline.sizes import (
@@ -23,6 +15,14 @@ from pyjuice_bridge.pipeline.sizes import (
     hclt_parameters,
     hclt_work,
 )
+
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.types import InputLayer
+from pyjuice_bridge.data import load_dataset
+from pyjuice_bridge.engines import get_engine
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.run.config import make_config
 
 
 def chain(count: int) -> np.ndarray:

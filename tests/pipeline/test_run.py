@@ -12,8 +12,8 @@ import yaml
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.cluster.assignments import Assignments
-from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.domains.images import make_masks
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.report.run_dir import read_run
 
 CONFIGS = {"hclt": tiny_runs.hclt_config, "patches": tiny_runs.patch_config}

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tiny_runs
 import tiny_text
+from pyjuice_bridge.pipeline.splits import stream_for
+from pyjuice_bridge.pipeline.text_examples import picture, state_shares
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.data import load_text, windows
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
-from pyjuice_bridge.pipeline.splits import stream_for
-from pyjuice_bridge.pipeline.text_examples import picture, state_shares
 from pyjuice_bridge.report.run_dir import read_run
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import SuffixFeatures
