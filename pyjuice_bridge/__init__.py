@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.data import load_text
     from pyjuice_bridge.errors import UserError
-    from pyjuice_bridge.pipeline.text_distill import distill_language_model
-    from pyjuice_bridge.pipeline.text_writing import Sampling
     from pyjuice_bridge.query.model import Model, load
     from pyjuice_bridge.query.text import TextModel
     from pyjuice_bridge.query.text_phrases import Constraint
     from pyjuice_bridge.run.api import RunResult, run
     from pyjuice_bridge.run.config import Config, load_config, make_config
+    from pyjuice_bridge.run.language import Sampling, distill_language_model
 
 __version__ = "0.1.0"
 
@@ -34,10 +33,10 @@ _HOMES = {
     "Hmm": "circuit.hmm",
     "Model": "query.model",
     "RunResult": "run.api",
-    "Sampling": "pipeline.text_writing",
+    "Sampling": "run.language",
     "TextModel": "query.text",
     "UserError": "errors",
-    "distill_language_model": "pipeline.text_distill",
+    "distill_language_model": "run.language",
     "load": "query.model",
     "load_config": "run.config",
     "load_text": "data",

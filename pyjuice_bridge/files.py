@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,8 +34,13 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
@@ -109,7 +114,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a killed process left in a folder."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.rglob(".*." + "[0-9a-f]" * 8 + ".tmp"):
         path.unlink(missing_ok=True)
 
 

@@ -41,10 +41,15 @@ def _bits(nats: float) -> float:
     return nats / math.log(2)
 
 
+def _perplexity(nats: float) -> float:
+    # exp of more is no float.
+    return math.exp(nats) if nats < 700 else math.inf
+
+
 BITS = Measure("bits/dim", "bits per dimension", "images", 4, False, _bits)
 """Per pixel and channel of the original 8-bit image."""
 
-PERPLEXITY = Measure("perplexity", "perplexity", "windows", 2, True, math.exp)
+PERPLEXITY = Measure("perplexity", "perplexity", "windows", 2, True, _perplexity)
 """exp(-Σ log p / #tokens) over windows of text, none of which sees another."""
 
 ROW_BITS = Measure("bits/row", "bits per row", "rows", 4, False, _bits)

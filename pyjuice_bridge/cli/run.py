@@ -33,6 +33,8 @@ from pyjuice_bridge.errors import UserError
     help="Where; default: the config's, which is auto if not given.",
 )
 @click.option("--fresh", is_flag=True, help="Compute every stage anew, reuse nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Print results only, no progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Print what else goes to log.txt.")
 @click.option(
     "--plan", is_flag=True, help="Show parameters, memory and predicted time; run nothing."
 )
@@ -43,9 +45,13 @@ def run(
     engine: str | None,
     device: str | None,
     fresh: bool,
+    quiet: bool,
+    verbose: bool,
     plan: bool,
 ) -> None:
     """Run CONFIG from data to report.
+
+    Progress goes to standard error, results to standard output.
 
     Finished stages are kept in 'artifacts' beside the run's folder and reused by every run that
     needs the same; a run that was stopped continues when started again.
@@ -69,7 +75,9 @@ def run(
     from pyjuice_bridge.cli.tables import results_table
     from pyjuice_bridge.run.api import run as run_config
 
-    result = run_config(checked, out=out, fresh=fresh, console=console)
+    progress = make_console(stderr=True)
+    progress.quiet = quiet or console.quiet
+    result = run_config(checked, out=out, fresh=fresh, console=progress, verbose=verbose)
     console.print(results_table(result.path))
     console.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyjuice_bridge.data.catalogue import SETS
+
 
 @dataclass(frozen=True)
 class Known:
@@ -16,12 +18,7 @@ class Known:
 
 
 SHAPES = {
-    "digits": Known((8, 8, 1), 1439, 159, 17),
-    "mnist5k": Known((28, 28, 1), 4000, 500),
-    "mnist": Known((28, 28, 1), 55_000),
-    "fashion_mnist": Known((28, 28, 1), 55_000),
-    "cifar10": Known((32, 32, 3), 45_000),
-    "cifar100": Known((32, 32, 3), 45_000),
-    "imagenet32": Known((32, 32, 3), 1_276_167),
-    "imagenet64": Known((64, 64, 3), 1_276_167),
+    entry.name: Known(**{**entry.published, "shape": tuple(entry.published["shape"])})
+    for entry in SETS.values()
+    if "shape" in entry.published
 }

@@ -60,6 +60,7 @@ class Initialisation:
         stages: trainings before; their passes count towards the arm's.
         z: validation latents int32 [N, positions] for the bound, None where the arm has none.
         states: the size of the arm where a run has several, else None.
+        finish: what is done to the trained circuit before it is kept.
         work: of one pass of its training, in the unit of the run's other arms.
     """
 
@@ -70,6 +71,7 @@ class Initialisation:
     stages: tuple[Stage, ...] = ()
     z: NDArray[np.int32] | None = None
     states: int | None = None
+    finish: Callable[[Circuit], Circuit] = lambda circuit: circuit
     work: float = 1.0
 
     @property

@@ -24,8 +24,10 @@ from pyjuice_bridge.teachers.base import (
 from pyjuice_bridge.teachers.file import FileSection, load_embeddings
 from pyjuice_bridge.teachers.store import open_embeddings, store_embeddings
 from pyjuice_bridge.teachers.text import TextTeacher
-from pyjuice_bridge.teachers.text_features import Cut
+from pyjuice_bridge.teachers.text_features import Cut, window_features
+from pyjuice_bridge.teachers.text_scale import UnitStates, mean_state
 from pyjuice_bridge.teachers.text_states import TokenStates
+from pyjuice_bridge.teachers.writer import WriterSection
 
 _PROBE = 4
 _WEIGHTS = "weights.pt"
@@ -64,6 +66,8 @@ def features_of(context: Context, patch: int) -> Features:
     assert isinstance(section, TeacherSection)
     if isinstance(section, ObjectSection) != (teacher is not None):
         raise UserError("'teacher.kind: object' belongs to run(config, teacher=…) from Python")
+    if isinstance(section, WriterSection):
+        return _from_writer(samples, section.scale)
     if isinstance(section, FileSection):
         return _from_files(samples, str(section.embeddings))
     if teacher is not None:
@@ -206,6 +210,24 @@ def _from_stream(context: Context, samples: Samples, teacher: TextTeacher) -> Fe
     key = {"states": artifact.id, "samples": samples.key, **view}
     facts = {"kind": "text", "source": teacher.source, **view}
     return Features(key, embeddings, samples, facts, (artifact,))
+
+
+def _from_writer(samples: Samples, scale: str) -> Features:
+    """View the states that a language model's own text was generated from."""
+    written = samples.written
+    assert written is not None
+
+    def embeddings() -> Mapping[str, Embeddings]:
+        states = TokenStates.open(written.artifact.path)
+        if scale == "unit":
+            states = UnitStates(states, mean_state(states))
+        return {
+            split: window_features("prefix", states, cut) for split, cut in written.cuts.items()
+        }
+
+    key = {"samples": samples.key, "scale": scale}
+    facts = {"kind": "writer", "scale": scale}
+    return Features(key, embeddings, samples, facts, (written.artifact,))
 
 
 def _from_files(samples: Samples, path: str) -> Features:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import check_counted, pool
+from pyjuice_bridge.distill.language import with_end_state
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
@@ -61,7 +63,9 @@ def _initialise(context: Context) -> list[Initialisation]:
     assert isinstance(section, HmmCircuit)
     sizes, made = context.config.sizes, []
     length = len(context.data.categories)
-    found = latents(context, [size or section.states for size in sizes], (length,))
+    # The last state is that of the end, which no cluster stands for.
+    ended = _end(context) is not None
+    found = latents(context, [(size or section.states) - ended for size in sizes], (length,))
     for size in sizes:
         for arm in arms:
             if arm == "lvd":
@@ -98,6 +102,7 @@ def _random(context: Context, section: HmmCircuit, size: int | None) -> Initiali
         (),
         states=size,
         work=_work(context, section, size),
+        finish=_finish(context),
     )
 
 
@@ -105,8 +110,9 @@ def _counted(
     context: Context, section: HmmCircuit, size: int | None, found: LatentValues
 ) -> Initialisation:
     """Begin with the HMM counted in one pass over the windows and their latents."""
-    data, count = context.data, size or section.states
-    vocabulary = int(data.categories[0])
+    data, count, finish = context.data, size or section.states, _finish(context)
+    vocabulary, end = int(data.categories[0]), _end(context)
+    z = {split: _with_end(data.rows[split], ids, end, count) for split, ids in found.z.items()}
     inputs = {
         "data": data.key,
         "states": count,
@@ -118,14 +124,14 @@ def _counted(
     def build(folder: Path) -> Mapping[str, Any]:
         with context.reporter.task(f"counting ({count:,} states)"):
             builders = builders_of(context.engine)
-            x, z = data.rows["train"], found.z["train"]
+            x, known = _until_end(data.rows["train"], z["train"], end)
             start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
-            counted = builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
-            smooth = interpolate(Hmm.of(counted), x, z, section.smoothing)
-            circuit = smooth.circuit(x.shape[1])
+            counted = builders.count_parameters(start, x, known, pseudocount=section.pseudocount)
+            smooth = interpolate(Hmm.of(counted), x, known, section.smoothing)
+            circuit = finish(smooth.circuit(x.shape[1]))
             hdf5.save(circuit, folder / CIRCUIT)
             bound, marginal = bound_and_marginal(
-                context.engine, circuit, data.rows["valid"], found.z["valid"]
+                context.engine, circuit, data.rows["valid"], z["valid"]
             )
         return {"bound": bound, "marginal": marginal, "made_by": builders.name}
 
@@ -137,10 +143,45 @@ def _counted(
         lambda: hdf5.load(counted.path / CIRCUIT),
         (counted,),
         (stage,),
-        found.z["valid"],
+        z["valid"],
         states=size,
         work=_work(context, section, size),
+        finish=finish,
     )
+
+
+def _end(context: Context) -> int | None:
+    """Return the token that ends a text, None where rows do not end."""
+    return getattr(context.data.codec, "end", None)
+
+
+def _finish(context: Context) -> Callable[[Circuit], Circuit]:
+    """Return what sets the state of the end right in a circuit, whose rows pseudocounts fill."""
+    end = _end(context)
+    if end is None:
+        return lambda circuit: circuit
+    return lambda circuit: replace(
+        circuit,
+        layers=with_end_state(Hmm.of(circuit), end).circuit(circuit.num_vars).layers,
+    )
+
+
+def _with_end(
+    x: NDArray[Any], z: NDArray[np.int32], end: int | None, states: int
+) -> NDArray[np.int32]:
+    """Put the last state wherever the text has ended."""
+    return z if end is None else np.where(x == end, np.int32(states - 1), z)
+
+
+def _until_end(
+    x: NDArray[Any], z: NDArray[np.int32], end: int | None
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Leave out what only fills rows up, so that it counts for nothing."""
+    if end is None:
+        return x, z
+    ended = x == end
+    filled = np.cumsum(ended, axis=1) > ended
+    return np.where(filled, MISSING, x), np.where(filled, np.int32(MISSING), z)
 
 
 def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm:
@@ -177,7 +218,7 @@ def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm
 KIND = Kind(
     name="hmm",
     section=HmmCircuit,
-    domains=("text",),
+    domains=("text", "written"),
     arms=("lvd", "random"),
     check=_check,
     scopes=_scopes,

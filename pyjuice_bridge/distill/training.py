@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def train_stage(
     weights: NDArray[Any] | None = None,
     valid: NDArray[Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-    meta: Callable[[Circuit], Mapping[str, str | int | float]] | None = None,
+    finish: Callable[[Circuit], Circuit] = lambda circuit: circuit,
     measure: Callable[[Circuit], Mapping[str, Any]] | None = None,
 ) -> Artifact:
     """Train a circuit, or reuse the trained one; an interrupted training continues.
@@ -55,7 +55,7 @@ def train_stage(
         weights: as in ``Engine.fit``.
         valid: as in ``Engine.fit``.
         on_epoch: as in ``Engine.fit``.
-        meta: makes the trained circuit's meta, which else stays.
+        finish: what is done to the trained circuit before it is kept.
         measure: gives what is to be recorded about the trained circuit.
 
     Returns:
@@ -79,9 +79,7 @@ def train_stage(
                 on_epoch=on_epoch,
                 on_batch=tick,
             )
-        circuit = found.circuit
-        if meta is not None:
-            circuit = replace(circuit, meta=dict(meta(circuit)))
+        circuit = finish(found.circuit)
         hdf5.save(circuit, folder / CIRCUIT)
         measured = measure(circuit) if measure is not None else {}
         (folder / _CHECKPOINT).unlink(missing_ok=True)

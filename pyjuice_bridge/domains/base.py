@@ -22,6 +22,7 @@ from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.sections import Section
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, Store
+from pyjuice_bridge.teachers.text_features import Cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,19 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
+class Written:
+    """The states that a language model generated its text from.
+
+    Attributes:
+        artifact: holds the states of every token (``teachers.text_states``).
+        cuts: per split its sequences.
+    """
+
+    artifact: Artifact
+    cuts: Mapping[str, Cut]
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """What a teacher embeds.
 
@@ -77,6 +91,7 @@ class Samples:
         white: the value of a white pixel.
         categories: int32 [T], the number of values of each column of a table.
         streams: per split the text that windows were cut from, for teachers that read it whole.
+        written: what the language model that wrote them has kept.
     """
 
     splits: Mapping[str, NDArray[Any]]
@@ -87,6 +102,7 @@ class Samples:
     white: int = 255
     categories: IntArray | None = None
     streams: Mapping[str, Stream] | None = None
+    written: Written | None = None
 
     def lengths_of(self, split: str) -> NDArray[np.integer[Any]] | None:
         """Return the lengths of a split's samples, if some end early."""
@@ -141,22 +157,31 @@ class Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
-    """The settings, tools and data of a run.
+class Tools:
+    """The settings and tools of a run, before its data are there.
 
     Attributes:
         config: the checked config.
         engine: runs circuits.
         store: keeps finished stages.
         reporter: tells the user how far things are.
-        data: the rows.
-        teacher: one handed over from Python, in place of the config's.
     """
 
     config: Settings
     engine: Engine
     store: Store
     reporter: Reporter
+
+
+@dataclass(frozen=True, eq=False)
+class Context(Tools):
+    """The settings, tools and data of a run.
+
+    Attributes:
+        data: the rows.
+        teacher: one handed over from Python, in place of the config's.
+    """
+
     data: Prepared
     teacher: object | None = None
 
@@ -212,7 +237,7 @@ class Domain:
     teacher: str
     circuit: str
     check: Callable[[Settings], None]
-    load: Callable[[Settings, Any, Reporter], Prepared]
+    load: Callable[[Tools, Any], Prepared]
     split: Callable[[Settings, Any, Path | None], Any]
     shape: Callable[[Settings], Shape]
     show: Callable[[Context, Path, Sequence[Arm], Arm, IntArray | None], None]

@@ -27,6 +27,7 @@ from pyjuice_bridge.domains.base import (
     Prepared,
     Samples,
     Shape,
+    Tools,
     ancestor,
     no_check,
     spread,
@@ -35,7 +36,6 @@ from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_arrays
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.sections import Count, Section
-from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
 FIGURES = "figures.npz"
@@ -93,11 +93,14 @@ def _section(config: Settings) -> ImageSection:
     return config.data
 
 
-def _load(config: Settings, images: Images | None, reporter: Reporter) -> ImageData:
+def _load(tools: Tools, images: Images | None) -> ImageData:
+    config = tools.config
     section = _section(config)
     dataset = _split(config, section.name if images is None else images)
     counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
-    reporter.say(f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}")
+    tools.reporter.say(
+        f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}"
+    )
     return prepare(dataset, section.colour)
 
 

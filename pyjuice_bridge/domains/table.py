@@ -24,13 +24,13 @@ from pyjuice_bridge.domains.base import (
     Prepared,
     Samples,
     Shape,
+    Tools,
     ancestor,
     no_check,
 )
 from pyjuice_bridge.files import copy_file, write_arrays, write_json
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.sections import Count, Section, Share
-from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import fingerprint
 
 EXAMPLES = "table.json"
@@ -97,10 +97,11 @@ def _split(config: Settings, source: Any, root: Path | None = None) -> TableData
     )
 
 
-def _load(config: Settings, table: Any, reporter: Reporter) -> TableData:
+def _load(tools: Tools, table: Any) -> TableData:
+    config = tools.config
     dataset = _split(config, _section(config).name if table is None else table)
     counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
-    reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
+    tools.reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
     return TableData(
         rows={split: getattr(dataset, split) for split in SPLITS},
         codec=TableCodec(dataset.categories, dataset.columns, dataset.values),

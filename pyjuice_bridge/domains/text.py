@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pyjuice_bridge.circuit.types import IntArray
@@ -26,13 +27,13 @@ from pyjuice_bridge.domains.base import (
     Samples,
     Shape,
     Stream,
+    Tools,
     ancestor,
 )
-from pyjuice_bridge.domains.text_examples import EXAMPLES, PICTURES, examples
+from pyjuice_bridge.domains.text_examples import EXAMPLES, PICTURES, Decode, examples
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file
 from pyjuice_bridge.sections import Count, Section, Share, at_most
-from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import fingerprint
 
 _BERT_PIECES = 30_522
@@ -148,15 +149,16 @@ def _split(config: Settings, source: Any, root: Path | None = None) -> TextDatas
     )
 
 
-def _load(config: Settings, text: Any, reporter: Reporter) -> TextRows:
+def _load(tools: Tools, text: Any) -> TextRows:
+    config = tools.config
     section = _section(config)
-    with reporter.task("tokens"):
+    with tools.reporter.task("tokens"):
         dataset = _split(config, section.name if text is None else text)
     data = prepare(dataset, section, tokenizer_of(config))
     facts = data.facts()
     counts = "/".join(f"{n:,}" for n in facts["tokens"].values())
     cut = "/".join(f"{n:,}" for n in facts["windows"].values())
-    reporter.say(
+    tools.reporter.say(
         f"data {dataset.name}: {counts} {dataset.unit}, {facts['vocabulary']:,} distinct, in "
         f"{cut} windows of {section.window} at a stride of {section.stride}"
     )
@@ -272,16 +274,24 @@ def _show(
 ) -> None:
     """Leave examples, pictures, tokens and the best arm's clusters in the run's folder."""
     data = context.data
-    assert isinstance(data, TextRows)
-    assert isinstance(data.codec, TextCodec)
+    assert isinstance(data, TextRows) and isinstance(data.codec, TextCodec)
     data.codec.strings.save(folder / TOKENS)
-    drawn = examples(
-        context,
-        [arm for arm in arms if arm.states == best.states],
-        data.dataset.vocabulary,
-        data.dataset.decode,
-        data.windows["valid"].lengths,
-    )
+    dataset, lengths = data.dataset, data.windows["valid"].lengths
+    show_text(context, folder, arms, best, dataset.vocabulary, dataset.decode, lengths)
+
+
+def show_text(
+    context: Context,
+    folder: Path,
+    arms: Sequence[Arm],
+    best: Arm,
+    vocabulary: Sequence[str],
+    decode: Decode,
+    lengths: NDArray[np.int64],
+) -> None:
+    """Leave examples, pictures and the best arm's clusters in the run's folder."""
+    shown = [arm for arm in arms if arm.states == best.states]
+    drawn = examples(context, shown, vocabulary, decode, lengths)
     for name in (EXAMPLES, PICTURES):
         copy_file(drawn.path / name, folder / name)
     clusters = ancestor(best, "clusters")

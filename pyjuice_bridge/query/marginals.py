@@ -49,11 +49,10 @@ def variable_marginals(
         leaves = np.flatnonzero(place[layer.variables] >= 0)
         if not len(leaves):
             continue
-        named = replace(circuit, latents={"leaf": (leaves + first).astype(np.int32)})
         step = max(1, _ENTRIES // (len(leaves) * layer.width))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            flows = engine.posteriors(named, rows[part], "leaf", root=root).astype(np.float64)
+            flows = _flows(engine, circuit, rows[part], leaves + first, root)
             for i, leaf in enumerate(leaves):
                 table = layer.params[layer.groups[leaf]].astype(np.float64)
                 out[part, place[layer.variables[leaf]], : layer.categories] += flows[:, i] @ table
@@ -80,9 +79,10 @@ def entropies(marginals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def divergence(engine: Engine, p: Circuit, q: Circuit) -> float:
-    """Return KL(p ‖ q) of variables and latents together, in nats, by one pass over ``p``.
+    """Return KL(p ‖ q) of variables and latents together, in nats.
 
-    The expected counts of a row of which nothing is known are how often each parameter is used.
+    Of a row of which nothing is known, expected counts are how often each weight of a sum is used,
+    and posteriors how often each leaf is.
 
     Raises:
         UserError: the circuits differ in more than their parameters.
@@ -90,18 +90,37 @@ def divergence(engine: Engine, p: Circuit, q: Circuit) -> float:
     if len(p.roots) != 1 or not _same_structure(p, q):
         raise UserError("other: the circuits must have one root and differ in parameters alone.")
     blank = np.full((1, p.num_vars), MISSING, np.int32)
+    counts = engine.expected_counts(p, blank).layers
     total = 0.0
-    for counts, mine, its in zip(
-        engine.expected_counts(p, blank).layers, p.layers, q.layers, strict=True
-    ):
+    for i, (mine, its) in enumerate(zip(p.layers, q.layers, strict=True)):
         a, b = layer_params(mine), layer_params(its)
-        if counts is None or a is None or b is None:
+        if a is None or b is None:
             continue
-        used = np.asarray(counts, np.float64)
-        with np.errstate(divide="ignore"):
-            logs = np.log(a.astype(np.float64)) - np.log(b.astype(np.float64))
-        total += float(np.where(used > 0, used * np.where(used > 0, logs, 0.0), 0.0).sum())
+        if isinstance(mine, InputLayer):
+            blocks = np.arange(p.starts[i], p.starts[i + 1])
+            active = np.zeros(a.shape[:2])
+            np.add.at(active, mine.groups, _flows(engine, p, blank, blocks, 0)[0])
+            used = active[..., None] * a
+        else:
+            used = np.asarray(counts[i], np.float64)
+        total += _expected_log_ratio(used, a, b)
     return max(total, 0.0)
+
+
+def _flows(
+    engine: Engine, circuit: Circuit, rows: NDArray[Any], leaves: NDArray[np.integer], root: int
+) -> NDArray[np.float64]:
+    """Return p(leaf active | evidence) of every node of blocks of leaves: [N, blocks, width]."""
+    named = replace(circuit, latents={"leaf": leaves.astype(np.int32)})
+    return engine.posteriors(named, rows, "leaf", root=root).astype(np.float64)
+
+
+def _expected_log_ratio(used: NDArray[np.float64], a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return Σ used · log(a / b) over what is used at all."""
+    seen = used > 0
+    with np.errstate(divide="ignore"):
+        logs = np.log(a[seen].astype(np.float64)) - np.log(b[seen].astype(np.float64))
+    return float((used[seen] * logs).sum())
 
 
 def _same_structure(p: Circuit, q: Circuit) -> bool:

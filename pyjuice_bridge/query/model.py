@@ -207,10 +207,8 @@ class Model:
             array, or rows int32 [n, variables].
         """
         root = self._root("sample")
-        count = whole("n", n, Interval(ge=1))
         known = None if evidence is None else self._rows(evidence, "evidence")
-        if count * self.circuit.num_vars * (1 if known is None else len(known)) > _MOST_VALUES:
-            raise UserError(f"n: {count:,} samples fit into no memory; draw fewer at a time.")
+        count = draws_of(n, self.circuit.num_vars * (1 if known is None else len(known)))
         drawn = self.engine.sample(self.circuit, count, known, seed=seed_of(seed), root=root)
         return self.codec.decode(drawn, evidence)
 
@@ -278,7 +276,8 @@ class Model:
             searched &= np.isin(np.arange(self.circuit.num_vars), self._variables(variables))
         starts = self.engine.mpe(self.circuit, known, root=root)[0][:, None]
         if samples:
-            drawn = self.engine.sample(self.circuit, samples, known, seed=seed_of(seed), root=root)
+            count = draws_of(samples, known.size, "samples")
+            drawn = self.engine.sample(self.circuit, count, known, seed=seed_of(seed), root=root)
             starts = np.concatenate([starts, drawn], axis=1)
         summed_out = (known == MISSING) & ~searched
         starts = np.where(summed_out[:, None], np.int32(MISSING), starts)
@@ -406,6 +405,18 @@ class Model:
 def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
     """Open a trained circuit: an HDF5 file, or a run's folder (its ``model.h5``)."""
     return Model.load(path, engine=engine, device=device)
+
+
+def draws_of(n: int, values: int, name: str = "n") -> int:
+    """Return a number of samples, of so many values each, as an ``int``.
+
+    Raises:
+        UserError: it is no whole number from 1 up, or they fit into no memory.
+    """
+    count = whole(name, n, Interval(ge=1))
+    if count * values > _MOST_VALUES:
+        raise UserError(f"{name} is {count:,}, more than fit into memory; draw fewer at a time.")
+    return count
 
 
 def seed_of(seed: int | None) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
@@ -26,8 +25,7 @@ from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.numbers import whole
-from pyjuice_bridge.query.model import Model, seed_of
+from pyjuice_bridge.query.model import Model, draws_of, seed_of
 from pyjuice_bridge.query.text_hmm import HmmTensors, possible, predict, token_distribution
 from pyjuice_bridge.query.text_phrases import Constraint, Lookahead
 from pyjuice_bridge.query.text_processor import PhraseProcessor
@@ -123,7 +121,7 @@ class TextModel:
         """
         circuit, rows = self._rows(x)
         self._check_gaps(x)
-        count = whole("n", n, Interval(ge=1))
+        count = draws_of(n, rows.size)
         drawn = self.engine.sample(circuit, count, rows, seed=seed_of(seed))
         return self._like(x, drawn)
 

@@ -50,7 +50,7 @@ class Constraint:
     def __post_init__(self) -> None:
         for name in ("tokens", "eos", "min_length", "max_length"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name in ("tokens", "min_length"):
                 object.__setattr__(self, name, whole(name, value, Interval(gt=-(2**63))))
         if self.tokens < 1:
             raise UserError(f"tokens: at least one token must be looked ahead, got {self.tokens}.")

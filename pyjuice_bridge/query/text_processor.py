@@ -9,7 +9,7 @@ any more get probability zero, so it holds in every text of the full number of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class PhraseProcessor:
             )
         self.hmm, self.constraint = hmm, constraint
         self.prompt_length = length = whole("prompt_length", prompt_length, Interval(ge=0))
-        given = list(skip) if isinstance(skip, Sequence | np.ndarray) else [skip]
+        given = [skip] if np.ndim(skip) == 0 else list(cast(Sequence[int], skip))
         skips = [whole("skip", number, Interval(gt=-(2**63))) for number in given]
         if not skips or not all(0 <= n <= length for n in skips):
             raise UserError(f"skip: must be 0 … {length}, the prompt's length, got {skip}.")

@@ -1,7 +1,9 @@
 """Write report.html: one file that shows a run and needs nothing but a browser."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +84,24 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
+@contextmanager
+def _drawing_to_files() -> Iterator[None]:
+    """Import matplotlib without the backend that MPLBACKEND names, which may not be there."""
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+
+
 def _render(run: Run) -> str:
     # Both take noticeable time to import, and only a report that is written needs them.
     import jinja2
     from markupsafe import Markup
 
-    from pyjuice_bridge.report.charts import ARM_COLOURS
+    with _drawing_to_files():
+        from pyjuice_bridge.report.charts import ARM_COLOURS
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -132,6 +146,7 @@ def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:
 _VIEWS: Mapping[str, Callable[[Run, Sequence[str]], dict[str, Any]]] = {
     "images": _images,
     "text": text_view,
+    "written": text_view,
     "table": table_view,
 }
 

@@ -16,20 +16,21 @@ from pyjuice_bridge.config.read import put, read_values
 from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
-from pyjuice_bridge.domains.base import Context
+from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.images import Images
 from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.engines import EngineChoice, choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import read_json, write_json
+from pyjuice_bridge.files import finite, read_json, remove_leftovers, write_json
 from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
 from pyjuice_bridge.run import results
 from pyjuice_bridge.run.arms import Trained, train_arm
 from pyjuice_bridge.run.config import Config, default_kinds, make_config
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line
+from pyjuice_bridge.stages.lock import locked
+from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -91,9 +92,12 @@ def run(
     images: Images | None = None,
     text: Source | None = None,
     table: Any = None,
+    writer: Any = None,
     teacher: object | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
+    progress: bool = True,
+    verbose: bool = False,
     console: Console | None = None,
     **overrides: Any,
 ) -> RunResult:
@@ -109,11 +113,15 @@ def run(
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         table: your own, in place of the config's: integers or bool [N, columns], -1 or NaN where
             missing (split by the seed), or a mapping as above.
+        writer: a causal model of transformers that writes the data, its folder or its name on the
+            hub, in place of the config's (``data.kind: written``).
         teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
             of images, tokens or rows; a dictionary instead changes the config's section.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
-        console: where to report progress; None is silent.
+        progress: whether to report it.
+        verbose: whether to report what else goes to ``log.txt``.
+        console: where to report progress; default: standard error.
         overrides: fields of the config; a section is given as a dictionary of changes.
 
     Raises:
@@ -121,7 +129,7 @@ def run(
     """
     if isinstance(teacher, Mapping):
         overrides, teacher = {**overrides, "teacher": teacher}, None
-    own = {"images": images, "text": text, "table": table}
+    own = {"images": images, "text": text, "table": table, "written": writer}
     given = Given({name: data for name, data in own.items() if data is not None}, teacher)
     checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
@@ -130,7 +138,12 @@ def run(
         store = Store(artifacts, fresh=fresh)
         return _run(checked, _choice(checked), folder, store, Reporter(), given)
     results.open_folder(folder)
-    with Reporter(console, folder / "log.txt") as reporter:
+    console = (console or progress_console()) if progress else None
+    with (
+        Reporter(console, folder / "log.txt", details=verbose) as reporter,
+        locked(folder, reporter.say, results.LOCK),
+    ):
+        remove_leftovers(folder)
         try:
             ledger = folder / results.ARTIFACTS
             store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
@@ -210,7 +223,8 @@ def _run(
             # The first process may prepare data and leave them in a cache.
             processes.meet()
         domain = DOMAINS[config.data.kind]
-        data = domain.load(config, given.data.get(domain.name), reporter)
+        tools = Tools(config, engine, store, reporter)
+        data = domain.load(tools, given.data.get(domain.name))
         context = Context(config, engine, store, reporter, data, given.teacher)
         if processes.leads():
             processes.meet()
@@ -277,7 +291,7 @@ def _write(
     DOMAINS[config.data.kind].show(context, folder, trained, best, scopes)
     results.write_models(folder, trained, best)
     results.write_bounds(context, folder, trained)
-    write_json(folder / "results.json", rows)
+    write_json(folder / "results.json", finite(rows))
     write_report(folder)
     found: list[dict[str, Any]] = read_json(folder / "results.json")
     return found

@@ -189,6 +189,10 @@ def _train(
             return {"bound": None}
         return {"bound": bound_and_marginal(context.engine, circuit, rows["valid"], start.z)}
 
+    def finish(circuit: Circuit) -> Circuit:
+        circuit = start.finish(circuit)
+        return replace(circuit, meta=context.meta(circuit, start.arm))
+
     return train_stage(
         context,
         f"train-{start.arm}",
@@ -201,7 +205,7 @@ def _train(
         passes_before=start.passes,
         valid=rows["valid"],
         on_epoch=on_epoch,
-        meta=lambda circuit: context.meta(circuit, start.arm),
+        finish=finish,
         measure=measure,
     )
 

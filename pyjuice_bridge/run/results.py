@@ -18,12 +18,13 @@ from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import copy_file, write_json, write_jsonl, write_text
+from pyjuice_bridge.files import copy_file, finite, write_json, write_jsonl, write_text
 from pyjuice_bridge.run.arms import Trained
 from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.stages.store import Artifact
 
 ARTIFACTS = "artifacts.json"
+LOCK = ".lock"
 _OUTCOME = (
     "report.html",
     "results.json",
@@ -40,12 +41,19 @@ _OUTCOME = (
 
 
 def open_folder(out: Path) -> None:
-    """Make the run's folder; refuses a folder that holds something else."""
+    """Make the run's folder; refuse a folder that holds something else."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{str(out)!r}: the name is not UTF-8; give another --out") from None
+    if out.absolute().name.casefold() == "artifacts":
+        raise UserError(f"{out} is the folder of stored stages; give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be made a run's folder ({error.strerror})") from None
-    if any(out.iterdir()) and not (out / "config.yaml").exists() and not (out / "log.txt").exists():
+    others = {path.name for path in out.iterdir()} - {LOCK}
+    if others and not (out / "config.yaml").exists() and not (out / "log.txt").exists():
         raise UserError(f"{out} is not empty and not a run's folder; give another --out")
 
 
@@ -73,7 +81,7 @@ class Metrics:
 
     def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
-        write_jsonl(self._path, self._rows)
+        write_jsonl(self._path, finite(self._rows))
 
 
 def score(context: Context, arm: Trained) -> Artifact:
@@ -157,7 +165,7 @@ def write_bounds(context: Context, out: Path, arms: Sequence[Trained]) -> None:
         for stage, bound, marginal in found:
             figures = {"bound": bound, "marginal": marginal, "unit": unit}
             rows.append({"stage": stage, **size, **figures})
-    write_json(out / "bound.json", rows)
+    write_json(out / "bound.json", finite(rows))
 
 
 def command_line() -> str:

@@ -24,7 +24,7 @@ from pyjuice_bridge.sections import Section
 Images = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 Rows = slice | NDArray[np.integer[Any]]
-Domain = Literal["images", "text", "table"]
+Domain = Literal["images", "text", "table", "written"]
 Progress = Callable[[int, int], None]
 """Called with what is done and the total, in the same unit (rows, positions, epochs)."""
 EpochReport = Callable[[int, int, float], None]

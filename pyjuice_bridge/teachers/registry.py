@@ -9,6 +9,7 @@ from pyjuice_bridge.teachers.mae import MaeSection
 from pyjuice_bridge.teachers.pixels import PixelSection
 from pyjuice_bridge.teachers.text import TextSection
 from pyjuice_bridge.teachers.vit_mae import VitMaeSection
+from pyjuice_bridge.teachers.writer import WriterSection
 
 SECTIONS: tuple[type[TeacherSection], ...] = (
     PixelSection,
@@ -18,4 +19,5 @@ SECTIONS: tuple[type[TeacherSection], ...] = (
     FileSection,
     ObjectSection,
     TextSection,
+    WriterSection,
 )

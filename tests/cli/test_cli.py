@@ -235,7 +235,7 @@ def test_clean_keeps_what_runs_refer_to(folder: Path) -> None:
 MISTAKES = [
     (("run", "none.yaml"), "none.yaml: no such file"),
     (("run", "{config}", "--set", "train.epoch=3"), "did you mean 'epochs'?"),
-    (("run", "{config}", "--set", "data.name=mnst"), "did you mean mnist"),
+    (("run", "{config}", "-q", "--set", "data.name=mnst"), "did you mean mnist"),
     (("show", "none.h5"), "none.h5"),
     (("show", "."), "not a run's folder"),
     (("evaluate", "none.h5", "digits"), "none.h5"),
@@ -265,7 +265,7 @@ def test_unexpected_errors_leave_their_traceback_in_the_log(
         raise ZeroDivisionError("by design")
 
     monkeypatch.setattr("pyjuice_bridge.pipeline.images.starts", broken)
-    done = invoke("run", folder / "config.yaml", "--out", tmp_path / "run")
+    done = invoke("run", folder / "config.yaml", "-q", "--out", tmp_path / "run")
     log = tmp_path / "run/log.txt"
     assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1
     assert "ZeroDivisionError: by design" in done.stderr and str(log) in done.stderr
@@ -278,7 +278,7 @@ def test_interrupt_says_that_the_run_can_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.api.train_arm", interrupted)
+    monkeypatch.setattr("pyjuice_bridge.run.api.train_arm", interrupted)
     done = invoke("run", folder / "config.yaml", "--out", tmp_path / "run")
     assert done.exit_code == 130 and "continues" in done.stderr
     monkeypatch.undo()

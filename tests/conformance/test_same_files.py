@@ -20,9 +20,9 @@ from pyjuice_bridge.circuit.region_graph import load_region_graph
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.distill.builders import PythonBuilders
 from pyjuice_bridge.engines.base import Builders
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.builders import PythonBuilders
 
 PYTHON = PythonBuilders()
 

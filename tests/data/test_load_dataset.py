@@ -237,12 +237,13 @@ def test_own_arrays_and_files(tmp_path: Path) -> None:
         load_dataset(np.zeros((5, 4, 4, 2), np.uint8))
     with pytest.raises(UserError, match="different image shapes"):
         load_dataset({"train": images, "test": images[:, :3]})
-    with pytest.raises(UserError, match="give train"):
-        load_dataset({"training": images})
+    with pytest.raises(UserError, match="trainer were given; give train"):
+        load_dataset({"trainer": images})
+    assert load_dataset({"Training": images}, seed=1).fingerprint in prints
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(UserError, match="neither a folder"):
         load_dataset(tmp_path / "x.txt")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="no data set or path"):
         load_dataset("none.npy")
 
 

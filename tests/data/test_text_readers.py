@@ -158,7 +158,7 @@ def test_content_follows_bytes_and_reader(tmp_path: Path) -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no text files"):
+    with pytest.raises(UserError, match="holds no files that end in"):
         own(tmp_path)
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(UserError, match=r"a\.txt is not UTF-8"):
@@ -168,8 +168,8 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "b.raw").write_text("x")
     with pytest.raises(UserError, match=r"\.raw and \.txt files: keep one kind"):
         own(tmp_path)
-    with pytest.raises(UserError, match="lists training were given; give train"):
-        strings({"training": ["a"]})
+    with pytest.raises(UserError, match="lists trainer were given; give train"):
+        strings({"trainer": ["a"]})
     with pytest.raises(UserError, match="train must be a list of strings"):
         strings({"train": "abc"})
     with pytest.raises(UserError, match="text: it must be a list of strings"):

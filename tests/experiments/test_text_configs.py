@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import tiny_text
-from pyjuice_bridge.pipeline.plan import make_plan
 from scripts import EXPERIMENTS
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.run.config import load_config
+from pyjuice_bridge.run.plan import make_plan
 
 SMALL = (
     "cluster.iterations=3",

@@ -168,7 +168,7 @@ SMALL_FILES_ONLY = """
     import resource, sys
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     from pyjuice_bridge.cli.main import main
-    main(["run", sys.argv[1], "--out", sys.argv[2]])
+    main(["run", "-q", sys.argv[1], "--out", sys.argv[2]])
 """
 
 

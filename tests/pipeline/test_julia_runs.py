@@ -14,8 +14,8 @@ import tiny_text
 from julia_program import skip_without_julia
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.pipeline.api import RunResult
 from pyjuice_bridge.report.run_dir import read_run
+from pyjuice_bridge.run.api import RunResult
 
 ENGINES = {
     "hclt": {

@@ -6,7 +6,6 @@ import tiny_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyjuice_bridge.pipeline.patch_arms import patch_variables
-from pyjuice_bridge.pipeline.plan import SHAPES, make_plan, seconds_per_row
 from pyjuice_bridge.pipeline.sizes import (
     Work,
     equal_latents,
@@ -23,6 +22,7 @@ from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.run.config import make_config
+from pyjuice_bridge.run.plan import SHAPES, make_plan, seconds_per_row
 
 
 def chain(count: int) -> np.ndarray:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import tiny_text
-from pyjuice_bridge.pipeline.plan import make_plan
-from pyjuice_bridge.pipeline.plan_text import _pass_seconds
 from pyjuice_bridge.pipeline.sizes import hmm_parameters, hmm_work
+from pyjuice_bridge.run.plan_text import _pass_seconds
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hmm import random_hmm
@@ -16,6 +15,7 @@ from pyjuice_bridge.circuit.types import InputLayer
 from pyjuice_bridge.engines.base import Epoch
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.run.config import make_config
+from pyjuice_bridge.run.plan import make_plan
 
 
 @pytest.mark.parametrize(("states", "vocabulary", "length"), [(2, 3, 2), (4, 7, 5)])

@@ -15,12 +15,12 @@ from teachers.tiny_text_models import BOS, WORDS, save_bert, save_gpt2
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.distill.ctrlg import load_ctrlg
-from pyjuice_bridge.distill.language import fill_up, one_end, with_end_state
+from pyjuice_bridge.distill.language import with_end_state
+from pyjuice_bridge.domains.written import fill_up, one_end
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine
-from pyjuice_bridge.pipeline.text_distill import distill_language_model
-from pyjuice_bridge.pipeline.text_writing import Sampling
 from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.run.language import Sampling, distill_language_model
 from pyjuice_bridge.teachers.text_sample import sample_sequences
 
 pytestmark = pytest.mark.skipif(
@@ -138,7 +138,8 @@ def test_again_reuses_and_continues(model: TextModel, source: Path, runs: Path) 
     longer = distill(source, runs / "longer", epochs=EPOCHS + 1)
     assert longer.hmm.states == STATES
     after = sorted(path.name for path in (runs / "artifacts").iterdir())
-    assert set(before) < set(after) and len(after) == len(before) + 1
+    new = {name.rpartition("-")[0] for name in set(after) - set(before)}
+    assert set(before) < set(after) and new == {"train-lvd", "score", "examples"}
     ledger = json.loads((runs / "longer" / "artifacts.json").read_text())
     assert set(ledger) <= set(after)
     assert "(reused)" in (runs / "writer" / "log.txt").read_text()
@@ -176,9 +177,9 @@ def test_a_model_without_an_end_and_with_a_tokenizer(tmp_path: Path) -> None:
     model = distill(tmp_path / "words", tmp_path / "out", states=4, sequences=60, length=6)
     assert model.hmm.transition[-1, -1] < 1
     assert model.ids(["cat", "##s"]) == [WORDS.index("cat"), WORDS.index("##s")]
-    opened = pj.open_text(tmp_path / "out", engine="torch")
+    opened = pj.load(tmp_path / "out", engine="torch")
     assert len(opened.sample(2)) == 2
-    assert opened.infill("the [MASK] sat")[0].startswith("the ")
+    assert opened.text.infill("the [MASK] sat")[0].startswith("the ")
     with pytest.raises(pj.UserError, match=r"give sampling\.end"):
         distill(tmp_path / "words", tmp_path / "other", ctrlg=True)
     ended = distill(
@@ -191,19 +192,19 @@ def test_a_model_without_an_end_and_with_a_tokenizer(tmp_path: Path) -> None:
         ctrlg=True,
     )
     assert ended.hmm.emission[-1, 6] == 1
-    assert all("cat" not in text for text in pj.open_text(tmp_path / "ended").sample(20))
+    assert all("cat" not in text for text in pj.load(tmp_path / "ended").sample(20))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"states": 1}, "states: must be at least 2"),
-        ({"length": 1}, "length: must be at least 2"),
+        ({"states": 1}, "'circuit.states' is 1, but must be at least 2"),
+        ({"length": 1}, "'data.length' is 1, but must be at least 2"),
         ({"length": 40}, "reads 16 tokens at once"),
-        ({"sequences": 2, "states": 100}, "cannot fill 99 clusters"),
-        ({"pseudocount": -1}, "pseudocount: must be at least 0"),
-        ({"smoothing": 2}, "smoothing: must be from 0 to 1"),
-        ({"sampling": Sampling(end=30)}, r"sampling\.end: must be an id"),
+        ({"sequences": 30, "states": 300}, "cannot fill 299 clusters"),
+        ({"pseudocount": -1}, "'circuit.pseudocount' is -1, but must be more than 0"),
+        ({"smoothing": 2}, "'circuit.smoothing' is 2, but must be less than 1"),
+        ({"sampling": Sampling(end=30)}, "'data.end' must be an id of the model, 0 … 29, got 30"),
     ],
 )
 def test_refusals(source: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -216,10 +217,6 @@ def test_what_cannot_be_distilled(source: Path, tmp_path: Path) -> None:
         distill(save_bert(tmp_path / "bert"), tmp_path / "out")
     with pytest.raises(pj.UserError, match="give a causal model"):
         distill(3, tmp_path / "out")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").touch()
-    with pytest.raises(pj.UserError, match="is a run's folder"):
-        distill(source, tmp_path / "run")
 
 
 def test_rows_of_the_end() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny_runs
 import tiny_text
-from pyjuice_bridge.pipeline.splits import stream_for
 from pyjuice_bridge.pipeline.text_examples import picture, state_shares
 
 import pyjuice_bridge as pj
@@ -18,6 +17,7 @@ from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.data import load_text, windows
 from pyjuice_bridge.distill.hmm import count_hmm, interpolate
 from pyjuice_bridge.report.run_dir import read_run
+from pyjuice_bridge.run.splits import stream_for
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import SuffixFeatures
 from pyjuice_bridge.teachers.text_scale import UnitStates, mean_state
@@ -197,9 +197,10 @@ def test_documents_apart_and_words(home: Path) -> None:
     text = load_text(tiny_text.splits(), tokenizer="words", vocabulary=8)
     cut = windows(text.train, 6, 4, joined=False)
     assert (cut.x < 0).any() and z.shape == cut.x.shape
-    opened = pj.open_text(run.path)
-    value, count = opened.perplexity(text.train)
-    assert count == len(cut)
+    opened = pj.load(run.path)
+    rows = opened.codec.windows(text.train)
+    assert len(rows) == len(cut)
+    value = opened.text.perplexity(rows)
     assert value == pytest.approx(row["train"]["value"], rel=1e-6)
     rows = json.loads((run.path / "bound.json").read_text())
     assert all(r["bound"] >= r["marginal"] for r in rows)
@@ -214,26 +215,28 @@ def test_random_arm_needs_no_teacher_to_read(home: Path) -> None:
 
 
 def test_texts_of_one_s_own_are_scored_and_filled_in(finished: Any, home: Path) -> None:
-    opened = pj.open_text(finished.path)
+    opened = pj.load(finished.path)
+    text = opened.text
     (home / "other.txt").write_text("\n\n".join(tiny_text.documents(6, seed=5)))
-    stream, name = stream_for(finished.path, opened, str(home / "other.txt"), None)
+    stream, name = stream_for(finished.path, text.vocabulary, str(home / "other.txt"), None)
     assert name == "" and stream.document_count == 6
-    value, count = opened.perplexity(stream, limit=4)
+    rows = opened.codec.windows(stream)[:4]
+    value, count = text.perplexity(rows), len(rows)
     x = windows(stream, 6, 6).x[:4]
     nats = -pj.load(finished.path).log_likelihood(x).sum() / x.size
     assert (count, value) == (4, pytest.approx(math.exp(nats), rel=1e-6))
-    filled = opened.infill("the cat [MASK] the dog", 4, seed=1)
-    assert len(filled) == 4 and all(text.startswith("the cat") for text in filled)
-    assert opened.viterbi("the cat [MASK]").startswith("the cat")
+    filled = text.infill("the cat [MASK] the dog", 4, seed=1)
+    assert len(filled) == 4 and all(line.startswith("the cat") for line in filled)
+    assert text.viterbi("the cat [MASK]")[0].startswith("the cat")
     assert len(opened.sample(2)) == 2
     with pytest.raises(pj.UserError, match=r"no gap; write \[MASK\]"):
-        opened.infill("the cat")
+        text.infill("the cat")
     with pytest.raises(pj.UserError, match="leave out --split"):
-        stream_for(finished.path, opened, str(home / "other.txt"), "test")
+        stream_for(finished.path, text.vocabulary, str(home / "other.txt"), "test")
     lonely = home / "lonely.h5"
     lonely.write_bytes((finished.path / "model.h5").read_bytes())
     with pytest.raises(pj.UserError, match=r"tokens\.json is missing"):
-        pj.open_text(lonely)
+        pj.load(lonely).text.infill("the [MASK]")
 
 
 MISTAKES: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -21,7 +21,7 @@ from pyjuice_bridge import files
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.stages import store as store_module
 from pyjuice_bridge.stages.progress import Reporter
-from pyjuice_bridge.stages.store import Artifact, Store, fingerprint, remove
+from pyjuice_bridge.stages.store import Artifact, Store, fingerprint, remove, unused
 
 
 def build_counter(calls: list[int]):
@@ -94,14 +94,15 @@ def test_damaged_artifact_is_computed_again(tmp_path: Path, damage: str) -> None
 
 
 def test_every_digit_of_the_note_counts(tmp_path: Path) -> None:
-    """Every character of ``done.json`` changed in turn: computed again, or nothing has changed."""
-    folder = Store(tmp_path).stage("s", 1, {"x": 1}, lambda folder: {"value": 2.5}).path
+    """Change every character of ``done.json`` in turn."""
+    info = {"seconds": 1.5, "value": 2.5}
+    folder = Store(tmp_path).stage("s", 1, {"x": 1}, lambda folder: info).path
     whole = (folder / "done.json").read_text()
     for i, character in enumerate(whole):
         other = {"1": "2", " ": "x", "\n": "x"}.get(character, "1")
         (folder / "done.json").write_text(whole[:i] + other + whole[i + 1 :])
-        again = Store(tmp_path).stage("s", 1, {"x": 1}, lambda folder: {"value": 2.5})
-        assert not again.reused and again.info["value"] == 2.5, (i, character)
+        again = Store(tmp_path).stage("s", 1, {"x": 1}, lambda folder: info)
+        assert not again.reused and again.info == info, (i, character)
         (folder / "done.json").write_text(whole)
 
 
@@ -208,20 +209,6 @@ def test_failed_build_leaves_nothing_finished(tmp_path: Path) -> None:
     assert Store(tmp_path).stage("s", 1, {}, finish).info["part"].startswith("kept")
 
 
-def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.json"
-    files.write_json(path, {"old": 1})
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        files.write_json(path, {"new": 1})
-    assert files.read_json(path) == {"old": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
 WORKER = """
     import sys, time
     from pathlib import Path
@@ -273,3 +260,39 @@ def test_inputs_must_be_plain_numbers() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint({"x": float("nan")})
     assert fingerprint({"a": 1, "b": [1.5]}) == fingerprint({"b": [1.5], "a": 1})
+
+
+def test_only_what_a_store_made_is_unused(tmp_path: Path) -> None:
+    """Folders beside artifacts: like one by name or content, but made by somebody else."""
+    runs, store = tmp_path, Store(tmp_path / "artifacts")
+    made = store.stage("train-lvd", 1, {}, lambda folder: None)
+    kept = store.stage("tree", 1, {}, lambda folder: None)
+    damaged = store.stage("score", 1, {}, lambda folder: None)
+    (damaged.path / "done.json").write_text("{")
+
+    def fail(folder: Path) -> None:
+        raise UserError("stopped")
+
+    with pytest.raises(UserError):
+        store.stage("clusters", 1, {}, fail)
+    unfinished = next((tmp_path / "artifacts").glob("clusters-*"))
+    (runs / "run").mkdir()
+    files.write_json(runs / "run" / "artifacts.json", [kept.id])
+    number = "0123456789abcdef"
+    foreign = [
+        "my-thesis",
+        *(f"{x}-{number}" for x in ("notes", "Notes")),
+        f"x-{number}0",
+        "x-0123",
+    ]
+    for name in foreign:
+        (store.root / name).mkdir()
+        (store.root / name / "mine.txt").touch()
+    for name, content in {"a": "{}", "b": "[1]", "c": '{"x": 1}'}.items():
+        (store.root / f"{name}-{number}").mkdir()
+        (store.root / f"{name}-{number}" / "done.json").write_text(content)
+    (store.root / f"d-{number}").mkdir()
+    (store.root / f"d-{number}" / "lock").write_text("of a canal")
+    (store.root / f"e-{number}").symlink_to(made.path)
+    (store.root / f"f-{number}").write_text("a file")
+    assert set(unused(runs)) == {made.path, damaged.path, unfinished}
