@@ -11,10 +11,10 @@ import pytest
 import tiny_runs
 import tiny_text
 
-import pyjuice_bridge as pj
 from pyjuice_bridge.cluster import Assignments, cluster_embeddings
 from pyjuice_bridge.data import load_text, windows
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.run.api import run as run_config
 from pyjuice_bridge.teachers import ArrayEmbeddings, store
 
 needs_transformers = pytest.mark.skipif(
@@ -65,7 +65,7 @@ def joined(value: bool) -> dict[str, Any]:
 def test_a_text_teacher_of_ones_own(tmp_path: Path, whole: bool) -> None:
     config = text_config(data=joined(whole))
     teacher = Rest()
-    run = pj.run(config, text=tiny_text.splits(), teacher=teacher, out=tmp_path / "run")
+    run = run_config(config, text=tiny_text.splits(), teacher=teacher, out=tmp_path / "run")
     assert (-1 in teacher.seen) is not whole
 
     text = load_text(tiny_text.splits(), tokenizer="words")
@@ -83,14 +83,14 @@ def test_a_text_teacher_of_ones_own(tmp_path: Path, whole: bool) -> None:
         np.testing.assert_array_equal(found.z[split][there], expected.z[split][there])
 
     calls = teacher.calls
-    again = pj.run(config, text=tiny_text.splits(), teacher=teacher, out=tmp_path / "run")
+    again = run_config(config, text=tiny_text.splits(), teacher=teacher, out=tmp_path / "run")
     assert teacher.calls == calls + 1  # the probe that names it
     assert {name.rpartition("-")[0] for name in again.reused} >= {"embed", "clusters", "counting"}
 
 
 def test_text_embeddings_and_ids_from_files_give_the_same_run(tmp_path: Path) -> None:
     config = text_config(data=joined(False))
-    run = pj.run(config, text=tiny_text.splits(), teacher=Rest(), out=tmp_path / "runs" / "own")
+    run = run_config(config, text=tiny_text.splits(), teacher=Rest(), out=tmp_path / "runs" / "own")
     z = Assignments.load(run.path / "assignments.h5").z
     text = load_text(tiny_text.splits(), tokenizer="words")
     for folder in ("embeddings", "assignments"):
@@ -102,7 +102,7 @@ def test_text_embeddings_and_ids_from_files_give_the_same_run(tmp_path: Path) ->
         np.save(tmp_path / "assignments" / f"{split}.npy", np.where(x >= 0, z[split], -1))
     for name in ("embeddings", "assignments"):
         section = {"kind": "file", name: str(tmp_path / name)}
-        other = pj.run(
+        other = run_config(
             {**config, "teacher": section}, text=tiny_text.splits(), out=tmp_path / "runs" / name
         )
         assert other.results[0]["test"] == run.results[0]["test"]
@@ -110,7 +110,7 @@ def test_text_embeddings_and_ids_from_files_give_the_same_run(tmp_path: Path) ->
     ids[0, 0] = -1
     np.save(tmp_path / "assignments" / "valid.npy", ids)
     with pytest.raises(UserError, match="gives -1 for positions of valid windows that count"):
-        pj.run(
+        run_config(
             {**config, "teacher": section}, text=tiny_text.splits(), out=tmp_path / "runs" / "less"
         )
 
@@ -120,7 +120,7 @@ def test_pieces_of_a_named_tokenizer(tmp_path: Path) -> None:
     bert = tiny_text.save_bert(tmp_path / "bert")
     data = {**text_config()["data"], "tokens": "pieces"}
     config = text_config(data=data, teacher={"kind": "object", "tokenizer": str(bert)})
-    run = pj.run(config, text=tiny_text.splits(), teacher=Lengths(), out=tmp_path / "run")
+    run = run_config(config, text=tiny_text.splits(), teacher=Lengths(), out=tmp_path / "run")
     text = load_text(tiny_text.splits(), tokenizer=str(bert))
     assert run.results[0]["vocabulary"] == len(text.vocabulary)
     assert run.results[0]["token"] == "word pieces"
@@ -129,7 +129,9 @@ def test_pieces_of_a_named_tokenizer(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_is_given_to_teachers_that_ask(tmp_path: Path) -> None:
-    run = pj.run(text_config(), text=tiny_text.splits(), teacher=Lengths(), out=tmp_path / "run")
+    run = run_config(
+        text_config(), text=tiny_text.splits(), teacher=Lengths(), out=tmp_path / "run"
+    )
     text = load_text(tiny_text.splits(), tokenizer="words")
     sizes = np.array([len(word) for word in text.vocabulary])
     x = windows(text.train, WINDOW, WINDOW).x
@@ -158,14 +160,16 @@ ANSWERS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("answer", "message"), ANSWERS)
 def test_what_a_text_teacher_may_not_return(tmp_path: Path, answer: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        pj.run(text_config(), text=tiny_text.splits(), teacher=Fails(answer), out=tmp_path / "run")
+        run_config(
+            text_config(), text=tiny_text.splits(), teacher=Fails(answer), out=tmp_path / "run"
+        )
 
 
 def test_an_object_that_is_no_teacher(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"object has no method embed\(windows int32 \[N, T\]\)"):
-        pj.run(text_config(), text=tiny_text.splits(), teacher=object(), out=tmp_path / "run")
+        run_config(text_config(), text=tiny_text.splits(), teacher=object(), out=tmp_path / "run")
     with pytest.raises(UserError, match="belongs to run"):
-        pj.run(text_config(), text=tiny_text.splits(), out=tmp_path / "other")
+        run_config(text_config(), text=tiny_text.splits(), out=tmp_path / "other")
 
 
 class Killed(Rest):
@@ -190,11 +194,11 @@ def test_an_interrupted_embedding_continues_with_the_same_result(
     monkeypatch.setattr(store, "_BLOCK_FLOATS", 10 * WINDOW * 8)
     text = tiny_text.splits()
     undisturbed = Killed(1000)
-    whole = pj.run(text_config(), text=text, teacher=undisturbed, out=tmp_path / "a" / "whole")
+    whole = run_config(text_config(), text=text, teacher=undisturbed, out=tmp_path / "a" / "whole")
     with pytest.raises(KeyboardInterrupt):
-        pj.run(text_config(), text=text, teacher=Killed(5), out=tmp_path / "b" / "part")
+        run_config(text_config(), text=text, teacher=Killed(5), out=tmp_path / "b" / "part")
     rest = Killed(1000)
-    part = pj.run(text_config(), text=text, teacher=rest, out=tmp_path / "b" / "part")
+    part = run_config(text_config(), text=text, teacher=rest, out=tmp_path / "b" / "part")
     assert rest.calls == undisturbed.calls - 5  # one of the five was the first row, for its shape
     np.testing.assert_array_equal(
         Assignments.load(part.path / "assignments.h5").z["train"],
@@ -209,7 +213,7 @@ def test_too_few_images_for_two_clusters(tmp_path: Path, count: int) -> None:
     data = {"train": one, "valid": tiny_runs.images(3), "test": tiny_runs.images(3)}
     config = tiny_runs.hclt_config(arms=["lvd"], circuit={"kind": "hclt", "latents": 3})
     with pytest.raises(UserError, match="cannot fill 3 clusters") as caught:
-        pj.run(config, images=data, out=tmp_path / "run")
+        run_config(config, images=data, out=tmp_path / "run")
     said = str(caught.value)
     assert said.endswith("train on more images")
     assert ("set 'circuit.latents' to at most 2" in said) is (count == 2)
