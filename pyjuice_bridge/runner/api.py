@@ -177,7 +177,9 @@ def _checked(
     for domain in given.data:
         values.setdefault("data", {"kind": domain, "name": "array"})
     if given.teacher is not None:
-        values["teacher"] = {"kind": "object"}
+        section = values.get("teacher")
+        own = isinstance(section, Mapping) and section.get("kind") == "object"
+        values["teacher"] = section if own else {"kind": "object"}
     for key, value in overrides.items():
         if not isinstance(value, Mapping):
             put(values, key, value, default_kinds)

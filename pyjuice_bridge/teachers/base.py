@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -97,7 +96,8 @@ class ArrayEmbeddings:
 
     def read(self, positions: slice, rows: Rows) -> FloatArray:
         """Return the vectors float32 [rows, positions, D] of the chosen rows and positions."""
-        return np.asarray(self._array[:, positions][rows], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.asarray(self._array[:, positions][rows], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -272,19 +272,3 @@ def key_hash(key: Mapping[str, Any]) -> str:
         raise UserError(
             f"the description of a teacher must consist of plain values ({error})"
         ) from None
-
-
-def whole(value: Any, name: str, least: int | None = None) -> int:
-    """Return an integer of any type as an ``int``.
-
-    Raises:
-        UserError: it is no integer, or less than ``least``.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise UserError(f"{name} must be a whole number, found {value!r}") from None
-    if isinstance(value, bool | np.bool_) or (least is not None and number < least):
-        floor = "" if least is None else f" of at least {least}"
-        raise UserError(f"{name} must be a whole number{floor}, found {value!r}")
-    return number

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.numbers import SEEDS, whole
 from pyjuice_bridge.teachers.base import (
     EpochReport,
     FloatArray,
     Images,
     key_hash,
     patch_grid,
-    whole,
 )
 from pyjuice_bridge.teachers.mae_model import MAE
 from pyjuice_bridge.teachers.public import weights_hash
@@ -63,7 +63,7 @@ class MAESettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "mask_ratio", tuple(self.mask_ratio))
-        object.__setattr__(self, "seed", whole(self.seed, "MAE: seed", 0))
+        object.__setattr__(self, "seed", whole("MAE: seed", self.seed, SEEDS))
         if self.hidden % self.heads:
             raise UserError(
                 f"MAE: hidden ({self.hidden}) must be a multiple of heads ({self.heads})"
