@@ -16,4 +16,13 @@ from pyjuice_bridge.engines.torch.fused.passes import (
 )
 from pyjuice_bridge.engines.torch.fused.steps import applies, step_inputs, step_sums
 
-__all__ = ["FusedUpward", "Trees", "applies", "cut_of", "downward", "step_inputs", "step_sums", "upward"]
+__all__ = [
+    "FusedUpward",
+    "Trees",
+    "applies",
+    "cut_of",
+    "downward",
+    "step_inputs",
+    "step_sums",
+    "upward",
+]

@@ -25,9 +25,7 @@ _BATCH_BYTES = 2**26
 
 def batch_bytes(cut: Cut) -> int:
     """Bytes that a sample takes outside the rest of the program."""
-    return sum(
-        bank.places * (4 * bank.nodes + 16 * bank.clusters) for bank in cut.banks
-    )
+    return sum(bank.places * (4 * bank.nodes + 16 * bank.clusters) for bank in cut.banks)
 
 
 def rows_at_once(cut: Cut) -> int:
@@ -274,9 +272,7 @@ def _tables(tensors: Params, bank: Bank) -> Longs:
     return found
 
 
-def bank_jobs(
-    cut: Cut, params: Params, workspace: Workspace, batch: int
-) -> list[BankJobs]:
+def bank_jobs(cut: Cut, params: Params, workspace: Workspace, batch: int) -> list[BankJobs]:
     """The banks for a batch size: those of an earlier batch, where they still hold."""
     threads = torch.get_num_threads()
     places = (id(cut), threads, *(address(p) for p in params if p is not None))

@@ -451,9 +451,7 @@ def add_outer(r: _Rows, matrix: Any, left: Any, right: Any, count: Any) -> None:
         height = -(-r.width // tiles)
         whole = r.width // height * height
 
-        def tile(
-            start: Any, height: int, vectors: range = vectors
-        ) -> None:
+        def tile(start: Any, height: int, vectors: range = vectors) -> None:
             offset = r.builder.mul(start, r.long(4))
 
             def inner(s: Any, sums: list[Any]) -> Sequence[Any]:

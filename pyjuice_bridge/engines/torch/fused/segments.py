@@ -288,7 +288,10 @@ def _exact_up(f, cluster, column, products, sums):  # type: ignore[no-untyped-de
         The root's value as a number and the exponent of a power of two.
     """
     width, nodes = f.width, f.nodes
-    leaf_offsets, child_offsets = longs(f.leaf_offsets, nodes + 1), longs(f.child_offsets, nodes + 1)
+    leaf_offsets, child_offsets = (
+        longs(f.leaf_offsets, nodes + 1),
+        longs(f.child_offsets, nodes + 1),
+    )
     children = longs(f.children, nodes)
     weights = longs(f.weights, f.clusters * nodes)
     view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
@@ -510,9 +513,7 @@ def segment(width: int) -> Kernel:
                             mantissas[place], exponents[place] = value, power
                         if f.counts != 0 and value > 0:
                             flow = np.float64(floats(entering + 4 * start, count)[s])
-                            _exact_down(
-                                f, cluster, column, flow, exact_products, exact_sums
-                            )
+                            _exact_down(f, cluster, column, flow, exact_products, exact_sums)
                 if f.counts == 0:
                     continue
                 for back in range(nodes):
