@@ -53,7 +53,8 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"teacher": {"kind": "mea"}},
-        "'teacher.kind' is 'mea'; choose pixels, mae, vit_mae, efficientnet, file, object or text; "
+        "'teacher.kind' is 'mea'; choose pixels, mae, vit_mae, efficientnet, file, object, text, "
+        "columns or writer; "
         "did you mean 'mae'?",
     ),
     (
@@ -111,9 +112,12 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {"name": "x", "window": 8}}, "'data.window' belongs to 'data.kind: text'"),
     (
         {"data": {**TEXT, "kind": "txt"}},
-        "'data.kind' is 'txt'; choose images or text; did you mean 'text'?",
+        "'data.kind' is 'txt'; choose images, text, table or written; did you mean 'text'?",
     ),
-    ({"circuit": HMM}, "'circuit.kind: hmm' models text, but 'data.kind' is 'images'; use 'hclt'"),
+    (
+        {"circuit": HMM},
+        "'circuit.kind: hmm' models text and written, but 'data.kind' is 'images'; use 'hclt'",
+    ),
     (
         {"teacher": {"kind": "text"}},
         "'teacher.kind: text' reads text, but 'data.kind' is 'images'; use 'pixels'",
