@@ -35,8 +35,8 @@ class RatSpnCircuit(Section):
     """A RAT-SPN (Peharz et al., UAI 2019): Kronecker products over random splits.
 
     ``depth`` is how often a region is halved, 4 times unless it is given; ``replicas`` how often
-    that is begun anew, 10 times; ``graph`` is a region-graph file in place of both.  ``sums`` nodes of every region, ``inputs`` of a leaf
-    region, where ``sums`` is meant unless it is given.
+    that is begun anew, 10 times; ``graph`` is a region-graph file in place of both.  ``sums`` nodes
+    of every region, ``inputs`` of a leaf region, where ``sums`` is meant unless it is given.
     """
 
     kind: Literal["rat_spn"]
