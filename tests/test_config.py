@@ -59,8 +59,8 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"teacher": {"kind": None}},
-        "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file, object or "
-        "text",
+        "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file, object, "
+        "text, columns or writer",
     ),
     ({"teacher": {"hidden": 3}}, "'teacher.hidden' belongs to 'teacher.kind: mae'"),
     ({"circuit": {"patch": 4}}, "'circuit.patch' belongs to 'circuit.kind: patches'"),

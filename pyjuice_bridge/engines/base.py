@@ -30,6 +30,7 @@ Pseudocount = Annotated[float, Interval(ge=0, le=1e9)]
 """Beyond some thousand times the rows, every row of parameters is uniform."""
 
 Optimizer = Literal["full_em", "mini_em", "anemone"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
 
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
