@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.config import PatchCircuit, PixelTeacher
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import write_arrays
 from pyjuice_bridge.pipeline.context import ImageContext
 from pyjuice_bridge.pipeline.training import Trained
@@ -83,7 +84,11 @@ def _of_arm(
     model = Model(arm.circuit(), context.engine)
     found: Arrays = {f"samples/{name}": model.sample(context.config.report.samples, seed=seed)}
     for mask, hidden in masks.items():
-        found[f"inpaint/{name}/{mask}"] = model.inpaint(images, hidden, seed=seed)
+        try:
+            found[f"inpaint/{name}/{mask}"] = model.inpaint(images, hidden, seed=seed)
+        except UserError as error:
+            # An arm without pseudocounts may hold what is shown for impossible.
+            context.reporter.say(f"{name}: no completions ({error})")
     return found
 
 
