@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyjuice_bridge.runner.config import Config, load_config, make_config
     from pyjuice_bridge.runner.language import Sampling, distill_language_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Circuit": "circuit.types",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import tiny_text
-from pyjuice_bridge.run.api import run as run_config
+from pyjuice_bridge.runner.api import run as run_config
 
 from pyjuice_bridge.cluster import Assignments, cluster_embeddings
 from pyjuice_bridge.data import load_text, windows
