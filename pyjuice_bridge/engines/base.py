@@ -24,10 +24,13 @@ with entries in [0, 1]."""
 StepSize = Annotated[float, Interval(gt=0, le=1)]
 """A step of 1 replaces parameters by what a batch says; beyond it they may become negative."""
 
-Epochs = Annotated[int, Interval(ge=0, le=1_000_000)]
+MOST_EPOCHS = 100_000
+MOST_PSEUDOCOUNT = 1e9
+"""It outweighs any data: rows of parameters become uniform."""
+
+Epochs = Annotated[int, Interval(ge=0, le=MOST_EPOCHS)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
-Pseudocount = Annotated[float, Interval(ge=0, le=1e9)]
-"""Beyond some thousand times the rows, every row of parameters is uniform."""
+Pseudocount = Annotated[float, Interval(ge=0, le=MOST_PSEUDOCOUNT)]
 
 Optimizer = Literal["full_em", "mini_em", "anemone"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
@@ -110,7 +113,7 @@ class FitOptions(_Checked):
     step_size: Schedule = field(default_factory=Schedule)
     pseudocount: Pseudocount = 0.1
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
-    patience: Annotated[int, Interval(ge=1, le=1_000_000)] | None = None
+    patience: Annotated[int, Interval(ge=1, le=2**31 - 1)] | None = None
     frozen: tuple[Annotated[int, Interval(ge=0, lt=2**31)], ...] = ()
     seed: Seed = 0
 
