@@ -9,7 +9,7 @@ faster wherever EM will do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from pyjuice_bridge.circuit.types import (
     Circuit,
     InputLayer,
+    Layer,
     ProductLayer,
     SumLayer,
     layer_params,
@@ -54,9 +55,7 @@ class CircuitModule(nn.Module):
             if params is not None:
                 logs = torch.from_numpy(params.astype(np.float64)).log()
                 self.logits[str(index)] = nn.Parameter(logs.to(dtype))
-        self._layers = nn.ModuleList(
-            _LAYERS[type(layer)](circuit, layer) for layer in circuit.layers
-        )
+        self._layers = nn.ModuleList(_layer(circuit, layer) for layer in circuit.layers)
         self._roots = _Gather(circuit, circuit.roots)
         self._sites = nn.ModuleList(
             _Site(circuit, name, layer)
@@ -78,66 +77,64 @@ class CircuitModule(nn.Module):
         rows = torch.as_tensor(check_rows(self._circuit, _plain(x)).astype(np.int64))
         given = {name: _plain(values) for name, values in (latents or {}).items()}
         check_latents(self._circuit, given, len(rows))
-        device, dtype = self.device, next(iter(self.logits.values())).dtype
-        rows = rows.to(device)
-        evidence = self._evidence(latents or {}, device, dtype)
-        tables = self._log_params()
+        some = self._some_logits
+        evidence = self._evidence(latents or {}, some)
+        tables, rows = self._log_params(), rows.to(some.device)
         values: list[Tensor] = []
         for index, layer in enumerate(self._layers):
-            value = layer(values, tables.get(index), rows)
-            for site in self._sites:
+            value: Tensor = layer(values, tables.get(index), rows)
+            for site in cast(list[_Site], self._sites):
                 if site.layer == index and site.name in evidence:
                     value = site(value, evidence[site.name])
             values.append(value)
-        return self._roots(values)[:, :, 0].t()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the logits are."""
-        return next(iter(self.logits.values())).device
+        found: Tensor = self._roots(values)
+        return found[:, :, 0].t()
 
     def circuit(self) -> Circuit:
         """Return the circuit of the logits as they are now."""
-        dtype = str(next(iter(self.logits.values())).dtype).removeprefix("torch.")
+        dtype = str(self._some_logits.dtype).removeprefix("torch.")
         params: list[NDArray[Any] | None] = [None] * len(self._circuit.layers)
         with torch.no_grad():
             for index, logs in self._log_params(torch.float64).items():
-                if self._layers[index].owner == index:
+                if str(index) in self.logits:
                     params[index] = logs.exp().cpu().numpy().astype(dtype)
         return self._circuit.with_layer_params(params)
 
+    @property
+    def _some_logits(self) -> Tensor:
+        return next(self.parameters())
+
     def _log_params(self, dtype: torch.dtype | None = None) -> dict[int, Tensor]:
         """Return the logs of all layers' parameters; tied layers have their owner's."""
+        layers = cast(list[_Layer], self._layers)
         found: dict[int, Tensor] = {}
-        for index, layer in enumerate(self._layers):
-            if layer.owner is not None:
-                owner = layer.owner
-                if owner not in found:
-                    logits = self.logits[str(owner)]
-                    found[owner] = self._layers[owner].normalise(
-                        logits if dtype is None else logits.to(dtype)
-                    )
-                found[index] = found[owner]
+        for index, layer in enumerate(layers):
+            owner = layer.owner
+            if owner is None:
+                continue
+            if owner not in found:
+                found[owner] = layers[owner].normalise(self.logits[str(owner)].to(dtype))
+            found[index] = found[owner]
         return found
 
-    def _evidence(
-        self, latents: Mapping[str, Any], device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
+    def _evidence(self, latents: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:
         """Return weights [N, positions, width] of all states of the latents given."""
         found = {}
         for name, values in latents.items():
-            given = torch.as_tensor(values, device=device)
+            given = torch.as_tensor(values, device=like.device)
             if not given.is_floating_point():
                 blocks = self._circuit.latents[name]
                 width = max(self._circuit.widths[self._circuit.layer_of(int(b))] for b in blocks)
-                states = torch.arange(width, device=device)
+                states = torch.arange(width, device=like.device)
                 given = (given[..., None] == states) | (given[..., None] < 0)
-            found[name] = given.to(dtype)
+            found[name] = given.to(like.dtype)
         return found
 
 
 class _Gather(nn.Module):
     """Reads blocks of earlier layers, all of one width, in a given order: [count, N, width]."""
+
+    order: Tensor
 
     def __init__(self, circuit: Circuit, blocks: NDArray[np.integer[Any]]) -> None:
         super().__init__()
@@ -154,7 +151,21 @@ class _Gather(nn.Module):
         return torch.cat(parts).index_select(0, self.order)
 
 
-class _Input(nn.Module):
+class _Layer(nn.Module):
+    """Values [blocks, N, width], as logs, from those of earlier layers."""
+
+    owner: int | None = None
+    """The layer whose logits are the parameters, if there are any."""
+
+    def normalise(self, logits: Tensor) -> Tensor:
+        """Return logs of parameters whose rows sum to one."""
+        raise NotImplementedError
+
+
+class _Input(_Layer):
+    variables: Tensor
+    groups: Tensor
+
     def __init__(self, circuit: Circuit, layer: InputLayer) -> None:
         super().__init__()
         self.owner = _index(circuit, layer)
@@ -166,11 +177,12 @@ class _Input(nn.Module):
 
     def forward(self, values: Sequence[Tensor], logs: Tensor, rows: Tensor) -> Tensor:
         table = torch.cat([logs.new_zeros(*logs.shape[:2], 1), logs], 2).transpose(1, 2)
-        return table[self.groups[:, None], rows.t().index_select(0, self.variables) + 1]
+        places = rows.t().index_select(0, self.variables) + 1
+        return table[self.groups[:, None], places]
 
 
-class _Hadamard(nn.Module):
-    owner = None
+class _Hadamard(_Layer):
+    parents: Tensor
 
     def __init__(self, circuit: Circuit, layer: ProductLayer) -> None:
         super().__init__()
@@ -179,15 +191,15 @@ class _Hadamard(nn.Module):
         _keep(self, "parents", np.repeat(np.arange(layer.num_blocks), np.diff(layer.offsets)))
 
     def forward(self, values: Sequence[Tensor], logs: None, rows: Tensor) -> Tensor:
-        factors = self._children(values)
+        factors: Tensor = self._children(values)
         product = factors.new_zeros(self._count, *factors.shape[1:])
         return product.index_add(0, self.parents, factors)
 
 
-class _Listed(nn.Module):
+class _Listed(_Layer):
     """Kronecker and concat blocks; those whose children have the same widths go together."""
 
-    owner = None
+    order: Tensor
 
     def __init__(self, circuit: Circuit, layer: ProductLayer) -> None:
         super().__init__()
@@ -208,7 +220,7 @@ class _Listed(nn.Module):
 
     def forward(self, values: Sequence[Tensor], logs: None, rows: Tensor) -> Tensor:
         parts = []
-        for slots in self._slots:
+        for slots in cast(list[nn.ModuleList], self._slots):
             found = [slot(values) for slot in slots]
             if self._kind == "kronecker":
                 parts.append((found[0][..., None] + found[1][..., None, :]).flatten(2))
@@ -217,7 +229,12 @@ class _Listed(nn.Module):
         return torch.cat(parts).index_select(0, self.order)
 
 
-class _Sum(nn.Module):
+class _Sum(_Layer):
+    groups: Tensor
+    parents: Tensor
+    lead: Tensor
+    """By group: the first group of the blocks that it belongs to."""
+
     def __init__(self, circuit: Circuit, layer: SumLayer) -> None:
         super().__init__()
         self.owner = _index(circuit, layer) if layer.tied_to is None else layer.tied_to
@@ -240,7 +257,7 @@ class _Sum(nn.Module):
         return shifted - total[self.lead].log()[..., None]
 
     def forward(self, values: Sequence[Tensor], logs: Tensor, rows: Tensor) -> Tensor:
-        terms = self._children(values)
+        terms: Tensor = self._children(values)
         top = terms.detach().amax(2)
         index = self.parents[:, None].expand_as(top)
         top = top.new_full((self._count, top.shape[1]), -torch.inf).scatter_reduce(
@@ -256,6 +273,9 @@ class _Sum(nn.Module):
 class _Site(nn.Module):
     """The positions of a latent that are in one layer."""
 
+    positions: Tensor
+    blocks: Tensor
+
     def __init__(self, circuit: Circuit, name: str, layer: int) -> None:
         super().__init__()
         self.name, self.layer, self._width = name, layer, circuit.widths[layer]
@@ -269,13 +289,12 @@ class _Site(nn.Module):
         return value.index_add(0, self.blocks, logs)
 
 
-_LAYERS: dict[type, Any] = {
-    InputLayer: _Input,
-    SumLayer: _Sum,
-    ProductLayer: lambda circuit, layer: (
-        _Hadamard(circuit, layer) if layer.kind == "hadamard" else _Listed(circuit, layer)
-    ),
-}
+def _layer(circuit: Circuit, layer: Layer) -> _Layer:
+    if isinstance(layer, InputLayer):
+        return _Input(circuit, layer)
+    if isinstance(layer, SumLayer):
+        return _Sum(circuit, layer)
+    return _Hadamard(circuit, layer) if layer.kind == "hadamard" else _Listed(circuit, layer)
 
 
 def _log(values: Tensor) -> Tensor:
