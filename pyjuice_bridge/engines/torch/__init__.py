@@ -35,6 +35,7 @@ from pyjuice_bridge.engines.evidence import (
     warn_of_unseen,
 )
 from pyjuice_bridge.engines.resume import training_key
+from pyjuice_bridge.engines.steps import m_step
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import (
     collect,
@@ -86,6 +87,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    m_step = staticmethod(m_step)
 
     def __init__(self, device: str = "cpu", precision: Precision = "float32") -> None:
         self.device, self.precision = device, precision
