@@ -90,11 +90,13 @@ def names_of(domain: Domain) -> tuple[str, ...]:
     return tuple(name for name, entry in SETS.items() if entry.domain == domain)
 
 
-def known_set(source: object, domain: Domain) -> DataSet | None:
+def known_set(source: object, domain: Domain | None = None) -> DataSet | None:
     """Return the set that ``source`` names (``nltcs`` or ``debd/nltcs``), None if it names none."""
     family, _, name = str(source).rpartition("/")
     entry = SETS.get(name)
-    return entry if entry and entry.domain == domain and family in ("", entry.family) else None
+    if entry is None or domain not in (None, entry.domain) or family not in ("", entry.family):
+        return None
+    return entry
 
 
 def unknown_set(name: str, domain: Domain | None = None) -> UserError:

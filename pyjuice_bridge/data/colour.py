@@ -206,7 +206,7 @@ COLOURS: dict[str, Colour] = {
 
 
 def get_colour(name: str) -> Colour:
-    """The coding called ``name``.
+    """Return the coding called ``name``.
 
     Raises:
         UserError: there is none.

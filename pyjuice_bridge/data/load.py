@@ -62,7 +62,8 @@ def load_dataset(
     name, found = _find(source, root)
     own_valid = "valid" in found.parts
     if found.groups is not None and not own_valid:
-        _take_groups(name, found, valid or len(found.parts["train"]) // 10, seed)
+        count = valid or len(found.parts["train"]) // 10
+        _take_groups(name, found, found.groups, count, seed)
         valid = None
     counts = {
         "test": lambda whole, _: max(1, whole // found.test_one_in),
@@ -108,9 +109,11 @@ def _one_shape(name: str, splits: Sequence[Images]) -> None:
         )
 
 
-def _take_groups(name: str, found: FoundImages, count: int, seed: int) -> None:
+def _take_groups(
+    name: str, found: FoundImages, groups: NDArray[np.int32], count: int, seed: int
+) -> None:
     """Move whole groups (photographs) to valid, in an order set by seed, up to ``count`` images."""
-    ids, sizes = np.unique(found.groups, return_counts=True)
+    ids, sizes = np.unique(groups, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(ids))
     taken = 1 + int(np.searchsorted(np.cumsum(sizes[order]), count))
     if taken >= len(ids):
@@ -118,7 +121,7 @@ def _take_groups(name: str, found: FoundImages, count: int, seed: int) -> None:
             f"{name}: {count} validation images would take every one of its {len(ids)} training"
             " photographs; ask for fewer."
         )
-    rows = np.flatnonzero(np.isin(found.groups, ids[order[:taken]]))
+    rows = np.flatnonzero(np.isin(groups, ids[order[:taken]]))
     found.parts["train"], held = split_off(found.parts["train"], rows)
     found.parts["valid"] = limited(held, count, seed)
     found.sources["valid"] = f"{taken} photographs of the training split, by seed"

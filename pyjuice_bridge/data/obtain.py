@@ -18,14 +18,14 @@ _BUILDERS: Mapping[str, Callable[[DataSet, Path], Path]] = {
 
 
 def get_dataset(name: str, root: Path | None = None) -> Path:
-    """Obtain the set ``name`` into ``root/name`` (default: the cache); returns that folder.
+    """Obtain the set ``name`` into ``root/name`` (default: the cache) and return that folder.
 
     What is there already is checked and kept.
 
     Raises:
         UserError: an unknown name, a folder that cannot be made, or no source could be reached.
     """
-    entry = next((e for d in ("images", "text", "table") if (e := known_set(name, d))), None)  # type: ignore[arg-type]
+    entry = known_set(name)
     if entry is None:
         raise unknown_set(name)
     folder = (root or cache_dir()) / (entry.family or entry.name)
@@ -80,7 +80,7 @@ def own_path(source: str | Path, domain: Domain) -> Path:
 
 
 def _expanded(path: str | Path) -> Path | None:
-    """The path with ``~`` spelled out; None where nothing is there."""
+    """Spell out ``~``; return None where nothing is there."""
     try:
         found = Path(path).expanduser()
         return found if found.exists() else None

@@ -189,7 +189,7 @@ def _published(splits: dict[str, Images], meta: dict[str, Any]) -> FoundImages:
 
 
 def _files(entry: DataSet, folder: Path) -> list[Path]:
-    """The set's files; a dot before ``idx`` and a ``.gz`` at the end are common spellings."""
+    """Find the set's files; a dot before ``idx`` and a ``.gz`` at the end are common spellings."""
     return [
         _one_of(folder, [file.name, file.name.replace("-idx3", ".idx3")], entry.name)
         for file in entry.files
@@ -203,7 +203,7 @@ def _source(entry: DataSet, paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _one_of(folder: Path, wanted: Sequence[str], what: str) -> Path:
-    """The first of ``wanted`` (plain or ``.gz``) in ``folder`` or a folder directly in it."""
+    """Find the first of ``wanted`` (plain or ``.gz``) in ``folder`` or a folder directly in it."""
     for place in _places(folder):
         for name in wanted:
             for path in (place / name, place / f"{name}.gz"):
@@ -213,13 +213,13 @@ def _one_of(folder: Path, wanted: Sequence[str], what: str) -> Path:
 
 
 def _places(folder: Path) -> list[Path]:
-    """A folder and the visible folders directly in it."""
+    """List a folder and the visible folders directly in it."""
     inner = sorted(p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
     return [folder, *inner]
 
 
 def _batch_files(folder: Path, prefix: str) -> list[Path]:
-    """The batches of the newer release in ``folder`` or one level down, in numeric order."""
+    """Find the batches of the newer release in ``folder`` or one level down, in numeric order."""
     found: dict[str, Path] = {}
     for place in _places(folder):
         for path in place.glob(f"{prefix}*"):

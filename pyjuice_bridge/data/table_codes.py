@@ -140,7 +140,7 @@ def _is_missing(cell: object) -> bool:
 
 
 def _texts(column: Column, where: str) -> tuple[str, ...]:
-    """The distinct texts of a column with words in it, sorted; none where all are values."""
+    """Return the distinct texts of a column with words in it, sorted; none where all are values."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return ()
     cells = {cell for cell in set(column) if not _is_missing(cell)}
@@ -155,7 +155,7 @@ def _texts(column: Column, where: str) -> tuple[str, ...]:
 
 
 def _integers(column: Column, where: str) -> NDArray[np.int64]:
-    """A column without words as int64, -1 where a cell is missing."""
+    """Return a column without words as int64, -1 where a cell is missing."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return _whole(column, where)
     numbers = {}
