@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.data import natural, readers
-from pyjuice_bridge.data.catalogue import known_set, names_of
+from pyjuice_bridge.data.catalogue import DataSet, known_set, names_of
 from pyjuice_bridge.data.dataset import Dataset, Images, limited, split_off
-from pyjuice_bridge.data.obtain import own_path, set_folder
+from pyjuice_bridge.data.obtain import find
 from pyjuice_bridge.data.readers import FoundImages
-from pyjuice_bridge.data.splits import Division, divided
+from pyjuice_bridge.data.splits import Division, check_asked, divided
 from pyjuice_bridge.errors import UserError
 
 _READERS = {**readers.READERS, "natural": natural.read}
@@ -56,9 +56,9 @@ def load_dataset(
     Raises:
         UserError: unknown name, missing or damaged files, too few images.
     """
-    for field, value in (("valid", valid), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{field} is {value}: give at least 1 image.")
+    check_asked("images", limit)
+    if valid is not None and valid < 1:
+        raise UserError(f"valid is {valid}: give at least 1 image.")
     name, found = _find(source, root)
     own_valid = "valid" in found.parts
     if found.groups is not None and not own_valid:
@@ -127,20 +127,20 @@ def _take_groups(
     found.sources["valid"] = f"{taken} photographs of the training split, by seed"
 
 
-def _find(
-    source: str | Path | NDArray[Any] | Mapping[str, NDArray[Any]], root: Path | str | None
-) -> tuple[str, FoundImages]:
+def _find(source: Any, root: Path | str | None) -> tuple[str, FoundImages]:
+    return find(source, root, "images", memory=_memory, read=_read, own=readers.own)
+
+
+def _read(entry: DataSet, folder: Path) -> FoundImages:
+    return _READERS[entry.reader](entry, folder)
+
+
+def _memory(source: Any) -> tuple[str, FoundImages]:
     if isinstance(source, np.ndarray):
         return "array", readers.arrays({"train": source})
     if isinstance(source, Mapping):
         return "arrays", readers.arrays(source)
-    if not isinstance(source, str | Path):
-        raise UserError(
-            f"images: a {type(source).__name__} cannot be read;"
-            " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
-        )
-    entry = known_set(source, "images")
-    if entry:
-        return entry.name, _READERS[entry.reader](entry, set_folder(entry, root))
-    path = own_path(source, "images")
-    return path.stem or str(path), readers.own(path)
+    raise UserError(
+        f"images: a {type(source).__name__} cannot be read;"
+        " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
+    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pyjuice_bridge.data import natural, text_corpora
 from pyjuice_bridge.data.catalogue import DataSet, Domain, known_set, unknown_set
 from pyjuice_bridge.data.files import cache_dir
 from pyjuice_bridge.data.sources import get_archives, get_files
 from pyjuice_bridge.errors import UserError
+
+F = TypeVar("F")
 
 _BUILDERS: Mapping[str, Callable[[DataSet, Path], Path]] = {
     "brown": text_corpora.get_brown,
@@ -39,6 +42,31 @@ def get_dataset(name: str, root: Path | None = None) -> Path:
     return get(entry, folder)
 
 
+def find(
+    source: object,
+    root: Path | str | None,
+    domain: Domain,
+    *,
+    memory: Callable[[Any], tuple[str, F]],
+    read: Callable[[DataSet, Path], F],
+    own: Callable[[Path], F],
+) -> tuple[str, F]:
+    """Return the name and the parts of a source: a known set, a user's path, or data in memory.
+
+    Raises:
+        UserError: nothing is there, or a reader refuses it.
+    """
+    if not isinstance(source, str | Path):
+        return memory(source)
+    entry = known_set(source, domain)
+    if entry:
+        return entry.name, read(entry, set_folder(entry, root))
+    path = _expanded(source)
+    if path is None:
+        raise unknown_set(str(source), domain)
+    return path.stem or domain, own(path)
+
+
 def set_folder(entry: DataSet, root: Path | str | None) -> Path:
     """Return the folder with the files of a set: under ``root``, or in the cache.
 
@@ -65,18 +93,6 @@ def set_folder(entry: DataSet, root: Path | str | None) -> Path:
             raise UserError(f"{entry.name} is not on this machine: {how}.")
         get_dataset(entry.name)
     return folder
-
-
-def own_path(source: str | Path, domain: Domain) -> Path:
-    """Return the path of a user's own data.
-
-    Raises:
-        UserError: nothing is there.
-    """
-    path = _expanded(source)
-    if path is None:
-        raise unknown_set(str(source), domain)
-    return path
 
 
 def _expanded(path: str | Path) -> Path | None:

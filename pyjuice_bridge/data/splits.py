@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,27 @@ class Found(Generic[T]):
     parts: dict[str, T]
     sources: dict[str, str]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+class SplitData:
+    """What the data sets of all domains say about their splits."""
+
+    counted: ClassVar[str]
+    meta: Mapping[str, Any]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images, documents or rows of each split."""
+        return {split: len(getattr(self, split)) for split in SPLITS}
+
+    def origins(self) -> str:
+        """Say how many of each split there are and where they come from, for a log."""
+        sources = self.meta.get("sources", {})
+        parts = (
+            f"{count:,} {split}" + (f" ({sources[split]})" if split in sources else "")
+            for split, count in self.counts.items()
+        )
+        return f"{self.counted}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -211,21 +232,25 @@ def divided(
     return Found(parts, {split: sources[split] for split in SPLITS}, found.meta)
 
 
-def limited_rows(total: int, limit: int, seed: int) -> Rows:
-    """Choose ``limit`` of ``total`` rows by seed, in their order."""
-    rows = np.random.default_rng(seed).choice(total, size=limit, replace=False)
-    return np.sort(rows).astype(np.int64)
+def by_shares(valid: float | None, test: float | None) -> dict[str, Callable[[int, int], int]]:
+    """Return the sizes of splits that are shares of the whole, a tenth by default."""
+    return {
+        "test": lambda whole, _: max(1, round((test or 0.1) * whole)),
+        "valid": lambda whole, left: max(1, round((valid or 0.1) * whole / left * left)),
+    }
 
 
-def origins(meta: Mapping[str, Any], counts: Mapping[str, int], unit: str) -> str:
-    """Say how many of each split there are and where they come from, for a log."""
-    sources = meta.get("sources", {})
-    parts = [
-        f"{counts[s]:,} {s}" + (f" ({sources[s]})" if s in sources else "")
-        for s in SPLITS
-        if s in counts
-    ]
-    return f"{unit}: {', '.join(parts)}"
+def check_asked(unit: str, limit: int | None, **shares: float | None) -> None:
+    """Refuse a share that is none, or a limit below 1.
+
+    Raises:
+        UserError: one is given.
+    """
+    for field_name, share in shares.items():
+        if share is not None and not 0 < share < 1:
+            raise UserError(f"{field_name} is {share}: give a share of the {unit} between 0 and 1.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}: give at least 1.")
 
 
 def _words(stem: str) -> list[str]:
