@@ -12,7 +12,13 @@ from PIL import Image, ImageOps
 
 from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.data.files import reading
-from pyjuice_bridge.data.splits import by_split, is_hidden, refuse_others, visible_files
+from pyjuice_bridge.data.splits import (
+    is_hidden,
+    one_by_split,
+    refuse_others,
+    split_called,
+    visible_files,
+)
 from pyjuice_bridge.data.stack import stacked
 from pyjuice_bridge.errors import UserError
 
@@ -28,17 +34,25 @@ def picture_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, or ``folder`` itself under ``""`` where there are none.
 
     Raises:
-        UserError: folders that look like splits and are none, or pictures beside the splits.
+        UserError: folders that look like splits and are none, splits further down, or pictures
+            beside the splits.
     """
     inner = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p.name)}
-    groups = by_split({name: [name] for name in inner}, str(folder))
-    others = groups.pop("", [])
-    if not groups:
+    splits = one_by_split(inner, str(folder))
+    if not splits:
+        paths = (p.relative_to(folder) for p in visible_files(folder, _ENDINGS))
+        deep = {split: p.parent for p in paths for n in p.parts[:-1] if (split := split_called(n))}
+        if len(deep) > 1:
+            where = " and ".join(str(path) for path in deep.values())
+            raise UserError(
+                f"{folder} has splits further down ({where}): name the folder of these."
+            )
         return {"": folder}
+    others = inner.keys() - splits.values()
     refuse_others(folder, [n for n in others if visible_files(inner[n], _ENDINGS)])
     loose = [p.name for p in folder.glob("[!.]*") if p.suffix.lower() in _ENDINGS]
     refuse_others(folder, [name for name in loose if name not in inner])
-    return {split: inner[name] for split, (name,) in groups.items()}
+    return {split: inner[name] for split, name in splits.items()}
 
 
 def read_folder(

@@ -14,7 +14,7 @@ from pyjuice_bridge.data.catalogue import DataSet, known_set, names_of
 from pyjuice_bridge.data.dataset import Dataset, Images, limited, split_off
 from pyjuice_bridge.data.obtain import find
 from pyjuice_bridge.data.readers import FoundImages
-from pyjuice_bridge.data.splits import Division, check_asked, divided
+from pyjuice_bridge.data.splits import Division, divided, whole_number
 from pyjuice_bridge.errors import UserError
 
 _READERS = {**readers.READERS, "natural": natural.read}
@@ -56,9 +56,9 @@ def load_dataset(
     Raises:
         UserError: unknown name, missing or damaged files, too few images.
     """
-    check_asked("images", limit)
-    if valid is not None and valid < 1:
-        raise UserError(f"valid is {valid}: give at least 1 image.")
+    seed = whole_number("seed", seed, 0)
+    valid = None if valid is None else whole_number("valid", valid)
+    limit = None if limit is None else whole_number("limit", limit)
     name, found = _find(source, root)
     own_valid = "valid" in found.parts
     if found.groups is not None and not own_valid:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pyjuice_bridge.data import natural, text_corpora
 from pyjuice_bridge.data.catalogue import DataSet, Domain, known_set, unknown_set
-from pyjuice_bridge.data.files import cache_dir
+from pyjuice_bridge.data.files import cache_dir, writing_cache
 from pyjuice_bridge.data.sources import get_archives, get_files
 from pyjuice_bridge.errors import UserError
 
@@ -39,7 +39,8 @@ def get_dataset(name: str, root: Path | None = None) -> Path:
     except OSError as error:
         raise UserError(f"{folder} cannot be made a folder ({error.strerror}).") from error
     get = _BUILDERS.get(entry.reader) or (get_files if entry.files else get_archives)
-    return get(entry, folder)
+    with writing_cache(folder):
+        return get(entry, folder)
 
 
 def find(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -114,6 +115,19 @@ def by_split(names: Mapping[str, Sequence[str]], where: str) -> dict[str, list[s
         groups.setdefault(next(iter(named), ""), []).append(name)
     _refuse_lookalikes([(n, w) for n in groups.get("", []) for w in names[n]], groups, where)
     return groups
+
+
+def one_by_split(names: Iterable[str], where: str) -> dict[str, str]:
+    """Return the one name of each split, for folders, arrays and arguments; leave out others.
+
+    Raises:
+        UserError: as :func:`by_split`, or two names stand for one split (``train``, ``Train``).
+    """
+    groups = by_split({name: [name] for name in names}, where)
+    twice = [same for split, same in groups.items() if split and len(same) > 1]
+    if twice:
+        raise UserError(f"{where} holds {' and '.join(twice[0])}, which are one split: keep one.")
+    return {split: same[0] for split, same in groups.items() if split}
 
 
 def files_by_split(folder: Path, endings: Collection[str]) -> dict[str, list[Path]]:
@@ -240,17 +254,30 @@ def by_shares(valid: float | None, test: float | None) -> dict[str, Callable[[in
     }
 
 
-def check_asked(unit: str, limit: int | None, **shares: float | None) -> None:
-    """Refuse a share that is none, or a limit below 1.
+def whole_number(field_name: str, value: Any, least: int = 1) -> int:
+    """Return an integer of any type as Python's.
 
     Raises:
-        UserError: one is given.
+        UserError: it is none, or too small.
     """
-    for field_name, share in shares.items():
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"{field_name} is {share}: give a share of the {unit} between 0 and 1.")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}: give at least 1.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UserError(f"{field_name} is {value}: give a whole number, at least {least}.")
+    return number
+
+
+def share(field_name: str, value: Any) -> float | None:
+    """Return a share as a Python number, None where there is none.
+
+    Raises:
+        UserError: it does not lie between 0 and 1.
+    """
+    if value is not None and not (isinstance(value, float | np.floating) and 0 < value < 1):
+        raise UserError(f"{field_name} is {value}: give a share between 0 and 1.")
+    return None if value is None else float(value)
 
 
 def _words(stem: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.catalogue import known_set, names_of
+from pyjuice_bridge.data.catalogue import names_of
 from pyjuice_bridge.data.dataset import limited
 from pyjuice_bridge.data.obtain import find
 from pyjuice_bridge.data.readers import mapping_splits
@@ -24,8 +24,9 @@ from pyjuice_bridge.data.splits import (
     Rows,
     SplitData,
     by_shares,
-    check_asked,
     divided,
+    share,
+    whole_number,
 )
 from pyjuice_bridge.data.table_codes import Coding, RawTable
 from pyjuice_bridge.data.table_readers import from_array, own, read_data_files
@@ -120,12 +121,12 @@ def load_table(
         UserError: unknown name, missing or damaged files, cells that are no categories, or more
             categories or cells than :mod:`.table_codes` takes.
     """
-    check_asked("rows", limit, valid=valid, test=test)
+    seed = whole_number("seed", seed, 0)
+    limit = None if limit is None else whole_number("limit", limit)
+    asked = {"valid": share("valid", valid), "test": share("test", test)}
     name, found = find(source, root, "table", memory=_memory, read=read_data_files, own=own)
-    entry = known_set(source, "table")
-    coding = Coding.of(found.parts["train"], name, entry.options["categories"] if entry else 1)
+    coding = Coding.of(found.parts["train"], name)
     cells = {split: coding.encode(raw, f"{name}, {split}") for split, raw in found.parts.items()}
-    asked = {"valid": valid, "test": test}
     done = divided(name, Found(cells, found.sources), _ROWS, by_shares(**asked), asked, seed)
     return TableDataset(
         name=name,
@@ -147,12 +148,15 @@ _ROWS: Division[Cells] = Division("rows", len, _take)
 
 
 def _memory(source: Any) -> tuple[str, Found[RawTable]]:
+    memory = {"source": ["memory"]}
     if isinstance(source, np.ndarray):
-        return "array", Found({"train": from_array(source, "array")}, {"train": "the array"})
+        return "array", Found(
+            {"train": from_array(source, "array")}, {"train": "the array"}, memory
+        )
     if isinstance(source, Mapping):
         keys = mapping_splits(source, "table: arrays")
         parts = {split: from_array(source[key], f"array {key}") for split, key in keys.items()}
-        return "arrays", Found(parts, {s: f"array {k}" for s, k in keys.items()})
+        return "arrays", Found(parts, {s: f"array {k}" for s, k in keys.items()}, memory)
     raise UserError(
         f"table: a {type(source).__name__} cannot be read; give an array [N, D], a mapping with"
         " train, valid, test, a name or a path."

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.data.catalogue import names_of
 from pyjuice_bridge.data.obtain import find
-from pyjuice_bridge.data.splits import Division, Found, Rows, by_shares, check_asked, divided
+from pyjuice_bridge.data.splits import (
+    Division,
+    Found,
+    Rows,
+    by_shares,
+    divided,
+    share,
+    whole_number,
+)
 from pyjuice_bridge.data.text import TextDataset, TokenStream
 from pyjuice_bridge.data.text_cache import tokenised
 from pyjuice_bridge.data.text_corpora import read_corpus
@@ -67,7 +75,9 @@ def load_text(
     Raises:
         UserError: unknown name, missing or damaged files, a missing package, too few documents.
     """
-    check_asked("documents", limit, valid=valid, test=test)
+    seed = whole_number("seed", seed, 0)
+    limit = None if limit is None else whole_number("limit", limit)
+    asked = {"valid": share("valid", valid), "test": share("test", test)}
     by_words = str(tokenizer) == WORDS
     if vocabulary is not None and (not by_words or vocabulary < 2):
         raise UserError(
@@ -78,7 +88,6 @@ def load_text(
     _refuse_few_files(name, found)
     pieces = Words() if by_words else WordPieces(tokenizer)
     parts, words = tokenised(name, found.parts, pieces, None)
-    asked = {"valid": valid, "test": test}
     texts = Found(parts, found.sources)
     done = divided(name, texts, _DOCUMENTS, by_shares(**asked), asked, seed)
     splits = {split: limited(stream, limit, seed) for split, stream in done.parts.items()}
