@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -74,6 +75,21 @@ class DataSet:
     folders: tuple[str, ...] = ()
     by_hand: str = ""
     family: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder's name in the cache."""
+        return self.family or self.name
+
+    def how_to_get(self, folder: Path) -> str:
+        """Say how its files come into a folder."""
+        if self.by_hand:
+            what = self.by_hand.format(name=self.name, folder=folder)
+            return f"{what}, or set root to a folder that holds them"
+        return (
+            f"run `python -m pyjuice_bridge data get {self.name}`,"
+            " or set root to a folder that holds its files"
+        )
 
 
 @dataclass(frozen=True)

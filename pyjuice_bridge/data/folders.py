@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,18 +35,19 @@ def picture_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, or ``folder`` itself under ``""`` where there are none.
 
     Raises:
-        UserError: folders that look like splits and are none, splits further down, or pictures
-            beside the splits.
+        UserError: folders that look like splits and are none, splits further down or only in the
+            pictures' names, or pictures beside the splits.
     """
     inner = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p.name)}
     splits = one_by_split(inner, str(folder))
     if not splits:
-        paths = (p.relative_to(folder) for p in visible_files(folder, _ENDINGS))
-        deep = {split: p.parent for p in paths for n in p.parts[:-1] if (split := split_called(n))}
+        paths = [p.relative_to(folder) for p in visible_files(folder, _ENDINGS)]
+        deep = {split: p for p in paths for n in _names(p) if (split := split_called(n))}
         if len(deep) > 1:
-            where = " and ".join(str(path) for path in deep.values())
+            found = " and ".join(map(str, deep.values()))
             raise UserError(
-                f"{folder} has splits further down ({where}): name the folder of these."
+                f"{folder} has no folder train, but {found}: name the folder that holds the splits,"
+                " or give each split a folder."
             )
         return {"": folder}
     others = inner.keys() - splits.values()
@@ -104,6 +106,11 @@ def read_picture(path: Path, mode: Mode | None = None) -> Images:
                 raise UserError(f"{path} has transparent pixels: flatten it first.")
             pixels = np.asarray(upright.convert(mode or ("L" if kind in _GREY else "RGB")))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _names(path: Path) -> list[str]:
+    """List the folders and the first word of a picture's name: a split, if they speak of one."""
+    return [*path.parts[:-1], re.split(r"[\W\d_]", path.stem, maxsplit=1)[0]]
 
 
 def _is_deep(picture: Image.Image) -> bool:

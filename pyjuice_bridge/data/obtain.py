@@ -31,9 +31,9 @@ def get_dataset(name: str, root: Path | None = None) -> Path:
     entry = known_set(name)
     if entry is None:
         raise unknown_set(name)
-    folder = (root or cache_dir()) / (entry.family or entry.name)
+    folder = (root or cache_dir()) / entry.folder
     if entry.by_hand:
-        raise UserError(f"{name} is in no package: {_by_hand(entry, folder)}.")
+        raise UserError(f"{name} is in no package: {entry.how_to_get(folder)}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,23 +74,15 @@ def set_folder(entry: DataSet, root: Path | str | None) -> Path:
     Raises:
         UserError: it is not there.
     """
-    inner = entry.family or entry.name
     if root is not None:
         base = _expanded(root)
         if base is None or not base.is_dir():
             raise UserError(f"data root {root} is not a folder.")
-        return base / inner if (base / inner).is_dir() else base
-    folder = cache_dir() / inner
+        return base / entry.folder if (base / entry.folder).is_dir() else base
+    folder = cache_dir() / entry.folder
     if not folder.is_dir() or not any(folder.iterdir()):
         if not entry.small:
-            how = (
-                _by_hand(entry, folder)
-                if entry.by_hand
-                else (
-                    f"run `python -m pyjuice_bridge data get {entry.name}`,"
-                    " or set root to a folder that holds its files"
-                )
-            )
+            how = entry.how_to_get(folder)
             raise UserError(f"{entry.name} is not on this machine: {how}.")
         get_dataset(entry.name)
     return folder
@@ -103,8 +95,3 @@ def _expanded(path: str | Path) -> Path | None:
         return found if found.exists() else None
     except (OSError, ValueError, RuntimeError):  # a name that no file, or no user, can have
         return None
-
-
-def _by_hand(entry: DataSet, folder: Path) -> str:
-    what = entry.by_hand.format(name=entry.name, folder=folder)
-    return f"{what}, or set root to a folder that holds them"

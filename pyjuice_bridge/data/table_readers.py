@@ -57,7 +57,7 @@ def read_data_files(entry: DataSet, folder: Path) -> Found[RawTable]:
     files = {split: folder / f"{entry.name}.{split}.data" for split in SPLITS}
     for file in files.values():
         if not file.is_file():
-            how = entry.by_hand.format(name=entry.name, folder=folder)
+            how = entry.how_to_get(folder)
             raise UserError(f"{entry.name} is not whole in {folder} (no {file.name}): {how}.")
     least = int(entry.options["categories"])
     parts = {split: replace(_read([file]), at_least=least) for split, file in files.items()}

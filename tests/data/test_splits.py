@@ -155,9 +155,13 @@ def test_one_split_of_two_names_is_refused(tmp_path: Path, make) -> None:
 def test_splits_further_down_are_not_pooled(tmp_path: Path) -> None:
     (tmp_path / "digits").mkdir()
     pictures(tmp_path / "digits", {"train": "train", "test": "test"})
-    with pytest.raises(UserError, match=r"has splits further down .*digits/train"):
+    with pytest.raises(UserError, match=r"has no folder train, but .*digits/train"):
         load_dataset(tmp_path)
     (tmp_path / "digits" / "train").rename(tmp_path / "digits" / "bus")
+    (tmp_path / "digits" / "bus" / "00.png").rename(tmp_path / "digits" / "bus" / "train_00.png")
+    with pytest.raises(UserError, match=r"train_00\.png.*: name the folder that holds"):
+        load_dataset(tmp_path)
+    (tmp_path / "digits" / "bus" / "train_00.png").rename(tmp_path / "digits" / "bus" / "0.png")
     assert sum(load_dataset(tmp_path).counts.values()) == SIZES["train"] + SIZES["test"]
 
 
