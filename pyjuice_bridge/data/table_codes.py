@@ -149,12 +149,12 @@ def _texts(column: Column, where: str) -> tuple[str, ...]:
     """Return the distinct texts of a column with words in it, sorted; none where all are values."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return ()
-    cells = {cell for cell in set(column) if not _is_missing(cell)}
-    for cell in cells:
-        if not isinstance(cell, str | bool | int | float | np.generic):
+    for kind in {type(cell) for cell in column}:
+        if not issubclass(kind, str | bool | int | float | np.generic | None):
             raise UserError(
-                f"{where} holds a {type(cell).__name__}: give integers, true and false, or text."
+                f"{where} holds a {kind.__name__}: give integers, true and false, or text."
             )
+    cells = {cell for cell in set(column) if not _is_missing(cell)}
     if all(not isinstance(cell, str) or is_value(cell) for cell in cells):
         return ()
     return tuple(sorted({str(cell).strip() for cell in cells}))

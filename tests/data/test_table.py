@@ -1,5 +1,6 @@
 """Tables: every source, what cells mean, what is refused, and the 20 binary sets in miniature."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,17 @@ def test_parquet(tmp_path: Path) -> None:
     same_rows(data, expected)
     assert data.values == dict.fromkeys(("plain", "large", "view", "categories"), ("a", "b", "c"))
     assert data.categories.tolist() == [3, 3, 3, 3, 2]
-    write(pyarrow.table({"x": pyarrow.array([b"a", b"b"])}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="column x holds a bytes: give integers, true and false"):
-        load_table(tmp_path / "b.parquet")
+    for cell, kind in (
+        (b"a", "bytes"),
+        ([1], "list"),
+        (date(2017, 1, 1), "date"),
+        ({"a": 1}, "dict"),
+    ):
+        write(pyarrow.table({"x": pyarrow.array([cell, cell])}), tmp_path / "b.parquet")
+        with pytest.raises(
+            UserError, match=rf"holds a {kind}: give integers|cannot be read as parq"
+        ):
+            load_table(tmp_path / "b.parquet")
 
 
 def test_words_become_values_of_train(tmp_path: Path) -> None:
