@@ -78,6 +78,7 @@ def load_text(
     seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit)
     asked = {"valid": share("valid", valid), "test": share("test", test)}
+    vocabulary = None if vocabulary is None else whole_number("vocabulary", vocabulary)
     by_words = str(tokenizer) == WORDS
     if vocabulary is not None and (not by_words or vocabulary < 2):
         raise UserError(

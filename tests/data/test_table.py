@@ -88,16 +88,10 @@ def test_parquet(tmp_path: Path) -> None:
     same_rows(data, expected)
     assert data.values == dict.fromkeys(("plain", "large", "view", "categories"), ("a", "b", "c"))
     assert data.categories.tolist() == [3, 3, 3, 3, 2]
-    for cell, kind in (
-        (b"a", "bytes"),
-        ([1], "list"),
-        (date(2017, 1, 1), "date"),
-        ({"a": 1}, "dict"),
-    ):
+    for cell in (b"a", [1], {"a": 1}, date(2017, 1, 1)):
         write(pyarrow.table({"x": pyarrow.array([cell, cell])}), tmp_path / "b.parquet")
-        with pytest.raises(
-            UserError, match=rf"holds a {kind}: give integers|cannot be read as parq"
-        ):
+        says = f"column x holds a {type(cell).__name__}: give integers, true and false"
+        with pytest.raises(UserError, match=says):
             load_table(tmp_path / "b.parquet")
 
 
