@@ -48,23 +48,37 @@ class Book(nn.Module):
         super().__init__()
         self.codes = nn.Parameter(torch.empty(codes, dim))
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, z: Tensor, restart: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Replace every vector by the nearest code.
 
         Args:
             z: [B, dim, h, w].
+            restart: chooses, where it is given, a vector for every code that no vector is nearest
+                to; the code begins there anew.
 
         Returns:
             The codes [B, dim, h, w], with the gradient of z; their ids int64 [B, h, w]; and the
             loss that draws codes and vectors together.
         """
         flat = z.detach().movedim(1, -1)
-        half = self.codes.detach().square().sum(1) / 2
-        ids = (half - flat @ self.codes.detach().T).argmin(-1)
+        ids = self._nearest(flat)
+        if restart is not None:
+            unused = torch.bincount(ids.reshape(-1), minlength=len(self.codes)) == 0
+            rows = flat.reshape(-1, flat.shape[-1])
+            chosen = torch.randint(len(rows), (len(self.codes),), generator=restart).to(z.device)
+            with torch.no_grad():
+                self.codes[unused] = rows[chosen[unused]]
+            ids = self._nearest(flat)
         found = self.codes[ids].movedim(-1, 1)
         loss = functional.mse_loss(found, z.detach())
         loss = loss + _COMMITMENT * functional.mse_loss(z, found.detach())
         return z + (found - z).detach(), ids, loss
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        codes = self.codes.detach()
+        return (codes.square().sum(1) / 2 - vectors @ codes.T).argmin(-1)
 
 
 class VQVAE(nn.Module):
@@ -152,11 +166,14 @@ class VQVAE(nn.Module):
             else:
                 nn.init.zeros_(parameter)
 
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def encode(
+        self, pixels: Tensor, restart: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Find the codes of every patch.
 
         Args:
             pixels: float32 [B, C, H, W] in [0, 1].
+            restart: of unused codes, see `Book`.
 
         Returns:
             Both codes of every patch [B, 2 dim, rows, columns]; the ids of the top codes, one for
@@ -165,10 +182,10 @@ class VQVAE(nn.Module):
         rows, columns = self.grid
         below = self.bottom(pixels)
         even = functional.pad(below, (0, columns % 2, 0, rows % 2))
-        top, top_ids, top_loss = self.top_book(self.to_top(self.top(even)))
+        top, top_ids, top_loss = self.top_book(self.to_top(self.top(even)), restart)
         context = self.from_top(top)[..., :rows, :columns]
         mixed = self.to_bottom(torch.cat([context, below], 1))
-        bottom, bottom_ids, bottom_loss = self.bottom_book(mixed)
+        bottom, bottom_ids, bottom_loss = self.bottom_book(mixed, restart)
         wide = top.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :rows, :columns]
         return torch.cat([wide, bottom], 1), top_ids, bottom_ids, top_loss + bottom_loss
 

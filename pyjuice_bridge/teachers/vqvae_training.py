@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ class OwnFigures:
 
     Attributes:
         pixels: bits per dimension of the pixels, given the codes.
-        codes: bits per dimension of the codes under the prior: how often each is used in training,
-            at any position and independently of others.
+        codes: bits per dimension of the codes, each drawn as often as it is used on the training
+            images, independently of its position and of others.
         used: of each book, top then bottom, how many codes the images use.
         perplexity: of each book, the perplexity of its use.
     """
@@ -98,7 +98,7 @@ class VqVaeTeacher:
     Args:
         model: the network.
         settings: of its training.
-        prior: per book float64 [codes], log-probabilities of codes.
+        counts: per book float64 [codes], how often a code is used on the training images.
         device: "cpu" or "cuda".
     """
 
@@ -106,19 +106,23 @@ class VqVaeTeacher:
         self,
         model: VQVAE,
         settings: VqVaeSettings,
-        prior: tuple[NDArray[np.float64], NDArray[np.float64]],
+        counts: Sequence[NDArray[np.float64]],
         device: str = "cpu",
     ) -> None:
         self.model, self.settings, self.device = model.to(device).eval(), settings, device
-        self.prior = prior
+        self.counts = counts
 
     def embed(self, images: Images, /) -> FloatArray:
         """Return both codes of every patch, float32 [N, positions, 2 dim]."""
         rows, columns = self._grid(images)
         out = np.empty((len(images), rows * columns, 2 * self.settings.dim), np.float32)
-        for part, pixels in self._parts(images):
-            codes = self.model.encode(pixels)[0]
-            out[part] = codes.flatten(2).transpose(1, 2).cpu().numpy()
+        step = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+        with torch.inference_mode():
+            for start in range(0, len(images), step):
+                part = slice(start, start + step)
+                pixels = to_pixels(images[part], self.settings.white, self.device)
+                codes = self.model.encode(pixels)[0]
+                out[part] = codes.flatten(2).transpose(1, 2).cpu().numpy()
         return out
 
     def describe(self) -> dict[str, Any]:
@@ -128,16 +132,15 @@ class VqVaeTeacher:
     def figures(self, images: Images) -> OwnFigures:
         """Measure the teacher by itself on ``images``."""
         self._grid(images)
-        log_p, counts = 0.0, [np.zeros(self.settings.codes) for _ in range(2)]
-        for _, pixels in self._parts(images):
-            codes, top, bottom, _ = self.model.encode(pixels)
-            log_p += float(self.model.log_likelihood(codes, pixels).sum(dtype=torch.float64))
-            for count, ids in zip(counts, (top, bottom), strict=True):
-                count += _histogram(ids, self.settings.codes)
-        bits = math.log(2) * images.size
-        cost = sum(-(count @ prior) for count, prior in zip(counts, self.prior, strict=True))
-        used, perplexity = zip(*map(_use, counts), strict=True)
-        return OwnFigures(-log_p / bits, float(cost) / bits, used, perplexity)
+        nats, counts = _used(self.model, images, self.settings, self.device)
+        cost = 0.0
+        for count, trained in zip(counts, self.counts, strict=True):
+            prior = (trained + _PRIOR_COUNT) / (trained + _PRIOR_COUNT).sum()
+            cost -= float(count @ np.log2(prior))
+        top, bottom = map(_use, counts)
+        return OwnFigures(
+            nats / math.log(2), cost / images.size, (top[0], bottom[0]), (top[1], bottom[1])
+        )
 
     def _grid(self, images: Images) -> tuple[int, int]:
         grid = patch_grid(images, self.settings.patch)
@@ -148,13 +151,6 @@ class VqVaeTeacher:
                 f"these are {list(images.shape[1:])}"
             )
         return grid
-
-    def _parts(self, images: Images) -> Iterator[tuple[slice, Tensor]]:
-        step = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
-        with torch.inference_mode():
-            for start in range(0, len(images), step):
-                part = slice(start, start + step)
-                yield part, to_pixels(images[part], self.settings.white, self.device)
 
 
 def to_pixels(images: Images, white: int, device: str) -> Tensor:
@@ -177,7 +173,8 @@ def train_vqvae(
     Args:
         images: the training split.
         settings: sizes and training.
-        valid: images that the best epoch is chosen on; without them it is the last.
+        valid: images that the best epoch is chosen on, by the bits of their pixels given codes;
+            without them it is the last.
         checkpoint: written after every epoch; of a finished training, it is loaded only.
         device: "cpu" or "cuda".
         on_epoch: called after every epoch, with the mean nats per dimension of the pixels given
@@ -195,9 +192,10 @@ def train_vqvae(
     model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.step_size)
     path = None if checkpoint is None else Path(checkpoint)
-    hashes = {"images": images_hash(images), "valid": None if valid is None else images_hash(valid)}
+    chosen_on = images[:0] if valid is None else valid
+    hashes = {"images": images_hash(images), "valid": images_hash(chosen_on)}
     key = key_hash({**asdict(settings), **hashes})
-    best: dict[str, Any] = {"bits": math.inf, "model": None, "prior": None}
+    best: dict[str, Any] = {"nats": math.inf, "model": model.state_dict(), "counts": None}
 
     def restore(state: dict[str, Any]) -> int:
         model.load_state_dict(state["model"])
@@ -205,28 +203,31 @@ def train_vqvae(
         best.update(state["best"])
         return int(state["epochs"])
 
-    first = load_checkpoint(path, key, "a VQ-VAE-2", restore) if path else 0
-    for epoch in range(first, settings.epochs):
-        loss, prior = _epoch(model, optimizer, images, settings, epoch, device)
-        if valid is not None and len(valid):
-            teacher = VqVaeTeacher(model, settings, prior, device)
-            bits = teacher.figures(valid).bits
-            model.train()
-        else:
-            bits = -float(epoch)
-        if bits < best["bits"] or best["model"] is None:
-            kept = {
-                name: value.detach().cpu().clone() for name, value in model.state_dict().items()
-            }
-            best.update(bits=bits, model=kept, prior=[torch.from_numpy(each) for each in prior])
+    def save(epochs: int) -> None:
         if path:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(path, key, {"epochs": epoch + 1, "best": best, **state})
+            save_checkpoint(path, key, {"epochs": epochs, "best": best, **state})
+
+    first = load_checkpoint(path, key, "a VQ-VAE-2", restore) if path else 0
+    for epoch in range(first, settings.epochs):
+        loss = _epoch(model, optimizer, images, settings, epoch, device)
+        nats = _used(model, chosen_on, settings, device)[0] if len(chosen_on) else -float(epoch)
+        if nats < best["nats"]:
+            kept = {name: each.cpu().clone() for name, each in model.state_dict().items()}
+            best.update(nats=nats, model=kept)
+        save(epoch + 1)
         if on_epoch:
             on_epoch(epoch + 1, settings.epochs, loss)
+    if best["counts"] is None:
+        last = model.state_dict()
+        last = {name: each.clone() for name, each in last.items()}
+        model.load_state_dict(best["model"])
+        counts = _used(model, images, settings, device)[1]
+        best["counts"] = [torch.from_numpy(each) for each in counts]
+        model.load_state_dict(last)
+        save(settings.epochs)
     model.load_state_dict(best["model"])
-    top, bottom = (each.numpy() for each in best["prior"])
-    return VqVaeTeacher(model, settings, (top, bottom), device)
+    return VqVaeTeacher(model, settings, [each.numpy() for each in best["counts"]], device)
 
 
 def build(grid: tuple[int, int], channels: int, settings: VqVaeSettings) -> VQVAE:
@@ -252,37 +253,47 @@ def _epoch(
     settings: VqVaeSettings,
     epoch: int,
     device: str,
-) -> tuple[float, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Train for one epoch; return mean nats per dimension given codes, and the codes' prior.
+) -> float:
+    """Train for one epoch; return the mean nats per dimension given codes.
 
-    All randomness comes from the seed and the epoch's number.
+    Codes that are not used restart at its beginning, in the first half of the epochs.  All
+    randomness comes from the seed and the epoch's number.
     """
+    model.train()
     generator = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + epoch)
     rows = torch.randperm(len(images), generator=generator).numpy()
     steps = -(-len(rows) // settings.batch)
-    counts = [np.full(settings.codes, _PRIOR_COUNT) for _ in range(2)]
     total = torch.zeros((), device=device)
     for step in range(steps):
         chosen = rows[step * settings.batch : (step + 1) * settings.batch]
         pixels = to_pixels(images[chosen], settings.white, device)
-        codes, top, bottom, book_loss = model.encode(pixels)
+        restart = generator if step == 0 and 2 * epoch < settings.epochs else None
+        codes, _, _, book_loss = model.encode(pixels, restart)
         nats = -model.log_likelihood(codes, pixels).mean() / pixels[0].numel()
         set_step_size(optimizer, settings.step_size, epoch * steps + step, settings.epochs * steps)
         optimizer.zero_grad(set_to_none=True)
         (_LIKELIHOOD * nats + book_loss).backward()
         optimizer.step()
         total += nats.detach() * len(chosen)
-        for count, ids in zip(counts, (top, bottom), strict=True):
-            count += _histogram(ids, settings.codes)
-    top_prior, bottom_prior = (np.log(count / count.sum()) for count in counts)
-    return float(total) / len(rows), (top_prior, bottom_prior)
+    return float(total) / len(rows)
 
 
-def _histogram(ids: Tensor, codes: int) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = (
-        torch.bincount(ids.reshape(-1), minlength=codes).double().cpu().numpy()
-    )
-    return found
+def _used(
+    model: VQVAE, images: Images, settings: VqVaeSettings, device: str
+) -> tuple[float, list[NDArray[np.float64]]]:
+    """Return nats per dimension given codes, and how often each code of either book is used."""
+    model.eval()
+    step = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+    nats, counts = 0.0, [np.zeros(settings.codes) for _ in range(2)]
+    with torch.inference_mode():
+        for start in range(0, len(images), step):
+            pixels = to_pixels(images[start : start + step], settings.white, device)
+            codes, *ids, _ = model.encode(pixels)
+            nats -= float(model.log_likelihood(codes, pixels).sum(dtype=torch.float64))
+            for count, each in zip(counts, ids, strict=True):
+                found = torch.bincount(each.reshape(-1), minlength=settings.codes)
+                count += found.double().cpu().numpy()
+    return nats / images.size, counts
 
 
 def _use(counts: NDArray[np.float64]) -> tuple[int, float]:
