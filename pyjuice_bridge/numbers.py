@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat, cast
 
 from annotated_types import Interval
 
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 
 SEEDS = Interval(ge=0, lt=2**63)
 COUNTS = Interval(ge=1, lt=2**63)
@@ -25,7 +25,7 @@ def whole(name: str, value: Any, bounds: Interval) -> int:
     except TypeError:
         number = None
     if number is None or not _within(number, bounds):
-        raise UserError(f"{name} is {_shown(value)}, must be a whole number {_phrase(bounds)}.")
+        raise UserError(f"{name} is {shown(value)}, must be a whole number {_phrase(bounds)}.")
     return number
 
 
@@ -42,7 +42,7 @@ def real(name: str, value: Any, bounds: Interval) -> float:
         except (TypeError, ValueError, OverflowError, RuntimeError):
             number = math.nan
     if not math.isfinite(number) or not _within(number, bounds):
-        raise UserError(f"{name} is {_shown(value)}, must be a number {_phrase(bounds)}.")
+        raise UserError(f"{name} is {shown(value)}, must be a number {_phrase(bounds)}.")
     return number
 
 
@@ -69,12 +69,3 @@ def _phrase(bounds: Interval) -> str:
     if bounds.le is None:
         return low
     return f"{low} to {bounds.le}" if bounds.ge is not None else f"{low} and at most {bounds.le}"
-
-
-def _shown(value: Any) -> str:
-    """Show a value on one short line."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:
-        text = "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}…"

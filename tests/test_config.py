@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.config.read import put
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.run.config import Config, default_kinds, load_config, make_config
+from pyjuice_bridge.runner.config import Config, default_kinds, load_config, make_config
 from pyjuice_bridge.sections import Section
 
 BASE: dict[str, Any] = {"name": "a", "data": {"name": "digits"}}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.scopes import check_decomposable, fail_overlap, fingerprints
 from pyjuice_bridge.circuit.ties import check_owner, check_tied_lists, check_ties, fail, first_of
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+from pyjuice_bridge.errors import shown
 
 TOLERANCE = 1e-5
 """How far the sum of a row of probabilities may be from one."""
@@ -64,10 +65,12 @@ def _check_header(circuit: Circuit, where: str) -> None:
         fail(f"{where}: /layers", "there is no layer")
     for name in (*circuit.latents, *circuit.meta):
         if not isinstance(name, str) or not name or not _storable(name):
-            fail(where, f"the name {name!r} must be non-empty text without NUL characters")
+            fail(where, f"the name {shown(name)} must be non-empty text without NUL characters")
     for name in circuit.latents:
         if "/" in name or name in (".", ".."):
-            fail(f"{where}: /latents", f"the name {name!r} must not be '.', '..' or hold a '/'")
+            fail(
+                f"{where}: /latents", f"the name {shown(name)} must not be '.', '..' or hold a '/'"
+            )
     for name, value in circuit.meta.items():
         if isinstance(value, int):
             good = -(2**63) <= value < 2**63
@@ -76,7 +79,7 @@ def _check_header(circuit: Circuit, where: str) -> None:
         if not good:
             fail(
                 f"{where}: /meta",
-                f"{name!r} must be text without NUL characters, a 64-bit integer or a float",
+                f"{shown(name)} must be text without NUL characters, a 64-bit integer or a float",
             )
 
 
@@ -100,12 +103,12 @@ def _check_arrays(layer: Layer, item: str) -> None:
     """Types, shapes and ids that can be judged within the layer."""
     if isinstance(layer, InputLayer):
         if layer.family != "categorical":
-            fail(item, f"family {layer.family!r} is unknown, must be 'categorical'")
+            fail(item, f"family {shown(layer.family)} is unknown, must be 'categorical'")
         _check_array(layer.variables, (np.int32,), 1, f"{item}/variables")
         _check_tied(layer.groups, ("params", layer.params), ("variables", layer.variables), item)
         return
     if isinstance(layer, ProductLayer) and layer.kind not in ("hadamard", "kronecker", "concat"):
-        fail(item, f"kind {layer.kind!r} is unknown, must be hadamard, kronecker or concat")
+        fail(item, f"kind {shown(layer.kind)} is unknown, must be hadamard, kronecker or concat")
     _check_array(layer.offsets, (np.int32,), 1, f"{item}/offsets")
     _check_array(layer.children, (np.int32,), 1, f"{item}/children")
     offsets = layer.offsets

@@ -96,7 +96,7 @@ def _text_figure(
 ) -> tuple[float, int, str, str]:
     """Return the figure, the number of windows, the split and a line that says it all."""
     from pyjuice_bridge.codecs import TextCodec
-    from pyjuice_bridge.run.splits import stream_for
+    from pyjuice_bridge.runner.splits import stream_for
 
     codec = opened.codec
     assert isinstance(codec, TextCodec)
@@ -117,7 +117,7 @@ def _image_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
 ) -> tuple[float, int, str, str]:
     """Return the figure, the number of images, the split and a line that says it all."""
-    from pyjuice_bridge.run.splits import images_for
+    from pyjuice_bridge.runner.splits import images_for
 
     found, name = images_for(model, opened, data, split, root)
     images = found[:limit]
@@ -196,7 +196,7 @@ def inpaint(
     from pyjuice_bridge.domains.images import make_masks
     from pyjuice_bridge.query.model import load, seed_of
     from pyjuice_bridge.report.images import brighten, paint_hidden
-    from pyjuice_bridge.run.splits import images_for
+    from pyjuice_bridge.runner.splits import images_for
 
     opened = load(model, engine=engine, device=device)
     if opened.image_shape is None:

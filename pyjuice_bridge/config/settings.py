@@ -67,7 +67,7 @@ class Sweep(Section):
 class Settings(Section):
     """A whole run's config, whichever kinds of data, teacher and circuit it names.
 
-    ``run.config.Config`` narrows the three sections to those that are registered.
+    ``runner.config.Config`` narrows the three sections to those that are registered.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -47,9 +47,9 @@ def set_folder(entry: DataSet, root: Path | str | None) -> Path:
     """
     inner = entry.family or entry.name
     if root is not None:
-        base = Path(root).expanduser()
-        if not base.is_dir():
-            raise UserError(f"data root {base} is not a folder.")
+        base = _expanded(root)
+        if base is None or not base.is_dir():
+            raise UserError(f"data root {root} is not a folder.")
         return base / inner if (base / inner).is_dir() else base
     folder = cache_dir() / inner
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -73,14 +73,19 @@ def own_path(source: str | Path, domain: Domain) -> Path:
     Raises:
         UserError: nothing is there.
     """
-    path = Path(source).expanduser()
-    try:
-        there = path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        there = False
-    if not there:
+    path = _expanded(source)
+    if path is None:
         raise unknown_set(str(source), domain)
     return path
+
+
+def _expanded(path: str | Path) -> Path | None:
+    """The path with ``~`` spelled out; None where nothing is there."""
+    try:
+        found = Path(path).expanduser()
+        return found if found.exists() else None
+    except (OSError, ValueError, RuntimeError):  # a name that no file, or no user, can have
+        return None
 
 
 def _by_hand(entry: DataSet, folder: Path) -> str:

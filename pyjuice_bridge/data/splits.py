@@ -229,7 +229,7 @@ def origins(meta: Mapping[str, Any], counts: Mapping[str, int], unit: str) -> st
 
 
 def _words(stem: str) -> list[str]:
-    """Return what in a file's name may be a split's: all of ``wiki``, ``my-train`` and ``train``."""
+    """Return what in a file's name may be a split's: ``wiki``, ``my-train`` and ``train``."""
     parts = _SHARD.sub("", stem).split(".")
     return [part[m.end() :] for part in parts for m in re.finditer(r"^|[-_]", part)]
 

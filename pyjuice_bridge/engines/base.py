@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_
 
 import numpy as np
 from annotated_types import Interval
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.circuit.types import Circuit, FloatArray
+from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import real, whole
 
 Latents = Mapping[str, NDArray[Any]]
@@ -56,16 +56,16 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return (whole if given[0] is int else real)(name, value, given[1])
     if origin is Literal:
         if not isinstance(value, str) or value not in given:
-            raise UserError(f"{name} is {value!r}, must be one of {', '.join(given)}.")
+            raise UserError(f"{name} is {shown(value)}, must be one of {', '.join(given)}.")
         return value
     if origin is tuple:
         if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
-            raise UserError(f"{name} is {value!r}, must be a list of whole numbers.")
+            raise UserError(f"{name} is {shown(value)}, must be a list of whole numbers.")
         return tuple(_checked(name, entry, given[0]) for entry in value)
     if type(None) in given:
         return None if value is None else _checked(name, value, given[0])
     if not isinstance(value, kind):
-        raise UserError(f"{name} is {value!r}, must be a {kind.__name__}.")
+        raise UserError(f"{name} is {shown(value)}, must be a {kind.__name__}.")
     return value
 
 
@@ -239,68 +239,3 @@ class Engine(Protocol):
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
         """p(latent = j | x) for the latents ``name``: float32 [N, positions, width]."""
-
-
-class Builders(Protocol):
-    """Where a run's circuits come from: the functions of these names in ``circuit``, ``distill``.
-
-    Every implementation makes the same trees, structures and counts of the same data; ``name`` says
-    which one it is.
-    """
-
-    name: str
-
-    def chow_liu_tree(
-        self,
-        x: NDArray[Any],
-        categories: ArrayLike,
-        *,
-        bins: int = 16,
-        pseudocount: float = 1.0,
-        rows: int | None = None,
-        seed: int = 0,
-    ) -> IntArray:
-        """``circuit.chow_liu.chow_liu_tree``."""
-
-    def hclt(
-        self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
-    ) -> Circuit:
-        """``circuit.hclt.hclt``."""
-
-    def patch_bundle(
-        self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
-    ) -> Circuit:
-        """``circuit.patches.patch_bundle``."""
-
-    def glue(self, latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
-        """``circuit.patches.glue``."""
-
-    def count_parameters(
-        self, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
-    ) -> Circuit:
-        """``distill.counting.count_parameters``."""
-
-    def latent_circuit(
-        self,
-        z: NDArray[Any],
-        clusters: int,
-        *,
-        pseudocount: float,
-        epsilon: float,
-        parents: ArrayLike | None = None,
-    ) -> Circuit:
-        """``distill.counting.latent_circuit``."""
-
-    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
-        """The circuit of ``circuit.hmm.random_hmm``."""
-
-    def count_hmm(
-        self,
-        x: NDArray[Any],
-        z: NDArray[Any],
-        states: int,
-        vocabulary: int,
-        *,
-        pseudocount: float,
-    ) -> Circuit:
-        """The circuit of ``distill.hmm.count_hmm``, as long as the rows."""

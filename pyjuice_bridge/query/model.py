@@ -169,14 +169,7 @@ class Model:
         Bits per dimension of images, perplexity of texts, bits per row of tables.  A lossy colour
         transform is corrected by the number of images that share a code.
         """
-        root = self._root("evaluate")
-        rows = self._rows(data, "data")
-        units = self.codec.units(rows)
-        if not units:
-            raise UserError("data: there is nothing to evaluate.")
-        log_p = self.engine.log_likelihood(self.circuit, rows)[:, root]
-        exact = log_p - self.codec.log_preimage(rows)
-        return self.codec.measure.of(float(-exact.sum() / units))
+        return self._figure(self._rows(data, "data"), self._root("evaluate"))
 
     def bits_per_dim(self, images: Any) -> float:
         """Compute the mean -log2 p per dimension of original 8-bit images, all channels counted.
@@ -186,13 +179,14 @@ class Model:
                 missing.
         """
         self._images_only("bits_per_dim")
-        self._root("bits_per_dim")
+        root = self._root("bits_per_dim")
         images = as_array(images, "images")
         if images.ndim < 3 or not len(images):
             raise UserError(f"images: expected shape [N, H, W, C], got {images.shape}.")
-        if (self._rows(images, "images") == MISSING).any():
+        rows = self._rows(images, "images")
+        if (rows == MISSING).any():
             raise UserError("images: bits per dimension needs complete images, found -1.")
-        return self.evaluate(images)
+        return self._figure(rows, root)
 
     def sample(self, n: int, evidence: Any = None, *, seed: int | None = None) -> Any:
         """Draw exactly from p(x), or from p(x | evidence).
@@ -343,6 +337,14 @@ class Model:
         described = self.codec.meta()
         meta = {k: v for k, v in self.circuit.meta.items() if k not in described}
         return Model(replace(self.circuit, roots=roots, meta=meta), self.engine)
+
+    def _figure(self, rows: NDArray[Any], root: int) -> float:
+        units = self.codec.units(rows)
+        if not units:
+            raise UserError("data: there is nothing to evaluate.")
+        log_p = self.engine.log_likelihood(self.circuit, rows)[:, root]
+        exact = log_p - self.codec.log_preimage(rows)
+        return self.codec.measure.of(float(-exact.sum() / units))
 
     def _root(self, query: str) -> int:
         if len(self.circuit.roots) != 1:

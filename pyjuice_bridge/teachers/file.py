@@ -35,7 +35,7 @@ class FileSection(TeacherSection):
     is not needed, and ``tokenizer`` is whose pieces ``data.tokens: pieces`` cuts it into.
     """
 
-    domains = ("images", "text")
+    domains = ("images", "text", "table")
     kind: Literal["file"]
     embeddings: str | None = None
     assignments: str | None = None

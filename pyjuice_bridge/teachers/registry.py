@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyjuice_bridge.teachers.base import ObjectSection, TeacherSection
+from pyjuice_bridge.teachers.columns import ColumnsSection
 from pyjuice_bridge.teachers.efficientnet import EfficientNetSection
 from pyjuice_bridge.teachers.file import FileSection
 from pyjuice_bridge.teachers.mae import MaeSection
@@ -19,5 +20,6 @@ SECTIONS: tuple[type[TeacherSection], ...] = (
     FileSection,
     ObjectSection,
     TextSection,
+    ColumnsSection,
     WriterSection,
 )

@@ -8,8 +8,8 @@ import torch
 from tiny_text_models import save_gpt2
 from torch import nn
 
-from pyjuice_bridge.errors import UserError
 from pyjuice_bridge import distill_language_model
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.public import borrowed
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_sample import sample_sequences

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pyjuice_bridge import processes
@@ -32,26 +31,6 @@ from pyjuice_bridge.errors import UserError
 
 _ALIGNED = 64
 """Numbers that the start of a buffer is a multiple of."""
-
-
-@dataclass
-class State:
-    """All that training changes; a checkpoint is this, written out."""
-
-    params: Params
-    momentum: Params | None = None
-    momentum_rows: torch.Tensor | None = None
-    """float64 [1, roots]: the rows that ``momentum`` averages, averaged with the same weights."""
-    steps: int = 0
-    history: list[Epoch] = field(default_factory=list)
-    best: Params | None = None
-
-    @property
-    def best_epoch(self) -> int | None:
-        scores = [e.valid for e in self.history]
-        if not scores or scores[0] is None:
-            return None
-        return int(np.argmax([-math.inf if s is None or math.isnan(s) else s for s in scores]))
 
 
 @dataclass(frozen=True)
@@ -105,7 +84,7 @@ class Trainer:
     ) -> None:
         self.program, self.rows, self.valid, self.options = program, rows, valid, options
         self.pseudocount = pseudocount
-        self.state = State(params)
+        self.state = store.State(params)
         self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
         self.workspace = Workspace()
@@ -241,10 +220,14 @@ def train(
 
     Of several processes the first one writes, and all resume from its file.
     """
+    validates = trainer.valid is not None
+    training = store.Training(
+        key, circuit, trainer.program, trainer.options, trainer.batches, validates
+    )
     there = checkpoint is not None and checkpoint.exists()
     found = processes.share(str(checkpoint) if there else None)
     if found is not None:
-        trainer.state = store.read(Path(found), trainer.program, key)
+        trainer.state = store.read(Path(found), training)
         processes.meet()
         for epoch in trainer.state.history:
             if on_epoch is not None:
@@ -255,7 +238,7 @@ def train(
         state.history.append(epoch)
         trainer.keep_best()
         if checkpoint is not None and processes.rank() == 0:
-            store.write(checkpoint, state, key)
+            store.write(checkpoint, state, training)
         if on_epoch is not None:
             on_epoch(epoch)
     params = state.params if state.best is None else state.best

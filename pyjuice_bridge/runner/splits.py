@@ -20,7 +20,7 @@ from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import read_json
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.run.config import load_config
+from pyjuice_bridge.runner.config import load_config
 
 
 def images_for(

@@ -29,6 +29,7 @@ FILES = {
     "random.h5",
     "report.html",
     "log.txt",
+    ".lock",
     "artifacts.json",
 }
 
