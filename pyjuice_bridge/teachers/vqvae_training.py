@@ -91,6 +91,17 @@ class OwnFigures:
         """A bound on the bits per dimension of the images, RGB-exact."""
         return self.pixels + self.codes
 
+    def values(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return {"bits": self.bits, **asdict(self)}
+
+    def __str__(self) -> str:
+        top, bottom = self.used
+        return (
+            f"at most {self.bits:.4f} bits/dim ({self.pixels:.4f} of pixels given their codes, "
+            f"{self.codes:.4f} of codes; {top} and {bottom} codes of the two books used)"
+        )
+
 
 class VqVaeTeacher:
     """The codes of a trained VQ-VAE-2: per patch its own and that of its neighbourhood.
