@@ -124,7 +124,9 @@ def load_table(
         raise UserError(f"limit is {limit}: give at least 1 row.")
     name, found = _find(source, root)
     entry = known_set(source, "table")
-    coding = Coding.of(found.parts["train"], name, entry.options["categories"] if entry else 1)
+    coding = Coding.of(
+        found.parts["train"], name, entry.options.get("categories", 1) if entry else 1
+    )
     cells = {split: coding.encode(raw, f"{name}, {split}") for split, raw in found.parts.items()}
     counts = {
         "test": lambda whole, _: max(1, round((test or 0.1) * whole)),

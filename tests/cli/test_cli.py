@@ -412,5 +412,47 @@ def test_samples_of_a_table_are_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pj.Model(circuit).save(tmp_path / "plain.h5")
     lines = invoke("sample", tmp_path / "plain.h5", "--n", 2).stdout.splitlines()
     assert len(lines) == 2 and all(len(line.split(",")) == 2 for line in lines)
-    refused = invoke("evaluate", tmp_path / "table.h5", tmp_path / "rows.npy")
-    assert refused.exit_code == 1 and "models a table" in refused.stderr
+    model = pj.load(tmp_path / "table.h5")
+    bits = model.evaluate({"sick": [int(row[0]) for row in rows], "colour": [r[1] for r in rows]})
+    said = f"{bits:.4f} bits/row ({bits * np.log(2):.4f} nats) on all 40 rows of {out}, by "
+    assert invoke("evaluate", tmp_path / "table.h5", out).output.startswith(said)
+
+
+def test_evaluate_scores_the_splits_of_a_run_on_a_table(tmp_path: Path) -> None:
+    """Those of the run; other tables in the model's own codes, a missing cell summed out."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 2, 300)
+    table = np.stack([a, a ^ (rng.random(300) < 0.1), rng.integers(0, 3, 300)], axis=1)
+    words = np.array(["red", "green", "blue"])
+    lines = [f"{x},{y},{words[z]}" for x, y, z in table.tolist()]
+    (tmp_path / "t.csv").write_text("\n".join(["sick,cough,sky", *lines]))
+    config = {
+        "name": "table",
+        "data": {"kind": "table", "name": str(tmp_path / "t.csv")},
+        "circuit": {"kind": "hclt", "latents": 2},
+        "arms": ["random"],
+        "train": {"epochs": 2},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run = tmp_path / "r/0"
+    assert invoke("run", tmp_path / "config.yaml", "--out", run).exit_code == 0
+    (row,) = json.loads((run / "results.json").read_text())
+    for split in ("train", "valid", "test"):
+        done = invoke("evaluate", run, tmp_path / "t.csv", "--split", split)
+        figure = f"{row[split]['value']:.4f} bits/row"
+        assert figure in done.output and f"{row['rows'][split]} {split} rows" in done.output
+    (tmp_path / "other.csv").write_text("sick,cough,sky\n1,,green\n0,1,blue\n")
+    model = pj.load(run)
+    bits = model.evaluate({"sick": [1, 0], "cough": [-1, 1], "sky": ["green", "blue"]})
+    done = invoke("evaluate", run, tmp_path / "other.csv")
+    assert f"{bits:.4f} bits/row" in done.output and "all 2 rows" in done.output
+    (tmp_path / "wrong.csv").write_text("sick,cough,sky\n1,0,pink\n")
+    bare = tmp_path / "bare.h5"
+    bare.write_bytes((run / "model.h5").read_bytes())
+    for mistake, message in (
+        (("evaluate", run, tmp_path / "wrong.csv"), "'pink'"),
+        (("evaluate", run, tmp_path / "other.csv", "--split", "test"), "leave out --split"),
+        (("evaluate", bare, tmp_path / "t.csv", "--split", "train"), "own splits"),
+    ):
+        refused = invoke(*mistake)
+        assert refused.exit_code == 1 and message in refused.stderr
