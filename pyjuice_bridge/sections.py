@@ -45,3 +45,9 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
     )
+
+
+class KindSection(Section):
+    """Base of the sections of which a config names one by its ``kind``."""
+
+    kind: str

@@ -27,9 +27,10 @@ FLOORS = (
     ("report",),
     ("cluster", "config"),
     ("codecs", "teachers"),
+    ("sections",),
     ("data", "engines"),
     ("circuit",),
-    ("files", "measure", "numbers", "processes", "sections"),
+    ("files", "measure", "numbers", "processes"),
     ("errors",),
 )
 """From the roof to the ground: a package imports from lower floors only."""

@@ -35,7 +35,7 @@ _SCALARS: dict[str, tuple[str, Callable[[str], Any], str]] = {
 class _Loader(yaml.SafeLoader):
     """Compose within limits and construct plain values only; refuse a field given twice."""
 
-    yaml_constructors: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -48,12 +48,12 @@ class _Loader(yaml.SafeLoader):
             for name, (pattern, _, _) in _SCALARS.items():
                 if re.fullmatch(pattern, value):
                     return _TAG + name
-        default = {yaml.SequenceNode: "seq", yaml.MappingNode: "map"}
+        default: dict[type[yaml.Node], str] = {yaml.SequenceNode: "seq", yaml.MappingNode: "map"}
         return _TAG + default.get(kind, "str")
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node, unless it is too deep or there are too many."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         alias = isinstance(event, yaml.AliasEvent)
         if not alias and getattr(event, "anchor", None) in self.anchors:
             _refuse(f"the anchor '{event.anchor}' is given twice", event)
@@ -74,7 +74,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _refuse(problem: str, at: yaml.Node | yaml.Event) -> NoReturn:
+def _refuse(problem: str, at: Any) -> NoReturn:
     raise yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pyjuice_bridge.config.train import Train, Tune
 from pyjuice_bridge.engines.base import Precision
-from pyjuice_bridge.sections import A_FEW, Amount, Arm, Section, States, at_most
+from pyjuice_bridge.sections import A_FEW, Amount, Arm, KindSection, Section, States, at_most
 from pyjuice_bridge.teachers.base import TeacherSection
 
 _ONE_PAGE = "all of them are shown on one page"
@@ -75,10 +75,10 @@ class Settings(Section):
     engine: Literal["auto", "torch", "julia"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
-    data: Section
+    data: KindSection
     teacher: TeacherSection
     cluster: Cluster = Field(default_factory=Cluster)
-    circuit: Section
+    circuit: KindSection
     train: Train = Field(default_factory=Train)
     tune: Tune | None = None
     sweep: Sweep | None = None

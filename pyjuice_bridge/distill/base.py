@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.domains.base import Context, Shape
-from pyjuice_bridge.sections import Section
+from pyjuice_bridge.sections import Arm, KindSection
 from pyjuice_bridge.stages.store import Artifact
 
 CIRCUIT = "circuit.h5"
@@ -109,9 +109,9 @@ class Kind:
     """
 
     name: str
-    section: type[Section]
+    section: type[KindSection]
     domains: tuple[str, ...]
-    arms: tuple[str, ...]
+    arms: tuple[Arm, ...]
     check: Callable[[Settings], None]
     scopes: Callable[[Any, Shape], IntArray] | None
     structure: Callable[[Any, str, Shape, int | None], Circuit]

@@ -57,10 +57,8 @@ def count_parameters(
     _check_shapes(circuit, x, z)
     if not 0 <= pseudocount < np.inf:
         raise UserError("pseudocount must be a finite number of at least 0.")
-    columns = {
-        "x": _in_range(x, circuit.categories, "x"),
-        "z": _in_range(z, _latent_sizes(circuit), "z"),
-    }
+    _check_range(x, circuit.categories, "x")
+    _check_range(z, _latent_sizes(circuit), "z")
     tables: dict[int, NDArray[np.int64]] = {}
     for i, layer in enumerate(circuit.layers):
         if isinstance(layer, ProductLayer):
@@ -68,16 +66,14 @@ def count_parameters(
         blocks = np.arange(circuit.starts[i], circuit.starts[i + 1])
         parents = np.where(owner[blocks] >= 0, hidden[owner[blocks]], -1)
         if isinstance(layer, InputLayer):
-            entries, params, target = ("x", layer.variables), layer.params, i
+            values, which, params, target = x, layer.variables, layer.params, i
         else:
-            entries, params = ("z", hidden[layer.children]), layer.weights
+            values, which, params = z, hidden[layer.children].astype(np.int32), layer.weights
             target = i if layer.tied_to is None else layer.tied_to
         counts = tables.setdefault(target, np.zeros(params.shape, np.int64))
-        values, which = columns[entries[0]], entries[1]
-        for block in range(len(blocks)):
-            table = counts[layer.groups[block]]
-            rows = columns["z"][:, parents[block]] if parents[block] >= 0 else None
-            _add(table, rows, values[:, which[block]])
+        for block, parent in enumerate(parents):
+            rows = z[:, parent] if parent >= 0 else None
+            _add(counts[layer.groups[block]], rows, values[:, which[block]])
     made = [
         _normalised(tables[i], old, pseudocount)
         if (old := layer_params(layer)) is not None
@@ -171,8 +167,8 @@ def _check_shapes(circuit: Circuit, x: NDArray[Any], z: NDArray[Any]) -> None:
         raise UserError(f"x has {len(x)} rows but z has {len(z)}; they must be the same rows.")
 
 
-def _in_range(values: NDArray[Any], sizes: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return the values once they are known to lie below their column's size."""
+def _check_range(values: NDArray[Any], sizes: NDArray[Any], name: str) -> None:
+    """Refuse values that do not lie below their column's size."""
     for part in _parts(values):
         chunk = values[part].astype(np.int64)
         bad = (chunk < MISSING) | (chunk >= sizes)
@@ -182,7 +178,6 @@ def _in_range(values: NDArray[Any], sizes: NDArray[Any], name: str) -> NDArray[A
                 f"{name}: row {part.start + row}, column {column} is {chunk[row, column]}; values "
                 f"must be 0 … {sizes[column] - 1}, or -1 where missing."
             )
-    return values
 
 
 def _parts(values: NDArray[Any]) -> Iterator[slice]:

@@ -201,11 +201,12 @@ def _from_stream(context: Context, samples: Samples, teacher: TextTeacher) -> Fe
     artifact = context.store.stage("states", 2, inputs, build, together=True)
 
     def embeddings() -> Mapping[str, Embeddings]:
+        lengths = samples.lengths or {}
         cuts = {
             split: Cut(
                 stream.starts,
                 samples.splits[split].shape[1],
-                samples.lengths_of(split),
+                lengths[split],
                 stream.documents,
             )
             for split, stream in streams.items()

@@ -21,11 +21,11 @@ from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sw
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
-from pyjuice_bridge.sections import Pseudocount, Section, States
+from pyjuice_bridge.sections import KindSection, Pseudocount, States
 from pyjuice_bridge.stages.store import Artifact
 
 
-class HcltCircuit(Section):
+class HcltCircuit(KindSection):
     """An HCLT over the pixels of an image or the columns of a table, distilled by counting."""
 
     kind: Literal["hclt"] = "hclt"

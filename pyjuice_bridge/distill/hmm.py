@@ -24,13 +24,13 @@ from pyjuice_bridge.distill.language import with_end_state
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import Pseudocount, Section, States
+from pyjuice_bridge.sections import KindSection, Pseudocount, States
 
 _STEP_FLOPS = 50
 """What a parameter costs in an M-step, in operations of a matrix product."""
 
 
-class HmmCircuit(Section):
+class HmmCircuit(KindSection):
     """A homogeneous hidden Markov model over the tokens of a window, distilled by counting.
 
     ``smoothing`` is the share of every counted row that is given to overall frequencies.

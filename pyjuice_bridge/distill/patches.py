@@ -35,7 +35,7 @@ from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.engines.base import FitOptions
-from pyjuice_bridge.sections import Pseudocount, Section, States, at_most
+from pyjuice_bridge.sections import KindSection, Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
 
@@ -43,7 +43,7 @@ _PATCH_ROWS = 200_000
 """Patches that the tree inside a patch is learnt from, at most."""
 
 
-class PatchCircuit(Section):
+class PatchCircuit(KindSection):
     """Patch circuits glued under a latent circuit.
 
     ``latents`` is the number of clusters, shared by all positions; ``patch_latents`` the width of

@@ -25,13 +25,13 @@ from pyjuice_bridge.distill.hclt import random_hclt
 from pyjuice_bridge.distill.trees import data_tree
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import Section, at_most
+from pyjuice_bridge.sections import KindSection, at_most
 
 _MOST_NODES = 256
 """Sums of a region, at most: their products are pairs of nodes."""
 
 
-class RatSpnCircuit(Section):
+class RatSpnCircuit(KindSection):
     """A RAT-SPN (Peharz et al., UAI 2019): Kronecker products over random splits.
 
     ``depth`` is how often a region is halved, 4 times unless it is given; ``replicas`` how often

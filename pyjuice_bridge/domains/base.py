@@ -19,7 +19,7 @@ from pyjuice_bridge.codecs import Codec
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.measure import Measure
-from pyjuice_bridge.sections import Section
+from pyjuice_bridge.sections import KindSection
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, Store
 from pyjuice_bridge.teachers.text_features import Cut
@@ -233,7 +233,7 @@ class Domain:
     """
 
     name: str
-    section: type[Section]
+    section: type[KindSection]
     teacher: str
     circuit: str
     check: Callable[[Settings], None]

@@ -35,7 +35,7 @@ from pyjuice_bridge.domains.base import (
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_arrays
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.sections import Count, Section
+from pyjuice_bridge.sections import Count, KindSection
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
 FIGURES = "figures.npz"
@@ -46,7 +46,7 @@ Images = NDArray[np.uint8] | Mapping[str, NDArray[np.uint8]]
 Arrays = dict[str, NDArray[Any]]
 
 
-class ImageSection(Section):
+class ImageSection(KindSection):
     """Which images, and how they are split.
 
     ``name`` is a data set (``data list`` names them), or the path of a ``.npy``/``.npz`` file or of

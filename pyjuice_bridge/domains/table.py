@@ -30,7 +30,7 @@ from pyjuice_bridge.domains.base import (
 )
 from pyjuice_bridge.files import copy_file, write_arrays, write_json
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.sections import Count, Section, Share
+from pyjuice_bridge.sections import Count, KindSection, Share
 from pyjuice_bridge.stages.store import fingerprint
 
 EXAMPLES = "table.json"
@@ -45,7 +45,7 @@ _DEPTH = 3.0
 """Orders of magnitude of mutual information between white and black."""
 
 
-class TableSection(Section):
+class TableSection(KindSection):
     """Which table, and how it is split.
 
     ``name`` is a set (``data list`` names them), or the path of a ``.csv``, ``.data``, ``.npy``,

@@ -33,7 +33,7 @@ from pyjuice_bridge.domains.base import (
 from pyjuice_bridge.domains.text_examples import EXAMPLES, PICTURES, Decode, examples
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file
-from pyjuice_bridge.sections import Count, Section, Share, at_most
+from pyjuice_bridge.sections import Count, KindSection, Share, at_most
 from pyjuice_bridge.stages.store import fingerprint
 
 _BERT_PIECES = 30_522
@@ -44,7 +44,7 @@ _PIECES_PER_WORD = 1.2
 _Distinct = Annotated[int, Field(ge=2), at_most(10**7, "tables have a column for each")]
 
 
-class TextSection(Section):
+class TextSection(KindSection):
     """Which text, how it is cut into tokens and windows, and how it is split.
 
     ``name`` is a corpus (``data list`` names them), or the path of a text, WikiText or parquet file

@@ -35,7 +35,7 @@ from pyjuice_bridge.domains.base import (
 )
 from pyjuice_bridge.domains.text import show_text
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import BatchSize, Section, at_most
+from pyjuice_bridge.sections import BatchSize, KindSection, at_most
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
 _SHARE = 10
@@ -44,7 +44,7 @@ _SHARE = 10
 _Token = Annotated[int, Field(ge=0), at_most(10**9, "no vocabulary is that large")]
 
 
-class WrittenSection(Section):
+class WrittenSection(KindSection):
     """Which language model writes, how much, and how it is sampled.
 
     ``name`` is the folder of a causal model of ``transformers`` or its name on the hub, there at

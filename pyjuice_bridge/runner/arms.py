@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,7 +68,7 @@ class Trained:
 
     def costs(self) -> dict[str, Any]:
         """Return passes, and seconds and engines by stage, read off the arm's ancestry."""
-        seconds, engines = Counter[str](), dict[str, str]()
+        seconds, engines = defaultdict[str, float](float), dict[str, str]()
         for artifact in self._lineage():
             stage = artifact.stage.partition("-")[0]
             seconds[stage] += artifact.seconds

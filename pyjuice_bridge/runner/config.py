@@ -17,10 +17,11 @@ from pyjuice_bridge.config.teacher import Teacher
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import Section
+from pyjuice_bridge.sections import KindSection
 
 if TYPE_CHECKING:
-    Data = Circuit = Section
+    Data = KindSection
+    Circuit = KindSection
 else:
 
     def _one_of(sections):

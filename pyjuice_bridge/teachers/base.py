@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import Section
+from pyjuice_bridge.sections import KindSection
 
 Images = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
@@ -127,7 +127,7 @@ class TeacherInputs:
     on_epoch: EpochReport | None = None
 
 
-class TeacherSection(Section):
+class TeacherSection(KindSection):
     """The config's section of a teacher, which makes it.
 
     Attributes:
