@@ -48,15 +48,17 @@ class _Loader(yaml.SafeLoader):
             for name, (pattern, _, _) in _SCALARS.items():
                 if re.fullmatch(pattern, value):
                     return _TAG + name
-        default: dict[type[yaml.Node], str] = {yaml.SequenceNode: "seq", yaml.MappingNode: "map"}
-        return _TAG + default.get(kind, "str")
+        if kind is yaml.ScalarNode:
+            return f"{_TAG}str"
+        return f"{_TAG}seq" if kind is yaml.SequenceNode else f"{_TAG}map"
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node, unless it is too deep or there are too many."""
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         alias = isinstance(event, yaml.AliasEvent)
-        if not alias and getattr(event, "anchor", None) in self.anchors:
-            _refuse(f"the anchor '{event.anchor}' is given twice", event)
+        anchor = getattr(event, "anchor", None)
+        if not alias and anchor in self.anchors:
+            _refuse(f"the anchor '{anchor}' is given twice", event)
         if self._depth > DEEPEST:
             _refuse(f"sections are nested more than {DEEPEST} deep", event)
         before = self._count
@@ -74,8 +76,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _refuse(problem: str, at: Any) -> NoReturn:
-    raise yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
+def _refuse(problem: str, at: yaml.Node | yaml.Event) -> NoReturn:
+    mark: Any = at.start_mark
+    raise yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 def _scalar(loader: _Loader, node: yaml.Node) -> Any:
