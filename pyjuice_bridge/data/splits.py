@@ -154,6 +154,13 @@ def files_by_split(folder: Path, endings: Collection[str]) -> dict[str, list[Pat
     return {s: [files[name] for name in sorted(groups[s])] for s in ("", *SPLITS) if s in groups}
 
 
+def in_words(files: Sequence[Path], root: Path, note: str = "") -> str:
+    """Name the file of a split, or say how many there are, with a note on them."""
+    if len(files) > 1:
+        return f"{len(files):,} files of {root.name}/{note}"
+    return files[0].name if files[0] == root else str(files[0].relative_to(root))
+
+
 def refuse_others(where: Path | str, others: Sequence[str]) -> None:
     """Refuse data beside splits that would be left out.
 

@@ -16,7 +16,7 @@ from pyjuice_bridge.data.catalogue import DataSet
 from pyjuice_bridge.data.files import check_unpacked, reading
 from pyjuice_bridge.data.formats import map_npy, read_npz_array
 from pyjuice_bridge.data.readers import npz_splits
-from pyjuice_bridge.data.splits import SPLITS, Found, files_by_split, refuse_without_train
+from pyjuice_bridge.data.splits import SPLITS, Found, files_by_split, in_words, refuse_without_train
 from pyjuice_bridge.data.table_codes import MOST_CELLS, Column, RawTable, is_value
 from pyjuice_bridge.data.text_wiki import lines_of
 from pyjuice_bridge.errors import UserError
@@ -48,7 +48,7 @@ def own(path: Path) -> Found[RawTable]:
     )
     train = _read(groups["train"])
     parts = {s: train if s == "train" else _read(files, train.names) for s, files in groups.items()}
-    sources = {s: ", ".join(str(f.relative_to(path)) for f in files) for s, files in groups.items()}
+    sources = {s: in_words(files, path) for s, files in groups.items()}
     return Found(parts, sources, meta)
 
 
@@ -98,10 +98,14 @@ def _read(files: Sequence[Path], header: Header = None) -> RawTable:
             raise UserError(f"{file} has other columns than {files[0]}: bring them to one form.")
     if len(tables) == 1:
         return first
-    joined = [
-        [cell for table in tables for cell in table.columns[i]] for i in range(len(first.columns))
-    ]
-    return RawTable(first.names, joined)
+    parts = zip(*(table.columns for table in tables), strict=True)
+    return RawTable(first.names, [_joined(columns) for columns in parts])
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    if all(isinstance(column, np.ndarray) for column in columns):
+        return np.concatenate(columns)
+    return [cell for column in columns for cell in column]
 
 
 def _read_csv(path: Path, header: Header) -> RawTable:
@@ -111,6 +115,11 @@ def _read_csv(path: Path, header: Header) -> RawTable:
         raise UserError(f"{path} is empty: a table has at least one row.")
     with reading(path, "a table", "write it as comma-separated UTF-8 text"):
         first = tuple(cell.strip() for cell in next(csv.reader(lines[:1])))
+        if len(first) > 2 and first == tuple(map(str, range(len(first)))):
+            raise UserError(
+                f"{path}: the first line numbers the columns from 0, as pandas does: give them"
+                " names, or leave the line out (header=False)."
+            )
         words = not any(map(is_value, first)) and len(set(first)) == len(first)
         skipped = first == header or words
         numbers = _numbers(lines[skipped:])
@@ -125,9 +134,15 @@ def _read_csv(path: Path, header: Header) -> RawTable:
                 )
         columns = list(zip(*rows, strict=True))
         named = words and header is None and not any(c[0] in c[1:] for c in columns)
-        if first != header and not named:
-            return RawTable(None, columns)
-        return RawTable(first, [column[1:] for column in columns])
+        if first == header or named:
+            return RawTable(first, [column[1:] for column in columns])
+        for head, *others in columns:
+            if others and not is_value(head) and all(map(is_value, set(others))):
+                raise UserError(
+                    f"{path}: the first line has {head!r} over a column of numbers, and is no line"
+                    " of names: name every column once, as in train, or leave the line out."
+                )
+        return RawTable(None, columns)
 
 
 def _numbers(lines: Sequence[str]) -> Any:

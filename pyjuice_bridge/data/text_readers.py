@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyjuice_bridge.data.files import file_digest
 from pyjuice_bridge.data.readers import mapping_splits
-from pyjuice_bridge.data.splits import Found, files_by_split
+from pyjuice_bridge.data.splits import Found, files_by_split, in_words
 from pyjuice_bridge.data.text_cache import Part
 from pyjuice_bridge.data.text_wiki import articles, lines_of, parquet_documents
 from pyjuice_bridge.errors import UserError
@@ -61,9 +61,10 @@ def own(path: Path) -> FoundText:
         raise UserError(f"{path} holds {' and '.join(endings)} files: keep one kind.")
     kind = "file" if max(map(len, groups.values())) > 1 else "paragraph"
     kind = {".parquet": "row", **dict.fromkeys(WIKI_ENDINGS, "article")}.get(endings[0], kind)
+    each = ", each one document" if kind == "file" else ""
     return FoundText(
         {split or "all": _files(group, kind) for split, group in groups.items()},
-        {split or "all": _described(group, path, kind) for split, group in groups.items()},
+        {split or "all": in_words(group, path, each) for split, group in groups.items()},
         {"source": str(path), "document": kind, "files": len(files)},
     )
 
@@ -99,13 +100,6 @@ def _files(files: Sequence[Path], kind: str) -> Part:
         return file_part(files, kind, partial(parquet_documents, files))
     cut = {"article": articles, "paragraph": paragraphs, "file": _whole}[kind]
     return file_part(files, kind, partial(_each, files, cut))
-
-
-def _described(files: Sequence[Path], root: Path, kind: str) -> str:
-    if len(files) > 1:
-        each = ", each one document" if kind == "file" else ""
-        return f"{len(files):,} files of {root.name}/{each}"
-    return files[0].name if files[0] == root else str(files[0].relative_to(root))
 
 
 def _each(files: Sequence[Path], cut: Callable[[Iterable[str]], Iterable[str]]) -> Iterator[str]:

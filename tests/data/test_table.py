@@ -141,6 +141,22 @@ def test_a_line_of_names(tmp_path: Path, lines: list[str], columns, first: list[
     assert data.train[0].tolist() == first
 
 
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["0,1,2", "1,0,1", "0,0,1"], "numbers the columns from 0, as pandas does"),
+        ([",a,b", "0,1,0", "1,0,1"], "'a' over a column of numbers, and is no line of names"),
+        (["a,a,b", "0,1,0", "1,0,1"], "'a' over a column of numbers"),
+        (["a,1,b", "x,1,0", "y,0,1"], "'b' over a column of numbers"),
+    ],
+)
+def test_a_line_that_is_neither_names_nor_values(tmp_path: Path, lines: list[str], says) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=says):
+        load_table(path)
+
+
 def load_table_all(path: Path) -> TableDataset:
     """The table with its rows in train, in their order: valid and test repeat them."""
     folder = path.parent / "splits"
@@ -233,6 +249,12 @@ def test_mistakes(tmp_path: Path) -> None:
         load_table({"train": CELLS, "valid": CELLS}, valid=0.1)
     with pytest.raises(UserError, match="limit is 0"):
         load_table(CELLS, limit=0)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"a,{split}\n1,1\n0,0\n")
+    with pytest.raises(UserError, match=r"the columns of train \(a, train"):
+        load_table(tmp_path)
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "test.csv").unlink()
     (tmp_path / "a.csv").write_text("a,a\n1,2\n")
     (tmp_path / "b.csv").write_text("")
     with pytest.raises(UserError, match="of 2 tables, holds nothing: give train"):
