@@ -36,6 +36,10 @@ class Measure:
         pair = (self.unit, self.text(value)) if self.leads else (self.text(value), self.unit)
         return " ".join(pair)
 
+    def impossible(self, count: int, of: int) -> str:
+        """Say how many rows a model rules out: ``3 of 50 images have probability 0``."""
+        return f"{count} of {of} {self.rows} have probability 0"
+
 
 def _bits(nats: float) -> float:
     return nats / math.log(2)

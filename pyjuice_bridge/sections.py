@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from pyjuice_bridge.engines.base import MOST_EPOCHS, MOST_PSEUDOCOUNT, StepSize
+
 
 def at_most(bound: float, reason: str) -> AfterValidator:
     """Refuse larger numbers, saying why."""
@@ -24,13 +26,13 @@ def at_most(bound: float, reason: str) -> AfterValidator:
 
 
 Count = Annotated[int, Field(ge=1), at_most(10**12, "nothing here has so many")]
-Epochs = Annotated[int, Field(ge=1), at_most(100_000, "every pass reads all of the data")]
+Epochs = Annotated[int, Field(ge=1), at_most(MOST_EPOCHS, "every pass reads all of the data")]
 BatchSize = Annotated[int, Field(ge=1), at_most(10**6, "all of a mini-batch is in memory")]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+Fraction = StepSize
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 States = Annotated[int, Field(ge=2), at_most(65_536, "tables have the square of it in entries")]
-_MUCH = at_most(10**9, "it would outweigh any data")
+_MUCH = at_most(MOST_PSEUDOCOUNT, "it would outweigh any data")
 Amount = Annotated[float, Field(ge=0), _MUCH]
 Pseudocount = Annotated[float, Field(gt=0), _MUCH]
 A_FEW = Field(min_length=1, max_length=100)

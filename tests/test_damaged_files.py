@@ -13,9 +13,9 @@ import pytest
 @pytest.mark.parametrize(
     ("kind", "changed", "refused"),
     [
-        ("circuit", 150, 700),
+        ("circuit", 100, 700),
         ("variable text", 12, 1),
-        ("anemone", 60, 400),
+        ("anemone", 60, 300),
         ("region graph", 300, 1000),
     ],
 )

@@ -165,7 +165,8 @@ def sample(
     MODEL is a model file or a run's folder.
     """
     from pyjuice_bridge.cli.samples import write_samples
-    from pyjuice_bridge.query.model import load, seed_of
+    from pyjuice_bridge.query.draws import seed_of
+    from pyjuice_bridge.query.model import load
 
     opened = load(model, engine=engine, device=device)
     number = seed_of(seed)
@@ -210,7 +211,8 @@ def inpaint(
 
     from pyjuice_bridge.cli.samples import white_of, write_grid
     from pyjuice_bridge.domains.images import make_masks
-    from pyjuice_bridge.query.model import load, seed_of
+    from pyjuice_bridge.query.draws import seed_of
+    from pyjuice_bridge.query.model import load
     from pyjuice_bridge.report.images import brighten, paint_hidden
     from pyjuice_bridge.runner.splits import images_for
 
@@ -250,7 +252,8 @@ def infill(model: Path, text: str, n: int, seed: int | None, engine: str, device
     with its states (Viterbi).
     """
     from pyjuice_bridge.cli.samples import one_line
-    from pyjuice_bridge.query.model import load, seed_of
+    from pyjuice_bridge.query.draws import seed_of
+    from pyjuice_bridge.query.model import load
 
     opened = load(model, engine=engine, device=device)
     number = seed_of(seed)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pyjuice_bridge.config.train import Train, Tune
-from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.engines.base import Precision
 from pyjuice_bridge.sections import A_FEW, Amount, Arm, Section, States, at_most
 from pyjuice_bridge.teachers.base import TeacherSection
 

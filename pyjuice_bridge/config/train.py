@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from pyjuice_bridge.engines.base import FitOptions, Optimizer, Schedule, ScheduleKind
 from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
 
 
@@ -15,10 +16,15 @@ class StepSize(Section):
     ``step`` stays at ``start`` for the share ``switch`` of the training, then takes ``end``.
     """
 
-    start: Fraction = 0.1
-    end: Fraction = 0.01
-    kind: Literal["linear", "cosine", "constant", "step"] = "linear"
-    switch: Fraction = 0.8
+    start: Fraction = Schedule.start
+    end: Fraction = Schedule.end
+    kind: ScheduleKind = Schedule.kind
+    switch: Fraction = Schedule.switch
+
+    @property
+    def schedule(self) -> Schedule:
+        """The same for the engines."""
+        return Schedule(**self.model_dump())
 
 
 class Phase(Section):
@@ -48,12 +54,12 @@ class Train(Section):
     patch training and latent training are passes of ``lvd``, fine-tuning has the rest.
     """
 
-    optimizer: Literal["mini_em", "full_em", "anemone"] = "mini_em"
-    epochs: Epochs = 10
+    optimizer: Optimizer = FitOptions.optimizer
+    epochs: Epochs = FitOptions.epochs
     batch_size: BatchSize = 256
     step_size: StepSize = Field(default_factory=StepSize)
-    pseudocount: Amount = 0.1
-    patience: Count | None = None
+    pseudocount: Amount = FitOptions.pseudocount
+    patience: Count | None = FitOptions.patience
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
 

@@ -34,7 +34,7 @@ from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context, Shape
-from pyjuice_bridge.engines.base import FitOptions, Schedule
+from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.sections import Pseudocount, Section, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
@@ -226,7 +226,7 @@ def _options(context: Context, phase: Phase) -> FitOptions:
     return FitOptions(
         epochs=phase.epochs,
         batch_size=phase.batch_size,
-        step_size=Schedule(**phase.step_size.model_dump()),
+        step_size=phase.step_size.schedule,
         pseudocount=context.config.train.pseudocount,
         seed=context.config.seed,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,12 +25,16 @@ with entries in [0, 1]."""
 StepSize = Annotated[float, Interval(gt=0, le=1)]
 """A step of 1 replaces parameters by what a batch says; beyond it they may become negative."""
 
-Epochs = Annotated[int, Interval(ge=0, le=1_000_000)]
+MOST_EPOCHS = 100_000
+MOST_PSEUDOCOUNT = 10**9
+"""It outweighs any data: rows of parameters become uniform."""
+
+Epochs = Annotated[int, Interval(ge=0, le=MOST_EPOCHS)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
-Pseudocount = Annotated[float, Interval(ge=0, le=1e9)]
-"""Beyond some thousand times the rows, every row of parameters is uniform."""
+Pseudocount = Annotated[float, Interval(ge=0, le=MOST_PSEUDOCOUNT)]
 
 Optimizer = Literal["full_em", "mini_em", "anemone"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
 
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
@@ -84,6 +89,17 @@ class Schedule(_Checked):
     kind: ScheduleKind = "linear"
     switch: Annotated[float, Interval(ge=0, le=1)] = 0.8
 
+    def at(self, step: int, total: int) -> float:
+        """Return η at mini-batch ``step`` of ``total``, counted from 0."""
+        if self.kind == "constant":
+            return self.start
+        if self.kind == "step":
+            return self.start if step < self.switch * total else self.end
+        done = step / max(1, total - 1)
+        if self.kind == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return self.start + (self.end - self.start) * done
+
 
 @dataclass(frozen=True)
 class FitOptions(_Checked):
@@ -110,7 +126,7 @@ class FitOptions(_Checked):
     step_size: Schedule = field(default_factory=Schedule)
     pseudocount: Pseudocount = 0.1
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
-    patience: Annotated[int, Interval(ge=1, le=1_000_000)] | None = None
+    patience: Annotated[int, Interval(ge=1, le=2**31 - 1)] | None = None
     frozen: tuple[Annotated[int, Interval(ge=0, lt=2**31)], ...] = ()
     seed: Seed = 0
 
@@ -217,6 +233,17 @@ class Engine(Protocol):
         ``checkpoint`` is a file written after every epoch and resumed from when it exists.
         ``on_batch`` is called with (batches done, batches in all) over the whole training.
         """
+
+    def m_step(
+        self,
+        circuit: Circuit,
+        counts: Counts,
+        *,
+        step_size: float = 1.0,
+        pseudocount: float = 0.1,
+        frozen: tuple[int, ...] = (),
+    ) -> Circuit:
+        """Return the circuit after one step of EM on its counts (see ``engines.steps``)."""
 
     def sample(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from pyjuice_bridge.engines.base import Engine, Latents
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.numbers import whole
+from pyjuice_bridge.query.draws import draws_of, seed_of
 from pyjuice_bridge.query.map import ApproximateMap, climb
 from pyjuice_bridge.query.marginals import divergence, entropies, moments, variable_marginals
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pyjuice_bridge.query.text import TextModel
 
 _COUNT = Interval(ge=0)
-_MOST_VALUES = 1 << 38
-"""Most values drawn at once: 1 TiB."""
 
 
 class Model:
@@ -407,29 +405,6 @@ class Model:
 def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
     """Open a trained circuit: an HDF5 file, or a run's folder (its ``model.h5``)."""
     return Model.load(path, engine=engine, device=device)
-
-
-def draws_of(n: int, values: int, name: str = "n") -> int:
-    """Return a number of samples, of so many values each, as an ``int``.
-
-    Raises:
-        UserError: it is no whole number from 1 up, or they fit into no memory.
-    """
-    count = whole(name, n, Interval(ge=1))
-    if count * values > _MOST_VALUES:
-        raise UserError(f"{name} is {count:,}, more than fit into memory; draw fewer at a time.")
-    return count
-
-
-def seed_of(seed: int | None) -> int:
-    """Return a seed as an ``int``, a new one for None.
-
-    Raises:
-        UserError: it is no whole number, or out of range.
-    """
-    if seed is None:
-        return secrets.randbelow(2**31)
-    return whole("seed", seed, Interval(ge=0, lt=2**63))
 
 
 def _image_codec(circuit: Circuit, shape: Sequence[int]) -> ImageCodec:

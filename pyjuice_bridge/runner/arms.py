@@ -16,7 +16,7 @@ from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import Context
-from pyjuice_bridge.engines.base import Epoch, FitOptions, Schedule
+from pyjuice_bridge.engines.base import Epoch, FitOptions
 from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.report.words import arm_name
 from pyjuice_bridge.stages.store import Artifact
@@ -162,7 +162,7 @@ def _options(context: Context, start: Initialisation) -> FitOptions:
         optimizer=train.optimizer,
         epochs=train.epochs - start.passes,
         batch_size=train.batch_size,
-        step_size=Schedule(**train.step_size.model_dump()),
+        step_size=train.step_size.schedule,
         pseudocount=context.config.pseudocount_of(start.states),
         patience=train.patience,
         seed=context.config.seed,

@@ -106,6 +106,7 @@ class TeacherInputs:
 
     Attributes:
         samples: the training split, images uint8 [N, H, W, C] or token ids int32 [N, T].
+        valid: the validation split, on which teachers that are trained may choose.
         patch: side of a patch in pixels, 1 where positions are pixels.
         white: the pixel value of white, 16 for the 8x8 digits.
         categories: int32 [columns], the number of values of each column of a table.
@@ -116,6 +117,7 @@ class TeacherInputs:
     """
 
     samples: NDArray[Any]
+    valid: NDArray[Any] | None = None
     patch: int = 1
     white: int = 255
     categories: NDArray[np.int32] | None = None

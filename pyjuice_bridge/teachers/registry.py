@@ -10,11 +10,13 @@ from pyjuice_bridge.teachers.mae import MaeSection
 from pyjuice_bridge.teachers.pixels import PixelSection
 from pyjuice_bridge.teachers.text import TextSection
 from pyjuice_bridge.teachers.vit_mae import VitMaeSection
+from pyjuice_bridge.teachers.vqvae import VqVaeSection
 from pyjuice_bridge.teachers.writer import WriterSection
 
 SECTIONS: tuple[type[TeacherSection], ...] = (
     PixelSection,
     MaeSection,
+    VqVaeSection,
     VitMaeSection,
     EfficientNetSection,
     FileSection,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tiny_runs
 import tiny_text
-from pyjuice_bridge.runner.api import run as run_config
 
 from pyjuice_bridge.cluster import Assignments, cluster_embeddings
 from pyjuice_bridge.data import load_text, windows
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.runner.api import run as run_config
 from pyjuice_bridge.teachers import ArrayEmbeddings, store
 
 needs_transformers = pytest.mark.skipif(

@@ -38,7 +38,7 @@ REFUSED: dict[str, tuple[type, dict[str, Any], str]] = {
     "negative epochs": (
         FitOptions,
         {"epochs": -3},
-        "FitOptions: epochs is -3, must be a whole number from 0 to 1000000.",
+        "FitOptions: epochs is -3, must be a whole number from 0 to 100000.",
     ),
     "too many epochs": (FitOptions, {"epochs": 10**9}, "epochs is 1000000000"),
     "half an epoch": (FitOptions, {"epochs": 2.5}, "epochs is 2.5"),

@@ -29,7 +29,6 @@ FILES = {
     "random.h5",
     "report.html",
     "log.txt",
-    ".lock",
     "artifacts.json",
 }
 

@@ -37,7 +37,6 @@ FILES = {
     *(f"{arm}-{states}.h5" for arm, states in ARMS),
     "report.html",
     "log.txt",
-    ".lock",
     "artifacts.json",
 }
 

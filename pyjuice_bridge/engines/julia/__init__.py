@@ -30,6 +30,7 @@ from pyjuice_bridge.engines.evidence import (
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request, exchange_folder
 from pyjuice_bridge.engines.julia.process import OnMessage, shared_worker
 from pyjuice_bridge.engines.resume import row_order, training_key
+from pyjuice_bridge.engines.steps import m_step
 
 Arrays = Mapping[str, NDArray[Any] | None]
 
@@ -49,6 +50,7 @@ class JuliaEngine:
     """
 
     name = "julia"
+    m_step = staticmethod(m_step)
 
     def __init__(
         self, device: str = "cpu", precision: Literal["float32", "float64"] = "float32"

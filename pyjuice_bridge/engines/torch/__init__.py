@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
-from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.base import (
     Counts,
     Epoch,
     FitOptions,
     FitResult,
     Latents,
+    Precision,
     check_options,
 )
 from pyjuice_bridge.engines.evidence import (
@@ -35,6 +35,7 @@ from pyjuice_bridge.engines.evidence import (
     warn_of_unseen,
 )
 from pyjuice_bridge.engines.resume import training_key
+from pyjuice_bridge.engines.steps import m_step
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import (
     collect,
@@ -86,6 +87,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    m_step = staticmethod(m_step)
 
     def __init__(self, device: str = "cpu", precision: Precision = "float32") -> None:
         self.device, self.precision = device, precision

@@ -93,7 +93,7 @@ def write(path: Path, state: State, training: Training) -> None:
     """Write ``state``, in place of an earlier one."""
     program = training.program
     with atomic_h5(path) as file:
-        facts = {"format": _FORMAT, "version": _VERSION, "key": training.key}
+        facts: dict[str, str | int] = {"format": _FORMAT, "version": _VERSION, "key": training.key}
         for name, value in {**facts, "steps": state.steps}.items():
             write_attribute(file, name, value)
         write_array(file, "history", _table(state.history))

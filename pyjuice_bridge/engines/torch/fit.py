@@ -13,7 +13,7 @@ import torch
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.circuit.validate import check
-from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
+from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult
 from pyjuice_bridge.engines.resume import row_order
 from pyjuice_bridge.engines.torch import checkpoint as store
 from pyjuice_bridge.engines.torch.backward import (
@@ -44,18 +44,6 @@ class Rows:
     def pick(self, index: torch.Tensor | slice) -> Rows:
         picked = {name: values[index] for name, values in self.evidence.items()}
         return Rows(self.x[index], self.weights[index], picked)
-
-
-def step_size(schedule: Schedule, step: int, total: int) -> float:
-    """η at mini-batch ``step`` of ``total``."""
-    if schedule.kind == "constant":
-        return schedule.start
-    if schedule.kind == "step":
-        return schedule.start if step < schedule.switch * total else schedule.end
-    done = step / max(1, total - 1)
-    if schedule.kind == "cosine":
-        done = (1 - math.cos(math.pi * done)) / 2
-    return schedule.start + (schedule.end - schedule.start) * done
 
 
 class Trainer:
@@ -134,7 +122,7 @@ class Trainer:
         options, state, weights = self.options, self.state, self.rows.weights
         eta = 1.0
         if options.optimizer != "full_em":
-            eta = step_size(options.step_size, state.steps, self.batches * options.epochs)
+            eta = options.step_size.at(state.steps, self.batches * options.epochs)
         if options.optimizer == "anemone":
             self._anemone(weights if self.batches == 1 else weights[batch], eta)
         else:
