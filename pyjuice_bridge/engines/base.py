@@ -224,7 +224,7 @@ class Engine(Protocol):
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
         valid: NDArray[Any] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+from os import PathLike
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -145,6 +148,22 @@ def check_draws(n: Any, seed: Any) -> tuple[int, int]:
         UserError: one is no whole number, or out of range.
     """
     return whole("n", n, _SAMPLES), whole("seed", seed, _SEEDS)
+
+
+def checkpoint_path(checkpoint: Any) -> Path | None:
+    """Return where a training's checkpoint is, None where it has none.
+
+    Raises:
+        UserError: it is no path, or names a folder.
+    """
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, str | PathLike) or isinstance(os.fspath(checkpoint), bytes):
+        raise UserError(f"checkpoint is {checkpoint!r}, must be the path of a file.")
+    path = Path(checkpoint)
+    if path.is_dir() or not str(checkpoint):
+        raise UserError(f"checkpoint: {path} is a folder; name a file in it.")
+    return path
 
 
 def check_root(circuit: Circuit, root: Any) -> int:

@@ -93,8 +93,7 @@ def test_what_does_not_fit_into_memory_is_said(folder: Path, monkeypatch: Any) -
 
     monkeypatch.setattr("pyjuice_bridge.runner.plan.make_plan", much)
     done = invoke("run", folder / "config.yaml", "--plan")
-    why = "there is not enough memory (Unable to allocate 4 TiB)"
-    said = f"{why}; make the circuit or 'train.batch_size' smaller"
+    said = "there is not enough memory (Unable to allocate 4 TiB); make the circuit smaller"
     assert done.exit_code == 1 and done.output == f"error: {said}\n"
 
 

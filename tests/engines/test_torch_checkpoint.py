@@ -95,3 +95,20 @@ def test_the_state_it_holds_is_continued(training, tmp_path: Path) -> None:
     for a, b in zip(resumed.layers, straight.layers, strict=True):
         if layer_params(a) is not None:
             np.testing.assert_array_equal(layer_params(a), layer_params(b))
+
+
+def test_a_checkpoint_is_named_by_a_string_or_a_path(training, tmp_path: Path) -> None:
+    whole, fit = training
+    (tmp_path / "text.h5").write_bytes(whole)
+    (tmp_path / "path.h5").write_bytes(whole)
+    by_name, by_path = fit(str(tmp_path / "text.h5")), fit(tmp_path / "path.h5")
+    for a, b in zip(by_name.layers, by_path.layers, strict=True):
+        np.testing.assert_array_equal(layer_params(a), layer_params(b))
+    for wrong, sentence in (
+        (3, "checkpoint is 3, must be the path of a file."),
+        (b"c.h5", "must be the path of a file."),
+        ("", "is a folder; name a file in it."),
+        (tmp_path, "is a folder; name a file in it."),
+    ):
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            fit(wrong)

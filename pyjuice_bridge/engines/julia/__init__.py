@@ -25,6 +25,7 @@ from pyjuice_bridge.engines.evidence import (
     check_rows,
     check_valid,
     check_weights,
+    checkpoint_path,
     warn_of_unseen,
 )
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request, exchange_folder
@@ -95,12 +96,13 @@ class JuliaEngine:
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
         valid: NDArray[Any] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:
         x, valid = check_rows(circuit, x), check_valid(circuit, valid)
         check_options(circuit, options)
+        place = checkpoint_path(checkpoint)
         warn_of_unseen(options, x, valid)
         arrays = {
             "x": x,
@@ -110,8 +112,8 @@ class JuliaEngine:
             "frozen": np.asarray(options.frozen, np.int32),
         }
         facts = _facts(options)
-        if checkpoint is not None:
-            facts["checkpoint"] = str(checkpoint.absolute())
+        if place is not None:
+            facts["checkpoint"] = str(place.absolute())
             facts["key"] = training_key(
                 self.name,
                 self._precision,

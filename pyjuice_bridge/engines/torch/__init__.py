@@ -32,6 +32,7 @@ from pyjuice_bridge.engines.evidence import (
     check_rows,
     check_valid,
     check_weights,
+    checkpoint_path,
     warn_of_unseen,
 )
 from pyjuice_bridge.engines.resume import training_key
@@ -146,12 +147,13 @@ class TorchEngine:
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
         valid: NDArray[Any] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:
         x, valid = check_rows(circuit, x), check_valid(circuit, valid)
         check_options(circuit, options)
+        place = checkpoint_path(checkpoint)
         warn_of_unseen(options, x, valid)
         program, params = self._load(circuit)
         rows, scale = self._rows(circuit, program, x, weights, latents)
@@ -159,7 +161,7 @@ class TorchEngine:
         pseudocount = min(options.pseudocount / scale, _MOST_PSEUDOCOUNT)
         trainer = Trainer(program, params, rows, held_out, options, pseudocount)
         key = ""
-        if checkpoint is not None:
+        if place is not None:
             key = training_key(
                 self.name,
                 self.precision,
@@ -173,7 +175,7 @@ class TorchEngine:
         return train(
             trainer,
             circuit,
-            checkpoint=checkpoint,
+            checkpoint=place,
             key=key,
             on_epoch=calling_back(on_epoch),
             on_batch=calling_back(on_batch),
