@@ -1,11 +1,10 @@
-"""What every engine can do.  Arrays in and out are NumPy; devices are the engine's business."""
+"""What every engine can do.  Arrays in and out are NumPy's, whatever the device."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
@@ -43,14 +42,9 @@ class _Checked:
     """A dataclass whose fields are checked against their types when it is made."""
 
     def __post_init__(self) -> None:
-        for name, kind in _kinds(type(self)).items():
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
             found = _checked(f"{type(self).__name__}: {name}", getattr(self, name), kind)
             object.__setattr__(self, name, found)
-
-
-@cache
-def _kinds(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
@@ -195,15 +189,15 @@ class Engine(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process that does the work, this one or another."""
+        """The id of the process that computes, this one or another."""
 
     def facts(self) -> dict[str, str | int]:
-        """Threads, and versions of what it is made with, for the record of a run."""
+        """Return threads and versions, for the record of a run."""
 
     def log_likelihood(
         self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
     ) -> NDArray[np.float64]:
-        """log p(x, observed latents), float64 [N, roots], in nats."""
+        """Return log p(x, observed latents), float64 [N, roots], in nats."""
 
     def expected_counts(
         self,
@@ -212,7 +206,7 @@ class Engine(Protocol):
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
     ) -> Counts:
-        """Flows summed over rows; ``weights`` is float [N] or [N, roots], default one."""
+        """Sum flows over rows; ``weights`` is float [N] or [N, roots], default one."""
 
     def fit(
         self,
@@ -259,12 +253,12 @@ class Engine(Protocol):
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """The jointly most probable completion and latents: (x [N, num_vars], log-value [N])."""
+        """Return the most probable completion with its latents: x [N, num_vars], log-value [N]."""
 
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
-        """p(latent = j | x) for the latents ``name``: float32 [N, positions, width]."""
+        """Return p(latent = j | x) of the latents ``name``: float32 [N, positions, width]."""
 
 
 class Builders(Protocol):
