@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model, load
     from pyjuice_bridge.query.text import TextModel
     from pyjuice_bridge.query.text_phrases import Constraint
-    from pyjuice_bridge.run.api import RunResult, run
-    from pyjuice_bridge.run.config import Config, load_config, make_config
-    from pyjuice_bridge.run.language import Sampling, distill_language_model
+    from pyjuice_bridge.runner.api import RunResult, run
+    from pyjuice_bridge.runner.config import Config, load_config, make_config
+    from pyjuice_bridge.runner.language import Sampling, distill_language_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Circuit": "circuit.types",
-    "Config": "run.config",
+    "Config": "runner.config",
     "Constraint": "query.text_phrases",
     "Hmm": "circuit.hmm",
     "Model": "query.model",
-    "RunResult": "run.api",
-    "Sampling": "run.language",
+    "RunResult": "runner.api",
+    "Sampling": "runner.language",
     "TextModel": "query.text",
     "UserError": "errors",
-    "distill_language_model": "run.language",
+    "distill_language_model": "runner.language",
     "load": "query.model",
-    "load_config": "run.config",
+    "load_config": "runner.config",
     "load_text": "data",
-    "make_config": "run.config",
-    "run": "run.api",
+    "make_config": "runner.config",
+    "run": "runner.api",
 }
 
 __all__ = [

@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: ``path`` is a device, a link, or anything else but a regular file.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path} is no regular file, so it is not replaced; give another name")
+        raise UserError(f"{path} cannot be written: it is no regular file; give another name")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

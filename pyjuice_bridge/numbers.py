@@ -10,6 +10,9 @@ from annotated_types import Interval
 
 from pyjuice_bridge.errors import UserError, shown
 
+SEEDS = Interval(ge=0, lt=2**63)
+COUNTS = Interval(ge=1, lt=2**63)
+
 
 def whole(name: str, value: Any, bounds: Interval) -> int:
     """Return ``value`` as an ``int``; NumPy's and PyTorch's integers are welcome, booleans not.

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.config.read import put
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.run.config import Config, default_kinds, load_config, make_config
+from pyjuice_bridge.runner.config import Config, default_kinds, load_config, make_config
 from pyjuice_bridge.sections import Section
 
 BASE: dict[str, Any] = {"name": "a", "data": {"name": "digits"}}
@@ -53,13 +53,14 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"teacher": {"kind": "mea"}},
-        "'teacher.kind' is 'mea'; choose pixels, mae, vit_mae, efficientnet, file, object or text; "
+        "'teacher.kind' is 'mea'; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, object, text, "
+        "columns or writer; "
         "did you mean 'mae'?",
     ),
     (
         {"teacher": {"kind": None}},
-        "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file, object or "
-        "text",
+        "'teacher.kind' is missing; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, object, "
+        "text, columns or writer",
     ),
     ({"teacher": {"hidden": 3}}, "'teacher.hidden' belongs to 'teacher.kind: mae'"),
     ({"circuit": {"patch": 4}}, "'circuit.patch' belongs to 'circuit.kind: patches'"),
@@ -111,9 +112,12 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {"name": "x", "window": 8}}, "'data.window' belongs to 'data.kind: text'"),
     (
         {"data": {**TEXT, "kind": "txt"}},
-        "'data.kind' is 'txt'; choose images or text; did you mean 'text'?",
+        "'data.kind' is 'txt'; choose images, text, table or written; did you mean 'text'?",
     ),
-    ({"circuit": HMM}, "'circuit.kind: hmm' models text, but 'data.kind' is 'images'; use 'hclt'"),
+    (
+        {"circuit": HMM},
+        "'circuit.kind: hmm' models text and written, but 'data.kind' is 'images'; use 'hclt'",
+    ),
     (
         {"teacher": {"kind": "text"}},
         "'teacher.kind: text' reads text, but 'data.kind' is 'images'; use 'pixels'",

@@ -25,7 +25,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
     else:
         os.mkfifo(path)
     before = path.lstat()
-    with pytest.raises(UserError, match="out is no regular file"):
+    with pytest.raises(UserError, match="out cannot be written: it is no regular file"):
         files.write_text(path, "new")
     after = path.lstat()
     assert (before.st_mode, before.st_ino) == (after.st_mode, after.st_ino)

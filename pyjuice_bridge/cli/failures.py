@@ -20,10 +20,7 @@ def sentence(error: Exception) -> str:
         return known
     if _lacks_memory(error):
         why = " ".join(str(error).split())[:200]
-        return (
-            f"there is not enough memory{f' ({why})' if why else ''}; make the circuit or "
-            "'train.batch_size' smaller"
-        )
+        return f"there is not enough memory{f' ({why})' if why else ''}; make the circuit smaller"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return "a text holds half a character (a lone surrogate), which no file can hold; remove it"
     summary = " ".join(f"{type(error).__name__}: {error}".split())[:200]

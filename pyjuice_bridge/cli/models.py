@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,7 +62,9 @@ def evaluate(
     engine: str,
     device: str,
 ) -> None:
-    """Score images under MODEL in bits per dimension, or a text by its perplexity.
+    """Score DATA under MODEL.
+
+    Images in bits per dimension, a text by its perplexity, a table in bits per row.
 
     MODEL is a model file or a run's folder; DATA is the name of a set or a path.
     """
@@ -73,7 +76,7 @@ def evaluate(
     elif opened.codec.domain == "images":
         figure, rows, name, line = _image_figure(opened, model, data, split, root, limit)
     else:
-        raise UserError(f"{model} models a table; ask from Python: pj.load(…).evaluate(rows)")
+        figure, rows, name, line = _table_figure(opened, model, data, split, root, limit)
     if as_json:
         from pyjuice_bridge.files import finite
 
@@ -96,7 +99,7 @@ def _text_figure(
 ) -> tuple[float, int, str, str]:
     """Return the figure, the number of windows, the split and a line that says it all."""
     from pyjuice_bridge.codecs import TextCodec
-    from pyjuice_bridge.run.splits import stream_for
+    from pyjuice_bridge.runner.splits import stream_for
 
     codec = opened.codec
     assert isinstance(codec, TextCodec)
@@ -117,16 +120,29 @@ def _image_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
 ) -> tuple[float, int, str, str]:
     """Return the figure, the number of images, the split and a line that says it all."""
-    from pyjuice_bridge.run.splits import images_for
+    from pyjuice_bridge.runner.splits import images_for
 
     found, name = images_for(model, opened, data, split, root)
     images = found[:limit]
     bits = opened.bits_per_dim(images)
-    some = f"{len(images):,} {name}" if name else f"{len(images):,} of the {len(found):,}"
-    if not name and len(images) == len(found):
-        some = f"all {len(found):,}"
+    some = _some(len(images), len(found), name)
     line = f"{bits:.4f} bits/dim on {some} images of {data}, by {_engine(opened)}"
     return bits, len(images), name, line
+
+
+def _table_figure(
+    opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
+) -> tuple[float, int, str, str]:
+    """Return the figure, the number of rows, the split and a line that says it all."""
+    from pyjuice_bridge.runner.splits import table_for
+
+    found, name = table_for(model, opened, data, split, root)
+    rows = found[:limit]
+    bits = opened.evaluate(rows)
+    nats = bits * math.log(2)
+    some = _some(len(rows), len(found), name)
+    line = f"{bits:.4f} bits/row ({nats:.4f} nats) on {some} rows of {data}, by {_engine(opened)}"
+    return bits, len(rows), name, line
 
 
 @click.command()
@@ -149,7 +165,8 @@ def sample(
     MODEL is a model file or a run's folder.
     """
     from pyjuice_bridge.cli.samples import write_samples
-    from pyjuice_bridge.query.model import load, seed_of
+    from pyjuice_bridge.query.draws import seed_of
+    from pyjuice_bridge.query.model import load
 
     opened = load(model, engine=engine, device=device)
     number = seed_of(seed)
@@ -194,9 +211,10 @@ def inpaint(
 
     from pyjuice_bridge.cli.samples import white_of, write_grid
     from pyjuice_bridge.domains.images import make_masks
-    from pyjuice_bridge.query.model import load, seed_of
+    from pyjuice_bridge.query.draws import seed_of
+    from pyjuice_bridge.query.model import load
     from pyjuice_bridge.report.images import brighten, paint_hidden
-    from pyjuice_bridge.run.splits import images_for
+    from pyjuice_bridge.runner.splits import images_for
 
     opened = load(model, engine=engine, device=device)
     if opened.image_shape is None:
@@ -234,7 +252,8 @@ def infill(model: Path, text: str, n: int, seed: int | None, engine: str, device
     with its states (Viterbi).
     """
     from pyjuice_bridge.cli.samples import one_line
-    from pyjuice_bridge.query.model import load, seed_of
+    from pyjuice_bridge.query.draws import seed_of
+    from pyjuice_bridge.query.model import load
 
     opened = load(model, engine=engine, device=device)
     number = seed_of(seed)
@@ -242,6 +261,13 @@ def infill(model: Path, text: str, n: int, seed: int | None, engine: str, device
     for line in (*drawn, f"Viterbi: {opened.text.viterbi(text)[0]}"):
         click.echo(one_line(line), nl=False)
     _wrote(opened, None, number)
+
+
+def _some(count: int, whole: int, split: str) -> str:
+    """Say how many there are: of a split, of all, or all."""
+    if split:
+        return f"{count:,} {split}"
+    return f"all {count:,}" if count == whole else f"{count:,} of the {whole:,}"
 
 
 def _windows(count: int) -> str:

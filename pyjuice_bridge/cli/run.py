@@ -58,7 +58,7 @@ def run(
     """
     from pyjuice_bridge import processes
     from pyjuice_bridge.cli.tables import make_console
-    from pyjuice_bridge.run.config import load_config
+    from pyjuice_bridge.runner.config import load_config
 
     changes = [*overrides]
     changes += [f"engine={engine}"] if engine else []
@@ -68,12 +68,12 @@ def run(
     console.quiet = not processes.leads()
     if plan:
         from pyjuice_bridge.cli.tables import plan_table
-        from pyjuice_bridge.run.plan import make_plan
+        from pyjuice_bridge.runner.plan import make_plan
 
         console.print(plan_table(make_plan(checked)))
         return
     from pyjuice_bridge.cli.tables import results_table
-    from pyjuice_bridge.run.api import run as run_config
+    from pyjuice_bridge.runner.api import run as run_config
 
     progress = make_console(stderr=True)
     progress.quiet = quiet or console.quiet

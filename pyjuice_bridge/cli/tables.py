@@ -17,7 +17,7 @@ from pyjuice_bridge.report.run_dir import SPLITS, read_run
 from pyjuice_bridge.report.words import arm_name, bytes_text, seconds_text
 
 if TYPE_CHECKING:
-    from pyjuice_bridge.run.plan import Plan
+    from pyjuice_bridge.runner.plan import Plan
 
 
 _WIDE = 200

@@ -18,7 +18,7 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
         UserError: ``x`` is ragged or no array.
     """
     if isinstance(x, np.ma.MaskedArray):
-        return _filled(x)
+        return _filled(x, name)
     if hasattr(x, "detach"):  # a tensor, on any device
         x = x.detach().cpu()
         x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
@@ -61,7 +61,7 @@ def as_codes(x: Any, name: str, *, floats: bool = False) -> NDArray[Any]:
     )
 
 
-def _filled(x: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
+def _filled(x: np.ma.MaskedArray[Any, Any], name: str) -> NDArray[Any]:
     mask = np.ma.getmaskarray(x)
     data = np.asarray(x.data)
     if not mask.any():
@@ -70,9 +70,11 @@ def _filled(x: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
     if kind == "f":
         return np.where(mask, np.nan, data)
     if kind not in "biu":
-        return np.where(mask, None, data.astype(object))
-    wide = data if kind == "i" else data.astype(np.int16 if data.itemsize == 1 else np.int64)
-    return np.where(mask, wide.dtype.type(MISSING), wide)
+        values = data.astype(object)
+        values[mask] = None
+        return values
+    codes = as_codes(np.where(mask, data.dtype.type(0), data), name).astype(np.int64)
+    return np.where(mask, np.int64(MISSING), codes)
 
 
 def _whole(array: NDArray[Any], name: str) -> NDArray[np.int32]:

@@ -45,20 +45,21 @@ class ImageCodec:
         Raises:
             UserError: the shape is damaged or does not fit the circuit.
         """
-        meta, sides = circuit.meta, []
+        meta, found = circuit.meta, []
         for key in ("image_height", "image_width", "image_channels"):
             value = meta.get(key)
             if isinstance(value, bool | str) or value is None or value < 1 or value % 1:
                 raise UserError(f"meta: {key} is {value!r}, must be a whole number from 1 up.")
-            sides.append(int(value))
+            found.append(int(value))
+        height, width, channels = sides = tuple(found)
         if math.prod(sides) != circuit.num_vars:
             raise UserError(
-                f"meta: the image shape {tuple(sides)} does not fit the circuit's "
+                f"meta: the image shape {sides} does not fit the circuit's "
                 f"{circuit.num_vars} variables."
             )
         name = str(meta.get("colour", "rgb"))
-        colour = None if sides[2] != 3 or name == "rgb" else get_colour(name)
-        return cls(*sides, colour, int(circuit.categories.max(initial=0)))
+        colour = None if channels != 3 or name == "rgb" else get_colour(name)
+        return cls(height, width, channels, colour, int(circuit.categories.max(initial=0)))
 
     @property
     def sides(self) -> tuple[int, int, int]:

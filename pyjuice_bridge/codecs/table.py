@@ -163,8 +163,10 @@ class TableCodec:
             return codes
         known, missing = self.values[column], (codes == MISSING).any()
         kinds = {type(value) for value in known}
-        values = np.array([*known, None], object) if missing or len(kinds) > 1 else np.array(known)
-        return values[codes]
+        values: NDArray[Any] = np.array(known)
+        if missing or len(kinds) > 1:
+            values = np.array([*known, None], object)
+        return np.asarray(values[codes])
 
 
 def _floats(column: NDArray[Any], name: str) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pyjuice_bridge.config.train import Train, Tune
-from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.engines.base import Precision
 from pyjuice_bridge.sections import A_FEW, Amount, Arm, Section, States, at_most
 from pyjuice_bridge.teachers.base import TeacherSection
 
@@ -67,7 +67,7 @@ class Sweep(Section):
 class Settings(Section):
     """A whole run's config, whichever kinds of data, teacher and circuit it names.
 
-    ``run.config.Config`` narrows the three sections to those that are registered.
+    ``runner.config.Config`` narrows the three sections to those that are registered.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -6,6 +6,7 @@ import csv
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def read_data_files(entry: DataSet, folder: Path) -> Found[RawTable]:
     files = {split: folder / f"{entry.name}.{split}.data" for split in SPLITS}
     for file in files.values():
         if not file.is_file():
-            how = entry.by_hand.format(name=entry.name, folder=folder)
+            how = entry.how_to_get(folder)
             raise UserError(f"{entry.name} is not whole in {folder} (no {file.name}): {how}.")
-    parts = {split: _read([file]) for split, file in files.items()}
+    least = int(entry.options["categories"])
+    parts = {split: replace(_read([file]), at_least=least) for split, file in files.items()}
     return Found(parts, {s: file.name for s, file in files.items()}, {"source": [str(folder)]})
 
 
@@ -147,20 +149,29 @@ def _read_parquet(path: Path, _: Header) -> RawTable:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UserError(f"{path} needs pyarrow to be read: pip install -e '.[text]'.") from None
-    with reading(path, "parquet"), parquet.ParquetFile(path) as file:
-        facts = file.metadata
+    with reading(path, "parquet"):
+        facts = parquet.read_metadata(path)
         if facts.num_rows * facts.num_columns > MOST_CELLS:
             raise UserError(f"{path} has more than {MOST_CELLS:,} cells: take part of it.")
         groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
         cells = 4 * facts.num_rows * facts.num_columns
         check_unpacked(path, path.stat().st_size, max(sum(groups), cells))
-        table = file.read()
-        columns: list[Column] = []
-        for column in table.columns:
-            kind, types = column.type, pyarrow.types
-            plain = types.is_integer(kind) or types.is_floating(kind)
-            columns.append(column.to_numpy() if plain else column.to_pylist())
+        names = facts.schema.to_arrow_schema().names
+        table = parquet.read_table(path, partitioning=None, read_dictionary=names)
+        columns = [_column(column, pyarrow.types) for column in table.columns]
         return RawTable(tuple(table.column_names), columns)
+
+
+def _column(column: Any, types: Any) -> Column:
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        return column.to_numpy()  # type: ignore[no-any-return]
+    if not types.is_dictionary(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    cells: list[Any] = []
+    for chunk in column.chunks:
+        values = [*chunk.dictionary.to_pylist(), None]
+        cells += [values[i] for i in chunk.indices.fill_null(len(values) - 1).to_pylist()]
+    return cells
 
 
 _READERS: Mapping[str, Callable[[Path, Header], RawTable]] = {

@@ -97,14 +97,18 @@ def _rows(path: Path) -> Iterator[str]:
     except ImportError:
         raise UserError(f"{path} needs pyarrow to be read: pip install -e '.[text]'.") from None
     packed, unpacked = path.stat().st_size, 0
-    with reading(path, "parquet"), parquet.ParquetFile(path) as table:
-        if "text" not in table.schema_arrow.names:
+    with reading(path, "parquet"):
+        schema = parquet.read_schema(path)
+        if "text" not in schema.names:
             raise UserError(f"{path} has no column text: give a table that has one.")
-        kind: Any = table.schema_arrow.field("text").type
+        kind: Any = schema.field("text").type
         if str(getattr(kind, "value_type", kind)) not in _STRINGS:
             raise UserError(f"{path} has a column text of {kind}: it must hold strings.")
+    # As dictionaries, so that a text which repeats is in memory once.
+    with reading(path, "parquet"), parquet.ParquetFile(path, read_dictionary=["text"]) as table:
         for batch in table.iter_batches(batch_size=1024, columns=["text"]):
-            for value in batch.column(0).to_pylist():
-                unpacked += len(value or "")
-                yield value or ""
-            check_unpacked(path, packed, unpacked)
+            for value in batch.column(0):
+                text = value.as_py() or ""
+                unpacked += len(text)
+                check_unpacked(path, packed, unpacked)
+                yield text

@@ -1,22 +1,17 @@
-"""Training the parts of a patch circuit: patch circuits and latent circuit.
+"""Patches dealt out by cluster, so that a bundle of patch circuits trains in one batched pass.
 
 The bound Σ log p(x, z) splits into problems that share no parameter (Liu et al., ICLR 2023,
-section 4): one circuit per cluster of patches, all trained in one batched pass as a *bundle*, and
-one *latent circuit* over the cluster ids.  ``glue`` puts the two together:
-log p(x, z) = log p_latent(z) + Σ_i log p_patch(x_i | z_i).
+section 4): one circuit per cluster of patches, all of them a *bundle*, and one *latent circuit*
+over the cluster ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.engines.base import Engine, FitOptions, FitResult
 from pyjuice_bridge.errors import UserError
 
 
@@ -74,79 +69,6 @@ def bundle_rows(
     weights = np.zeros((height, clusters), np.float32)
     weights[rank, cluster] = 1
     return rows.reshape(height, clusters * size), weights
-
-
-def train_bundle(
-    engine: Engine,
-    bundle: Circuit,
-    patches: NDArray[Any],
-    z: NDArray[Any],
-    options: FitOptions,
-    *,
-    checkpoint: Path | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> FitResult:
-    """Train every patch circuit of ``bundle`` on its own cluster, all in one batched pass.
-
-    Args:
-        engine: runs the circuit.
-        bundle: K roots over K disjoint copies of the D variables of a patch.
-        patches: int [N, positions, D].
-        z: int [N, positions], the cluster of each patch (-1: leave the patch out).
-        options: a batch of b rows holds up to b patches of every cluster.
-        checkpoint: as in ``Engine.fit``.
-        on_batch: as in ``Engine.fit``.
-
-    Raises:
-        UserError: the patches do not fit the bundle, or ``z`` does not fit the patches.
-    """
-    clusters = len(bundle.roots)
-    if patches.ndim != 3 or patches.shape[2] * clusters != bundle.num_vars:
-        raise UserError(
-            f"patches: expected shape [N, positions, {bundle.num_vars // clusters}] for this "
-            f"bundle of {clusters} patch circuits, got {patches.shape}."
-        )
-    rows, weights = bundle_rows(patches, z, clusters, seed=options.seed)
-    return engine.fit(
-        bundle,
-        rows,
-        options,
-        weights=weights,
-        checkpoint=checkpoint,
-        on_batch=on_batch,
-    )
-
-
-def train_latent(
-    engine: Engine,
-    latent: Circuit,
-    z: NDArray[Any],
-    options: FitOptions,
-    *,
-    valid: NDArray[Any] | None = None,
-    checkpoint: Path | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> FitResult:
-    """Latent distribution training: fit the latent circuit to the cluster ids.
-
-    ``z`` and ``valid`` are int [N, positions], -1 where unknown (marginalised); the rest is as in
-    ``Engine.fit``.
-
-    Raises:
-        UserError: ``z`` does not fit the circuit.
-    """
-    if z.ndim != 2 or z.shape[1] != latent.num_vars:
-        raise UserError(
-            f"z: expected shape [N, {latent.num_vars}] for this latent circuit, got {z.shape}."
-        )
-    return engine.fit(
-        latent,
-        z,
-        options,
-        valid=valid,
-        checkpoint=checkpoint,
-        on_batch=on_batch,
-    )
 
 
 def _range(labels: NDArray[Any]) -> str:

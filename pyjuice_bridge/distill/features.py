@@ -74,6 +74,7 @@ def features_of(context: Context, patch: int) -> Features:
         return _from_teacher(context, samples, _own(teacher, samples))
     inputs = TeacherInputs(
         samples.splits["train"],
+        valid=samples.splits["valid"],
         patch=patch,
         white=samples.white,
         categories=samples.categories,
@@ -119,7 +120,7 @@ def _from_trained(
     """Train the teacher as a stage of its own; its features name it by that stage."""
     settings = section.training_key(inputs)
 
-    def build(folder: Path) -> None:
+    def build(folder: Path) -> Mapping[str, Any] | None:
         title = section.title
         epochs = range(settings["epochs"])
         with context.reporter.task(f"train the {title}", epochs) as tick:
@@ -128,7 +129,13 @@ def _from_trained(
                 tick(done, total)
                 context.reporter.note(f"{title}: epoch {done} of {total}, loss {loss:.5f}")
 
-            section.make(replace(inputs, checkpoint=folder / _WEIGHTS, on_epoch=epoch))
+            made = section.make(replace(inputs, checkpoint=folder / _WEIGHTS, on_epoch=epoch))
+        measure = getattr(made, "figures", None)
+        if measure is None:
+            return None
+        figures = {split: measure(samples.splits[split]) for split in ("valid", "test")}
+        context.reporter.say(f"{title} by itself: {figures['valid']} on validation")
+        return {"figures": {split: each.values() for split, each in figures.items()}}
 
     key = {"samples": samples.key, "kind": section.kind, **settings}
     artifact = context.store.stage("teacher", 2, key, build)

@@ -34,21 +34,23 @@ _MOST_NODES = 256
 class RatSpnCircuit(Section):
     """A RAT-SPN (Peharz et al., UAI 2019): Kronecker products over random splits.
 
-    ``depth`` is how often a region is halved, ``replicas`` how often that is begun anew; ``graph``
-    is a region-graph file in place of both.  ``sums`` nodes of every region, ``inputs`` of a leaf
-    region, where ``sums`` is meant unless it is given.
+    ``depth`` is how often a region is halved, 4 times unless it is given; ``replicas`` how often
+    that is begun anew, 10 times; ``graph`` is a region-graph file in place of both.  ``sums`` nodes
+    of every region, ``inputs`` of a leaf region, where ``sums`` is meant unless it is given.
     """
 
     kind: Literal["rat_spn"]
-    depth: Annotated[int, Field(ge=1), at_most(30, "2 to that many leaf regions")] = 4
-    replicas: Annotated[int, Field(ge=1), at_most(10_000, "each has its own sums")] = 10
+    depth: Annotated[int, Field(ge=1), at_most(30, "2 to that many leaf regions")] | None = None
+    replicas: Annotated[int, Field(ge=1), at_most(10_000, "each has its own sums")] | None = None
     graph: str | None = None
     sums: Annotated[int, Field(ge=1, le=_MOST_NODES)] = 10
     inputs: Annotated[int, Field(ge=1, le=_MOST_NODES)] | None = None
 
     @model_validator(mode="after")
     def _graph_or_numbers(self) -> RatSpnCircuit:
-        if self.graph is not None and {"depth", "replicas"} & self.model_fields_set:
+        if self.graph is None:
+            self.depth, self.replicas = self.depth or 4, self.replicas or 10
+        elif self.depth is not None or self.replicas is not None:
             raise ValueError("give either 'graph' or 'depth' and 'replicas', not both")
         if self.inputs is None:
             self.inputs = self.sums
@@ -62,6 +64,7 @@ def _check(config: Settings) -> None:
 
 def _graph(section: RatSpnCircuit, variables: int, seed: int) -> RegionGraph:
     if section.graph is None:
+        assert section.depth is not None and section.replicas is not None
         return random_region_graph(variables, section.depth, section.replicas, seed=seed)
     graph = load_region_graph(Path(section.graph))
     if graph.num_vars != variables:

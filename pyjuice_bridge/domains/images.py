@@ -227,8 +227,13 @@ def _figures(
                 model = Model(arm.circuit(), context.engine)
                 arrays[f"samples/{arm.arm}"] = model.sample(section.samples, seed=seed)
                 for name, mask in masks.items():
-                    filled = model.inpaint(hidden, mask, seed=seed)
-                    arrays[f"inpaint/{arm.arm}/{name}"] = filled
+                    try:
+                        filled = model.inpaint(hidden, mask, seed=seed)
+                    except UserError as error:
+                        # An arm without pseudocounts may hold what is shown for impossible.
+                        context.reporter.say(f"{arm.arm}: no completions ({error})")
+                    else:
+                        arrays[f"inpaint/{arm.arm}/{name}"] = filled
         if clusters is not None and scopes is not None:
             found = Assignments.load(clusters.path / ASSIGNMENTS)
             arrays |= _examples(context.config, data.dataset.train, found, scopes)

@@ -41,6 +41,8 @@ from pyjuice_bridge.stages.store import Artifact, fingerprint
 _SHARE = 10
 """One sequence of so many is for validation, and as many for testing."""
 
+_Token = Annotated[int, Field(ge=0), at_most(10**9, "no vocabulary is that large")]
+
 
 class WrittenSection(Section):
     """Which language model writes, how much, and how it is sampled.
@@ -57,8 +59,8 @@ class WrittenSection(Section):
     revision: str | None = None
     sequences: Annotated[int, Field(ge=30), at_most(10**9, "all of them are kept")] = 10_000
     length: Annotated[int, Field(ge=2), at_most(65_536, "the circuit has a layer for each")] = 32
-    prompt: list[Annotated[int, Field(ge=0)]] | None = None
-    end: Annotated[int, Field(ge=0)] | None = None
+    prompt: Annotated[list[_Token], Field(min_length=1, max_length=65_536)] | None = None
+    end: _Token | None = None
     temperature: Annotated[float, Field(gt=0), at_most(1000, "every token is then alike")] = 1.0
     layer: Annotated[int, Field(ge=-1000), at_most(1000, "no model has so many")] = -1
     batch: BatchSize = 64

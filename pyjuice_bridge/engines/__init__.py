@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.engines.base import Engine, Precision
 from pyjuice_bridge.engines.julia_environment import JuliaState, julia_state
 from pyjuice_bridge.errors import UserError
-
-Precision = Literal["float32", "float64", "tf32", "bf16"]
 
 ENGINES = ("auto", "torch", "julia")
 DEVICES = ("auto", "cpu", "cuda")

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_
 
 import numpy as np
 from annotated_types import Interval
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
+from pyjuice_bridge.circuit.types import Circuit, FloatArray
 from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import real, whole
 
@@ -33,6 +33,7 @@ BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
 Pseudocount = Annotated[float, Interval(ge=0, le=MOST_PSEUDOCOUNT)]
 
 Optimizer = Literal["full_em", "mini_em", "anemone"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
 
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
@@ -259,68 +260,3 @@ class Engine(Protocol):
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
         """Return p(latent = j | x) of the latents ``name``: float32 [N, positions, width]."""
-
-
-class Builders(Protocol):
-    """Where a run's circuits come from: the functions of these names in ``circuit``, ``distill``.
-
-    Every implementation makes the same trees, structures and counts of the same data; ``name`` says
-    which one it is.
-    """
-
-    name: str
-
-    def chow_liu_tree(
-        self,
-        x: NDArray[Any],
-        categories: ArrayLike,
-        *,
-        bins: int = 16,
-        pseudocount: float = 1.0,
-        rows: int | None = None,
-        seed: int = 0,
-    ) -> IntArray:
-        """``circuit.chow_liu.chow_liu_tree``."""
-
-    def hclt(
-        self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
-    ) -> Circuit:
-        """``circuit.hclt.hclt``."""
-
-    def patch_bundle(
-        self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
-    ) -> Circuit:
-        """``circuit.patches.patch_bundle``."""
-
-    def glue(self, latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
-        """``circuit.patches.glue``."""
-
-    def count_parameters(
-        self, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
-    ) -> Circuit:
-        """``distill.counting.count_parameters``."""
-
-    def latent_circuit(
-        self,
-        z: NDArray[Any],
-        clusters: int,
-        *,
-        pseudocount: float,
-        epsilon: float,
-        parents: ArrayLike | None = None,
-    ) -> Circuit:
-        """``distill.counting.latent_circuit``."""
-
-    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
-        """The circuit of ``circuit.hmm.random_hmm``."""
-
-    def count_hmm(
-        self,
-        x: NDArray[Any],
-        z: NDArray[Any],
-        states: int,
-        vocabulary: int,
-        *,
-        pseudocount: float,
-    ) -> Circuit:
-        """The circuit of ``distill.hmm.count_hmm``, as long as the rows."""

@@ -68,14 +68,15 @@ def variable_marginals(
 def moments(marginals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and variance of the codes, float64 [N, M] each."""
     codes = np.arange(marginals.shape[-1])
-    mean = marginals @ codes
+    mean: NDArray[np.float64] = marginals @ codes
     return mean, (marginals * (codes - mean[..., None]) ** 2).sum(-1)
 
 
 def entropies(marginals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the entropy of each variable in nats, float64 [N, M]."""
     logs = np.log(marginals, out=np.zeros_like(marginals), where=marginals > 0)
-    return -(marginals * logs).sum(-1)
+    entropy: NDArray[np.float64] = -(marginals * logs).sum(-1)
+    return entropy
 
 
 def divergence(engine: Engine, p: Circuit, q: Circuit) -> float:

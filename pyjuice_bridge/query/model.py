@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from pyjuice_bridge.engines.base import Engine, Latents
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.numbers import whole
+from pyjuice_bridge.query.draws import draws_of, seed_of
 from pyjuice_bridge.query.map import ApproximateMap, climb
 from pyjuice_bridge.query.marginals import divergence, entropies, moments, variable_marginals
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pyjuice_bridge.query.text import TextModel
 
 _COUNT = Interval(ge=0)
-_MOST_VALUES = 1 << 38
-"""Most values drawn at once: 1 TiB."""
 
 
 class Model:
@@ -169,14 +167,7 @@ class Model:
         Bits per dimension of images, perplexity of texts, bits per row of tables.  A lossy colour
         transform is corrected by the number of images that share a code.
         """
-        root = self._root("evaluate")
-        rows = self._rows(data, "data")
-        units = self.codec.units(rows)
-        if not units:
-            raise UserError("data: there is nothing to evaluate.")
-        log_p = self.engine.log_likelihood(self.circuit, rows)[:, root]
-        exact = log_p - self.codec.log_preimage(rows)
-        return self.codec.measure.of(float(-exact.sum() / units))
+        return self._figure(self._rows(data, "data"), self._root("evaluate"))
 
     def bits_per_dim(self, images: Any) -> float:
         """Compute the mean -log2 p per dimension of original 8-bit images, all channels counted.
@@ -186,13 +177,14 @@ class Model:
                 missing.
         """
         self._images_only("bits_per_dim")
-        self._root("bits_per_dim")
+        root = self._root("bits_per_dim")
         images = as_array(images, "images")
         if images.ndim < 3 or not len(images):
             raise UserError(f"images: expected shape [N, H, W, C], got {images.shape}.")
-        if (self._rows(images, "images") == MISSING).any():
+        rows = self._rows(images, "images")
+        if (rows == MISSING).any():
             raise UserError("images: bits per dimension needs complete images, found -1.")
-        return self.evaluate(images)
+        return self._figure(rows, root)
 
     def sample(self, n: int, evidence: Any = None, *, seed: int | None = None) -> Any:
         """Draw exactly from p(x), or from p(x | evidence).
@@ -344,6 +336,14 @@ class Model:
         meta = {k: v for k, v in self.circuit.meta.items() if k not in described}
         return Model(replace(self.circuit, roots=roots, meta=meta), self.engine)
 
+    def _figure(self, rows: NDArray[Any], root: int) -> float:
+        units = self.codec.units(rows)
+        if not units:
+            raise UserError("data: there is nothing to evaluate.")
+        log_p = self.engine.log_likelihood(self.circuit, rows)[:, root]
+        exact = log_p - self.codec.log_preimage(rows)
+        return self.codec.measure.of(float(-exact.sum() / units))
+
     def _root(self, query: str) -> int:
         if len(self.circuit.roots) != 1:
             raise UserError(
@@ -405,29 +405,6 @@ class Model:
 def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
     """Open a trained circuit: an HDF5 file, or a run's folder (its ``model.h5``)."""
     return Model.load(path, engine=engine, device=device)
-
-
-def draws_of(n: int, values: int, name: str = "n") -> int:
-    """Return a number of samples, of so many values each, as an ``int``.
-
-    Raises:
-        UserError: it is no whole number from 1 up, or they fit into no memory.
-    """
-    count = whole(name, n, Interval(ge=1))
-    if count * values > _MOST_VALUES:
-        raise UserError(f"{name} is {count:,}, more than fit into memory; draw fewer at a time.")
-    return count
-
-
-def seed_of(seed: int | None) -> int:
-    """Return a seed as an ``int``, a new one for None.
-
-    Raises:
-        UserError: it is no whole number, or out of range.
-    """
-    if seed is None:
-        return secrets.randbelow(2**31)
-    return whole("seed", seed, Interval(ge=0, lt=2**63))
 
 
 def _image_codec(circuit: Circuit, shape: Sequence[int]) -> ImageCodec:

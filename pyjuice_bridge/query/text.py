@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING, Circuit
+from pyjuice_bridge.codecs import Codec
 from pyjuice_bridge.codecs.arrays import as_codes
 from pyjuice_bridge.codecs.text import (
     GAP,
@@ -21,11 +22,10 @@ from pyjuice_bridge.codecs.text import (
     encode_texts,
     text_list,
 )
-from pyjuice_bridge.engines import Precision
-from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.engines.base import Engine, Precision
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.query.model import Model, draws_of, seed_of
+from pyjuice_bridge.query.draws import draws_of, seed_of
 from pyjuice_bridge.query.text_hmm import HmmTensors, possible, predict, token_distribution
 from pyjuice_bridge.query.text_phrases import Constraint, Lookahead
 from pyjuice_bridge.query.text_processor import PhraseProcessor
@@ -34,6 +34,22 @@ _ROWS = 1 << 24
 """Most entries of a block of texts by hidden states."""
 
 Texts = str | Sequence[str] | NDArray[Any] | Sequence[Sequence[int]]
+
+
+class Opened(Protocol):
+    """What a model is opened as: its circuit, and what goes with it."""
+
+    @property
+    def circuit(self) -> Circuit:
+        """The model's circuit."""
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it."""
+
+    @property
+    def codec(self) -> Codec | None:
+        """What stands between its rows and data, where that is known."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +80,7 @@ class TextModel:
             )
 
     @classmethod
-    def of(cls, model: Model, vocabulary: Sequence[str] | None = None) -> TextModel:
+    def of(cls, model: Opened, vocabulary: Sequence[str] | None = None) -> TextModel:
         """Return the text model of a circuit.
 
         Args:

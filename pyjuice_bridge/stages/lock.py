@@ -15,8 +15,17 @@ LOCK = "lock"
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], object], name: str = LOCK) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it however its process dies."""
+def locked(
+    folder: Path, say: Callable[[str], object], name: str = LOCK, *, leave: bool = True
+) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it however its process dies.
+
+    Args:
+        folder: made when missing.
+        say: is told whom this process waits for.
+        name: of the file that is locked.
+        leave: whether the file stays afterwards.
+    """
     waiting = False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +35,12 @@ def locked(folder: Path, say: Callable[[str], object], name: str = LOCK) -> Iter
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
                 file.flush()
-                yield
+                try:
+                    yield
+                finally:
+                    # Those who wait for it see that it is gone, and make another.
+                    if not leave and _same_file(folder / name, file.fileno()):
+                        (folder / name).unlink(missing_ok=True)
                 return
             if not held and not waiting:
                 file.seek(0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -97,7 +96,8 @@ class ArrayEmbeddings:
 
     def read(self, positions: slice, rows: Rows) -> FloatArray:
         """Return the vectors float32 [rows, positions, D] of the chosen rows and positions."""
-        return np.asarray(self._array[:, positions][rows], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.asarray(self._array[:, positions][rows], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class TeacherInputs:
 
     Attributes:
         samples: the training split, images uint8 [N, H, W, C] or token ids int32 [N, T].
+        valid: the validation split, on which teachers that are trained may choose.
         patch: side of a patch in pixels, 1 where positions are pixels.
         white: the pixel value of white, 16 for the 8x8 digits.
         categories: int32 [columns], the number of values of each column of a table.
@@ -116,6 +117,7 @@ class TeacherInputs:
     """
 
     samples: NDArray[Any]
+    valid: NDArray[Any] | None = None
     patch: int = 1
     white: int = 255
     categories: NDArray[np.int32] | None = None
@@ -272,19 +274,3 @@ def key_hash(key: Mapping[str, Any]) -> str:
         raise UserError(
             f"the description of a teacher must consist of plain values ({error})"
         ) from None
-
-
-def whole(value: Any, name: str, least: int | None = None) -> int:
-    """Return an integer of any type as an ``int``.
-
-    Raises:
-        UserError: it is no integer, or less than ``least``.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise UserError(f"{name} must be a whole number, found {value!r}") from None
-    if isinstance(value, bool | np.bool_) or (least is not None and number < least):
-        floor = "" if least is None else f" of at least {least}"
-        raise UserError(f"{name} must be a whole number{floor}, found {value!r}")
-    return number

@@ -35,7 +35,7 @@ class FileSection(TeacherSection):
     is not needed, and ``tokenizer`` is whose pieces ``data.tokens: pieces`` cuts it into.
     """
 
-    domains = ("images", "text")
+    domains = ("images", "text", "table")
     kind: Literal["file"]
     embeddings: str | None = None
     assignments: str | None = None
@@ -67,7 +67,7 @@ class HDF5Embeddings:
 
     def read(self, positions: slice, rows: Rows) -> FloatArray:
         """Return the vectors float32 [rows, positions, D] of the chosen rows and positions."""
-        with _opened(self._path) as file:
+        with _opened(self._path) as file, np.errstate(over="ignore"):
             dataset = _dataset(file, self._name)
             if isinstance(rows, slice):
                 return np.asarray(dataset[rows, positions], np.float32)
@@ -143,7 +143,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             files = [each for each in sorted(path.glob("*.npy")) if not each.name.startswith(".")]
             opened = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in files}
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 opened = {name: archive[name] for name in archive.files}
         elif path.exists():
             raise UserError(f"{path}: must be a folder of .npy files, a .npz or an .h5 file")

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.numbers import SEEDS, whole
 from pyjuice_bridge.teachers.base import (
     EpochReport,
     FloatArray,
     Images,
     key_hash,
     patch_grid,
-    whole,
+)
+from pyjuice_bridge.teachers.checkpoint import (
+    images_hash,
+    load_checkpoint,
+    save_checkpoint,
+    set_step_size,
 )
 from pyjuice_bridge.teachers.mae_model import MAE
 from pyjuice_bridge.teachers.public import weights_hash
@@ -63,7 +64,7 @@ class MAESettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "mask_ratio", tuple(self.mask_ratio))
-        object.__setattr__(self, "seed", whole(self.seed, "MAE: seed", 0))
+        object.__setattr__(self, "seed", whole("MAE: seed", self.seed, SEEDS))
         if self.hidden % self.heads:
             raise UserError(
                 f"MAE: hidden ({self.hidden}) must be a multiple of heads ({self.heads})"
@@ -140,12 +141,19 @@ def train_mae(
         model.parameters(), lr=settings.step_size, weight_decay=settings.weight_decay
     )
     path = None if checkpoint is None else Path(checkpoint)
-    key = key_hash({**_plain(settings), "images": _images_hash(images)})
-    first = _resume(path, key, model, optimizer) if path else 0
+    key = key_hash({**_plain(settings), "images": images_hash(images)})
+
+    def restore(state: dict[str, Any]) -> int:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["epochs"])
+
+    first = load_checkpoint(path, key, "an MAE", restore) if path else 0
     for epoch in range(first, settings.epochs):
         loss = _epoch(model, optimizer, images, settings, epoch, device)
         if path:
-            _save(path, key, model, optimizer, epoch + 1)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save_checkpoint(path, key, {"epochs": epoch + 1, **state})
         if on_epoch:
             on_epoch(epoch + 1, settings.epochs, loss)
     return MAETeacher(model, settings, device)
@@ -185,68 +193,12 @@ def _epoch(
         visible = min(max(1, round((1 - ratio) * count)), count - 1)
         order = torch.rand(len(chosen), count, generator=generator).argsort(1).to(device)
         loss = model.loss(patches, order, visible)
-        _set_step_size(optimizer, settings, epoch * steps + step, settings.epochs * steps)
+        set_step_size(optimizer, settings.step_size, epoch * steps + step, settings.epochs * steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         total += loss.detach() * len(chosen)
     return float(total) / len(rows)
-
-
-def _set_step_size(
-    optimizer: torch.optim.Optimizer, settings: MAESettings, step: int, steps: int
-) -> None:
-    warm = max(1, steps // 20)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    for group in optimizer.param_groups:
-        group["lr"] = settings.step_size * min((step + 1) / warm, 1.0) * cosine
-
-
-def _save(path: Path, key: str, model: MAE, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    state = {
-        "key": key,
-        "epochs": epochs,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    # Straight into a file that cannot grow, torch.save fails without naming the cause.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    try:
-        with atomic_file(path) as file:
-            file.write(buffer.getbuffer())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _resume(path: Path, key: str, model: MAE, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint into model and optimizer; return its epochs, 0 if there is none."""
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["key"] != key:
-            raise UserError(
-                f"{path}: is the checkpoint of an MAE with other settings or images; "
-                f"remove it or choose another path"
-            )
-        weights: dict[str, Tensor] = state["model"]
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["epochs"])
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{path}: is not a readable MAE checkpoint ({type(error).__name__}); remove it"
-        ) from None
-
-
-def _images_hash(images: Images) -> str:
-    digest = hashlib.sha256(str(images.shape).encode())
-    for start in range(0, len(images), 4096):
-        digest.update(images[start : start + 4096].tobytes())
-    return digest.hexdigest()
 
 
 def _plain(settings: MAESettings) -> dict[str, Any]:

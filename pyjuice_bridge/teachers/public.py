@@ -67,22 +67,30 @@ def borrowed(model: nn.Module, device: str) -> Iterator[None]:
 
     Also after an error.  Parameters keep their ``requires_grad``.
     """
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    leaves = list(model.parameters())
-    leaves += [leaf.grad for leaf in leaves if leaf.grad is not None]
-    values = [leaf.data for leaf in leaves]
-    buffers = [(m, name, value) for m in modules for name, value in m.named_buffers(recurse=False)]
+    modules = [(module, module.training) for module in model.modules()]
+    leaves = [
+        (module, name, leaf, leaf.data, leaf.grad, None if leaf.grad is None else leaf.grad.data)
+        for module, _ in modules
+        for name, leaf in module.named_parameters(recurse=False)
+    ]
+    buffers = [
+        (module, name, buffer)
+        for module, _ in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         model.to(device).eval()
         yield
     finally:
-        for leaf, value in zip(leaves, values, strict=True):
-            leaf.data = value
+        for module, name, leaf, data, grad, slope in leaves:
+            setattr(module, name, leaf)
+            leaf.data, leaf.grad = data, grad
+            if grad is not None:
+                grad.data = slope
         for module, name, buffer in buffers:
             setattr(module, name, buffer)
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+        for module, training in modules:
+            module.training = training
 
 
 def offline() -> bool:

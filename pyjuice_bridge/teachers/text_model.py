@@ -74,15 +74,23 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any | None:
     """Load the tokenizer of ``source``; None if it has none.
 
     transformers makes an empty one up where a folder holds the model alone.
+
+    Raises:
+        UserError: a folder's tokenizer is damaged.
     """
     folder = Path(source)
     if not source:
         return None
-    if folder.is_dir() and not any(True for each in _TOKENIZER_FILES for _ in folder.glob(each)):
+    local = folder.is_dir()
+    if local and not any(True for each in _TOKENIZER_FILES for _ in folder.glob(each)):
         return None
     try:
-        return _load(_transformers().AutoTokenizer, source, revision=revision)
+        with _quiet():
+            kind = _transformers().AutoTokenizer
+            return from_pretrained(kind, source, "a tokenizer", revision=revision)
     except UserError:
+        if local:
+            raise
         return None
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.base import Progress, whole
+from pyjuice_bridge.numbers import COUNTS, SEEDS, real, whole
+from pyjuice_bridge.teachers.base import Progress
 from pyjuice_bridge.teachers.public import borrowed
 from pyjuice_bridge.teachers.store import Blocks
 from pyjuice_bridge.teachers.text import TextTeacher
@@ -90,10 +92,9 @@ def sample_sequences(
             be written.
     """
     counts = {"n": n, "length": length, "batch": batch}
-    n, length, batch = (whole(value, f"sampling: {name}", 1) for name, value in counts.items())
-    seed = whole(seed, "sampling: seed", 0)
-    if not 0 < temperature < float("inf"):
-        raise UserError(f"sampling: temperature must be above 0, found {temperature}")
+    n, length, batch = (whole(name, value, COUNTS) for name, value in counts.items())
+    seed = whole("seed", seed, SEEDS)
+    temperature = real("temperature", temperature, Interval(gt=0))
     kind = resolve_precision(precision, device)
     head = load_model(model, causal=True, device=device, precision=kind, revision=revision)
     with borrowed(head, device):

@@ -110,7 +110,7 @@ def test_verbose_prints_what_else_goes_to_the_log(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.images.starts", broken)
+    monkeypatch.setattr("pyjuice_bridge.runner.api.train_arm", broken)
     words = ["run", str(config), "--out", str(tmp_path / "r")]
     assert "Traceback" in CliRunner().invoke(main, [*words, "--verbose"]).stderr
     assert "Traceback" not in CliRunner().invoke(main, words).stderr
@@ -192,6 +192,7 @@ def test_two_configs_at_once_in_one_folder_take_turns(config: Path, tmp_path: Pa
     same = json.loads((tmp_path / "s/results.json").read_text())[0]
     assert row["parameters"] == same["parameters"] and row["test"] == same["test"]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 8
+    assert not (out / ".lock").exists()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_two_configs_at_once_in_one_folder_take_turns(config: Path, tmp_path: Pa
 def test_a_folder_removed_meanwhile_is_one_sentence(
     config: Path, tmp_path: Path, removed: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyjuice_bridge.pipeline import api
+    from pyjuice_bridge.runner import api
 
     train = api.train_arm
 

@@ -12,8 +12,8 @@ from scripts import EXPERIMENTS
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.data.readers import NEW_IMAGENET, OLD_IMAGENET
-from pyjuice_bridge.run.config import load_config
-from pyjuice_bridge.run.plan import make_plan
+from pyjuice_bridge.runner.config import load_config
+from pyjuice_bridge.runner.plan import make_plan
 
 SMALL = (
     "teacher.hidden=8",

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
-from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.base import (
     Counts,
     Epoch,
     FitOptions,
     FitResult,
     Latents,
+    Precision,
     check_options,
 )
 from pyjuice_bridge.engines.evidence import (

@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 import torch
 
-from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.engines.base import Precision
 from pyjuice_bridge.engines.torch.denormals import flush, flushing
 from pyjuice_bridge.engines.torch.precision import matrix_products
 from pyjuice_bridge.errors import UserError

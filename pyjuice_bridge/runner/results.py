@@ -19,7 +19,7 @@ from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, finite, write_json, write_jsonl, write_text
-from pyjuice_bridge.run.arms import Trained
+from pyjuice_bridge.runner.arms import Trained
 from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.stages.store import Artifact
 

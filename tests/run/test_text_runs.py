@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import tiny_runs
 import tiny_text
-from pyjuice_bridge.pipeline.text_examples import picture, state_shares
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.circuit.hmm import Hmm
+from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.data import load_text, windows
-from pyjuice_bridge.distill.hmm import count_hmm, interpolate
+from pyjuice_bridge.distill.counting import count_parameters
+from pyjuice_bridge.distill.hmm import interpolate
+from pyjuice_bridge.domains.text_examples import picture, state_shares
 from pyjuice_bridge.report.run_dir import read_run
-from pyjuice_bridge.run.splits import stream_for
+from pyjuice_bridge.runner.splits import stream_for
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_features import SuffixFeatures
 from pyjuice_bridge.teachers.text_scale import UnitStates, mean_state
@@ -97,7 +98,8 @@ def test_counting_starts_from_clusters_of_suffix_means(finished: Any, home: Path
     assert found.centroids is not None
     distance = ((features[:, :, None] - found.centroids[0]) ** 2).sum(-1)
     np.testing.assert_array_equal(found.z["train"], distance.argmin(-1))
-    hmm = count_hmm(cut.x, found.z["train"], found.clusters, 19, 0.1)
+    start = random_hmm(found.clusters, 19, None).circuit(6)
+    hmm = Hmm.of(count_parameters(start, cut.x, found.z["train"], pseudocount=0.1))
     hmm = interpolate(hmm, cut.x, found.z["train"], 0.1)
     counted = [
         Hmm.of(pj.load(path / "circuit.h5").circuit)

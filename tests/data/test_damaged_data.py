@@ -1,4 +1,4 @@
-"""Every reader of a user's file, on damaged files: it reads them or says why not in one sentence."""
+"""Every reader of a user's file, on damaged files: one sentence says why they are refused."""
 
 import gzip
 import json

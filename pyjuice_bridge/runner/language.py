@@ -13,7 +13,7 @@ from pyjuice_bridge.distill.ctrlg import save_ctrlg
 from pyjuice_bridge.engines.base import Schedule
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.text import TextModel
-from pyjuice_bridge.run.api import run
+from pyjuice_bridge.runner.api import run
 
 CTRLG = "ctrlg"
 

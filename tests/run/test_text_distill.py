@@ -20,7 +20,7 @@ from pyjuice_bridge.domains.written import fill_up, one_end
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.query.text import TextModel
-from pyjuice_bridge.run.language import Sampling, distill_language_model
+from pyjuice_bridge.runner.language import Sampling, distill_language_model
 from pyjuice_bridge.teachers.text_sample import sample_sequences
 
 pytestmark = pytest.mark.skipif(

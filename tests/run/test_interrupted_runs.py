@@ -1,6 +1,7 @@
 """Runs that are killed, or that meet a full disk, end with the numbers of an undisturbed run."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -184,3 +185,102 @@ def test_file_size_limit_is_one_line_and_recoverable(tmp_path: Path, limit: int)
     straight = pj.run(config, out=tmp_path / "other" / "run")
     pj.run(config, out=out)
     assert tiny_runs.numbers(out) == tiny_runs.numbers(straight.path)
+
+
+def test_a_changed_model_leaves_the_stored_one_as_it_is(tmp_path: Path) -> None:
+    config, out = config_file(tmp_path, "hclt"), tmp_path / "runs" / "run"
+    first = pj.run(config, out=out)
+    whole = {name: (out / name).read_bytes() for name in ("model.h5", "lvd.h5", "assignments.h5")}
+    for name in whole:
+        with (out / name).open("r+b") as file:
+            file.write(b"changed")
+    again = pj.run(config, out=out)
+    assert set(again.reused) == {p.name for p in (out.parent / "artifacts").iterdir()}
+    assert again.results[0]["test"] == first.results[0]["test"]
+    assert {name: (out / name).read_bytes() for name in whole} == whole
+
+
+def test_any_flipped_bit_of_what_is_stored_is_computed_again(tmp_path: Path) -> None:
+    """One bit of one file of every stage, size and time of change restored."""
+    config, out = config_file(tmp_path, "hclt"), tmp_path / "runs" / "run"
+    pj.run(config, out=out)
+    numbers, curve = tiny_runs.numbers(out), tiny_runs.curve(out)
+    random = np.random.default_rng(0)
+    for folder in sorted((out.parent / "artifacts").iterdir()):
+        files = [p for p in sorted(folder.iterdir()) if p.name != "lock"]
+        path = files[random.integers(len(files))]
+        content, state = bytearray(path.read_bytes()), path.stat()
+        content[random.integers(len(content))] ^= 1 << random.integers(8)
+        path.write_bytes(content)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        again = pj.run(config, out=out)
+        assert folder.name not in again.reused, path
+        assert f"{folder.name}: {path.name} is damaged" in (out / "log.txt").read_text()
+        assert tiny_runs.numbers(out) == numbers and tiny_runs.curve(out) == curve
+
+
+def test_what_a_kill_leaves_in_the_folder_is_cleaned(tmp_path: Path) -> None:
+    config, out = config_file(tmp_path, "hclt"), tmp_path / "runs" / "run"
+    assert killed(config, out, 1) == -signal.SIGKILL
+    (out / ".model.h5.0123abcd.tmp").write_text("half a model")
+    assert list(out.glob(".*.tmp")) and (out / ".lock").exists()
+    pj.run(config, out=out)
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+
+
+def test_impossible_images_are_null_in_json(tmp_path: Path) -> None:
+    """Without pseudocounts, a pixel value never seen has probability zero."""
+    seen = tiny_runs.images(60).clip(0, 11)
+    seen[-1] = 15
+    others = seen[:20].copy()
+    others[15:] = 14
+    train = {"epochs": 3, "batch_size": 60, "optimizer": "full_em", "pseudocount": 0.0}
+    out = tmp_path / "run"
+    splits = {"train": seen, "valid": others, "test": others}
+    result = pj.run(tiny_runs.hclt_config(train=train), images=splits, out=out)
+    rows: dict[str, Any] = {}
+    for path in (*out.glob("*.json"), *out.glob("artifacts/*/*.json")):
+        rows[path.name] = json.loads(path.read_text(), parse_constant=pytest.fail)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    curve = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert rows["results.json"][0]["test"] == {"unit": "bits/dim", "value": None}
+    assert rows["results.json"][0]["train"]["value"] > 0
+    assert [line["valid"] is None for line in curve if line["stage"] == "train"] == [True] * 3
+    assert rows["bound.json"][-1] == {
+        "stage": "fine-tune",
+        "unit": "bits/dim",
+        "bound": None,
+        "marginal": None,
+    }
+    assert result.report.exists()
+    again = pj.run(tiny_runs.hclt_config(train=train), images=splits, out=out)
+    assert again.results == result.results and "lvd" in repr(again)
+
+
+def test_progress_is_on_standard_error_unless_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wanted in (True, False):
+        out = tmp_path / f"{wanted}"
+        pj.run(tiny_runs.hclt_config(), images=tiny_runs.images(), out=out, progress=wanted)
+        captured = capsys.readouterr()
+        assert captured.out == "" and ("LVD, pass 4" in captured.err) == wanted
+        assert wanted or captured.err == ""
+
+
+def test_a_backend_that_is_not_there_ends_no_run(tmp_path: Path) -> None:
+    config, out = config_file(tmp_path, "hclt"), tmp_path / "run"
+    pj.run(config, out=out, progress=False)
+    (out / "report.html").unlink()
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from pyjuice_bridge.report.page import write_report\n"
+        "write_report(Path(sys.argv[1]))\n"
+        "assert os.environ['MPLBACKEND'] == 'module://not_there'\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(out)],
+        env={**os.environ, "MPLBACKEND": "module://not_there"},
+        check=True,
+    )
+    assert "<svg" in (out / "report.html").read_text()

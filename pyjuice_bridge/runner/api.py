@@ -26,9 +26,9 @@ from pyjuice_bridge.files import finite, read_json, remove_leftovers, write_json
 from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
-from pyjuice_bridge.run import results
-from pyjuice_bridge.run.arms import Trained, train_arm
-from pyjuice_bridge.run.config import Config, default_kinds, make_config
+from pyjuice_bridge.runner import results
+from pyjuice_bridge.runner.arms import Trained, train_arm
+from pyjuice_bridge.runner.config import Config, default_kinds, make_config
 from pyjuice_bridge.stages.lock import locked
 from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
 from pyjuice_bridge.stages.store import Artifact, Store
@@ -141,7 +141,7 @@ def run(
     console = (console or progress_console()) if progress else None
     with (
         Reporter(console, folder / "log.txt", details=verbose) as reporter,
-        locked(folder, reporter.say, results.LOCK),
+        locked(folder, reporter.say, results.LOCK, leave=False),
     ):
         remove_leftovers(folder)
         try:
@@ -177,7 +177,9 @@ def _checked(
     for domain in given.data:
         values.setdefault("data", {"kind": domain, "name": "array"})
     if given.teacher is not None:
-        values["teacher"] = {"kind": "object"}
+        section = values.get("teacher")
+        own = isinstance(section, Mapping) and section.get("kind") == "object"
+        values["teacher"] = section if own else {"kind": "object"}
     for key, value in overrides.items():
         if not isinstance(value, Mapping):
             put(values, key, value, default_kinds)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.codecs import TableCodec
 from pyjuice_bridge.codecs.text import Vocabulary
 from pyjuice_bridge.data import (
     Dataset,
@@ -15,12 +19,15 @@ from pyjuice_bridge.data import (
     load_undivided,
 )
 from pyjuice_bridge.data.dataset import Images
+from pyjuice_bridge.data.table import TableDataset, load_table
+from pyjuice_bridge.data.table_codes import Coding
+from pyjuice_bridge.data.table_readers import own as own_table
 from pyjuice_bridge.data.text_readers import own
 from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import read_json
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.run.config import load_config
+from pyjuice_bridge.runner.config import load_config
 
 
 def images_for(
@@ -96,6 +103,53 @@ def stream_for(
     if name not in parts:
         raise UserError(f"{data} has no {name} split, only {', '.join(parts)}; choose with --split")
     return vocabulary.stream(place.stem, parts[name]), name
+
+
+def table_for(
+    path: Path, model: Model, data: str, split: str | None, root: Path | None = None
+) -> tuple[NDArray[np.int32], str]:
+    """Return the rows int32 [N, columns] of ``data``'s split, and the split's name.
+
+    Where ``data`` is what the model's run saw, they are those of the run's own split.  Another
+    table of the user's without splits is taken whole; the name is then empty.
+
+    Args:
+        path: a run's folder, or a model file; one that lies in its run's folder knows its splits.
+        model: what was opened there; its codec says what values stand for.
+        data: a set's name or a path.
+        split: "train", "valid" or "test"; None is "test", or everything where there are no splits.
+        root: where ``data`` is, if it is known by name.
+
+    Raises:
+        UserError: nothing to load, a split of a table that has none, other columns or values than
+            the model's, or the train or valid rows of the table that the model was trained on are
+            asked for and the run's own splits cannot be told.
+    """
+    name, meta, codec = split or "test", model.circuit.meta, model.codec
+    mine = _own_splits(path, data, root)
+    if isinstance(mine, TableDataset):
+        return getattr(mine, name), name
+    if name != "test" and Path(data).stem == meta.get("dataset"):
+        raise UserError(
+            f"the {name} rows of {data} are those of a run's own splits, and {path} is not in the "
+            "folder of a run on this table; name that folder, or take the test rows"
+        )
+    assert isinstance(codec, TableCodec)
+    columns = codec.columns or tuple(f"x{i}" for i in range(len(codec.categories)))
+    values = {column: tuple(map(str, known)) for column, known in codec.values.items()}
+    coding = Coding(columns, codec.categories, values)
+    place = Path(data).expanduser()
+    if not place.exists():
+        found = load_table(data, root=root, seed=int(meta.get("seed", 0)))
+        return getattr(found, name), name
+    parts = own_table(place).parts
+    if len(parts) == 1:
+        if split is not None:
+            raise UserError(f"{data} has no {split} split: leave out --split to take all its rows")
+        return coding.encode(parts["train"], data), ""
+    if name not in parts:
+        raise UserError(f"{data} has no {name} split, only {', '.join(parts)}; choose with --split")
+    return coding.encode(parts[name], f"{data}, {name}"), name
 
 
 def _own_splits(path: Path, data: str, root: Path | None) -> Any:

@@ -15,7 +15,7 @@ from julia_program import skip_without_julia
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.report.run_dir import read_run
-from pyjuice_bridge.run.api import RunResult
+from pyjuice_bridge.runner.api import RunResult
 
 ENGINES = {
     "hclt": {
@@ -24,13 +24,13 @@ ENGINES = {
     },
     "patches": {
         "lvd": {
-            "trees": "julia",
+            "tree": "julia",
             "clusters": "python",
-            "patch training": "julia",
-            "latent training": "julia",
+            "patches": "julia",
+            "latent": "julia",
             "train": "julia",
         },
-        "random": {"trees": "julia", "circuit": "julia", "train": "julia"},
+        "random": {"tree": "julia", "circuit": "julia", "train": "julia"},
         "hclt": {"tree": "julia", "circuit": "julia", "train": "julia"},
     },
     "text": {

@@ -1,0 +1,547 @@
+"""Kernels of trees with one root (see ``trees``), evaluated depth first.
+
+A task is some columns of one cluster: (place, sample) pairs that all read the cluster's parameters.
+It is done in chunks of columns whose whole tree stays in the cache beside the parameters.  Upward
+only the roots' values are written.  Downward a chunk is evaluated again, and counts are added to
+where the tables are in the cache anyway.
+
+Rows are scaled by powers of two, which add up to one exponent per column for the whole tree.  A
+column in which a value underflows that is not exactly zero is evaluated again in float64, alone.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pyjuice_bridge.engines.torch.backward import LARGEST_RATIO
+from pyjuice_bridge.engines.torch.fused import lanes
+from pyjuice_bridge.engines.torch.fused.memory import (
+    LN2,
+    doubles,
+    fields,
+    floats,
+    inline,
+    ints,
+    longs,
+)
+from pyjuice_bridge.engines.torch.fused.threads import (
+    Kernel,
+    advance,
+    called,
+    frame_type,
+    kernel,
+    next_task,
+    wait_for,
+)
+
+LIMIT = 2.0 ** (-126 * 3 / 4)
+"""Sums below it may lack terms that underflowed."""
+TINY = 2.0**-126
+NOTHING = -(2**30)
+"""Stands for the exponent of zero."""
+_SMALL_FACTORS = 3
+"""So many leaves are multiplied before the product is raised again."""
+
+SEGMENT = frame_type(
+    *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "step"),
+    *("parents", "child_offsets", "children", "leaf_offsets"),
+    *("views", "tables", "weights", "packed_up", "packed_down", "faint"),
+    *("table_counts", "weight_counts", "turns"),
+    *("list_offsets", "list_columns", "flows"),
+    *("mantissas", "exponents", "writes", "counts"),
+)
+"""Frame of ``segment``; a task is ``step`` columns of a cluster, in chunks of ``chunk``.
+
+The tree, int64: ``parents`` [nodes]; ``child_offsets`` [nodes + 1] into ``children``;
+``leaf_offsets`` [nodes + 1].  Of every cluster, addresses int64: ``views`` [clusters], of the rows
+of tables to read, int32 [leaves, columns]; ``tables``, ``table_counts`` [clusters, leaves];
+``weights``, ``weight_counts`` [clusters, nodes] (0: not counted).  ``packed_up`` and
+``packed_down`` [clusters, nodes, width, padded] and ``faint`` int64 [clusters, nodes] are
+``pack``'s.
+
+If ``list_offsets`` is not 0, only the columns ``list_columns[list_offsets[c]:list_offsets[c + 1]]``
+of cluster c are evaluated.  With ``counts``, ``flows`` go into their roots: one for each of these,
+else [clusters, columns].  With ``writes``, the roots' values are ``mantissas`` times two to the
+``exponents``, [clusters, columns].
+``turns`` int64 [clusters, nodes], zeros: parts of a cluster take turns in counting.
+"""
+
+PACK = frame_type(
+    "clusters", "nodes", "width", "padded", "weights", "packed_up", "packed_down", "faint"
+)
+"""Frame of ``pack``; a task is a matrix."""
+
+
+GATHER = frame_type(
+    *("blocks", "batch", "slots", "lift"),
+    *("numbers", "sources", "mantissas", "exponents", "mask", "tile", "scale", "error", "lost"),
+)
+"""Frame of ``gather``; a task is a block.
+
+``numbers`` int64 [blocks]: the target's blocks.  ``sources`` int64 [blocks, slots]: where the
+values of a slot's ``batch`` columns begin.  ``mask``
+[blocks, batch, slots] (0: none) multiplies them.  Written as by the kernels of ``products``:
+``tile`` [blocks, batch, slots], ``scale`` and ``error`` float64 [blocks, batch], the flag ``lost``.
+"""
+
+SELECT = frame_type(
+    *("rows", "batch", "slots", "clusters", "step"),
+    *("members", "flow", "fill", "numbers", "list_columns", "list_flows", "totals"),
+    reals=("skip",),
+)
+"""Frame of ``select``; a task is ``step`` of the ``rows``, which are (block, sample) pairs.
+
+``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  ``flow`` [rows, slots]:
+what exceeds ``skip`` times the row's total goes on, as one column of its cluster.  ``numbers``
+int64 [tasks, clusters]: first how many these are; if ``fill``, where they belong in
+``list_columns`` and ``list_flows``.  ``totals`` float64 [tasks, 2]: all flow, and what was skipped.
+"""
+
+
+@kernel
+def pack(frame):  # type: ignore[no-untyped-def]
+    """Copy matrices, also transposed, with rows of whole vectors; note which hold small numbers."""
+    f = fields(frame, PACK)
+    width, size = f.width, f.width * f.padded
+    weights, faint = longs(f.weights, f.tasks), longs(f.faint, f.tasks)
+    up = floats(f.packed_up, f.tasks * size)
+    down = floats(f.packed_down, f.tasks * size)
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        height = 1 if task % f.nodes == f.nodes - 1 else width
+        matrix = floats(weights[task], height * width)
+        least = matrix[0]
+        for i in range(height):
+            for j in range(width):
+                value = matrix[i * width + j]
+                least = min(least, value)
+                down[task * size + i * f.padded + j] = value
+                if height > 1:
+                    up[task * size + j * f.padded + i] = value
+        faint[task] = 1 if least < LIMIT else 0
+
+
+@kernel
+def gather(frame):  # type: ignore[no-untyped-def]
+    """Roots side by side, on one scale."""
+    f = fields(frame, GATHER)
+    batch, slots = f.batch, f.slots
+    sources = longs(f.sources, f.blocks * slots)
+    tops, bits_of = np.empty(batch, np.int32), np.empty(1, np.float32)
+    bits = bits_of.view(np.int32)
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        block = longs(f.numbers, f.blocks)[task]
+        tile = ints(f.tile + 4 * block * batch * slots, batch * slots)
+        mask = floats(f.mask + 4 * task * batch * slots, batch * slots)
+        scale = doubles(f.scale + 8 * block * batch, batch)
+        error = doubles(f.error + 8 * block * batch, batch)
+        tops[:] = NOTHING
+        error[:] = 0.0
+        for slot in range(slots):
+            at = 4 * sources[task * slots + slot]
+            values, powers = ints(f.mantissas + at, batch), ints(f.exponents + at, batch)
+            for n in range(batch):
+                power = np.int32(powers[n] + (values[n] >> 23))
+                power = power if values[n] > 0 else np.int32(NOTHING)
+                if f.mask != 0 and mask[n * slots + slot] == 0:
+                    power = np.int32(NOTHING)
+                tops[n] = max(tops[n], power)
+        for slot in range(slots):
+            at = 4 * sources[task * slots + slot]
+            values, powers = ints(f.mantissas + at, batch), ints(f.exponents + at, batch)
+            for n in range(batch):
+                own = values[n] >> 23
+                power = powers[n] + own - tops[n] + np.int32(f.lift + 127)
+                found = (values[n] & 0x7FFFFF) | (power << 23)
+                known = values[n] > 0 and power > 0
+                if f.mask != 0:
+                    part = mask[n * slots + slot]
+                    known = known and part > 0
+                    if values[n] > 0 and power <= 0 and part > 0:
+                        error[n] = TINY
+                    if known and part != 1:
+                        bits[0] = found
+                        bits_of[0] *= part
+                        found = bits[0]
+                        if bits_of[0] < TINY:
+                            error[n] = TINY
+                elif values[n] > 0 and power <= 0:
+                    error[n] = TINY
+                tile[n * slots + slot] = found if known else np.int32(0)
+        for n in range(batch):
+            scale[n] = -np.inf
+            if tops[n] > NOTHING:
+                scale[n] = (np.float64(tops[n]) - 127 - f.lift) * LN2
+            if error[n] > 0:
+                longs(f.lost, 1)[0] = 1
+
+
+@kernel
+def select(frame):  # type: ignore[no-untyped-def]
+    """List by cluster the columns that flow enters."""
+    f = fields(frame, SELECT)
+    slots = f.slots
+    members = longs(f.members, (f.rows // f.batch) * slots * 2)
+    while True:
+        task = next_task(frame)
+        if task >= f.tasks:
+            return
+        numbers = longs(f.numbers + 8 * task * f.clusters, f.clusters)
+        totals = doubles(f.totals + 16 * task, 2)
+        if f.fill == 0:
+            numbers[:] = 0
+            totals[:] = 0.0
+        for row in range(task * f.step, min(f.rows, (task + 1) * f.step)):
+            flow = floats(f.flow + 4 * row * slots, slots)
+            block, sample = row // f.batch, row % f.batch
+            total = np.float32(0)
+            for slot in range(slots):
+                total += flow[slot]
+            least = np.float32(f.skip * total)
+            passed = np.float32(0)
+            for slot in range(slots):
+                if flow[slot] <= least:
+                    continue
+                passed += flow[slot]
+                cluster = members[2 * (block * slots + slot)]
+                if f.fill == 0:
+                    numbers[cluster] += 1
+                    continue
+                at = numbers[cluster]
+                numbers[cluster] += 1
+                column = members[2 * (block * slots + slot) + 1] * f.batch + sample
+                ints(f.list_columns + 4 * at, 1)[0] = column
+                floats(f.list_flows + 4 * at, 1)[0] = flow[slot]
+            if f.fill == 0:
+                totals[0] += total
+                totals[1] += max(np.float32(0), total - passed)
+
+
+@inline
+def _leaf_row(f, cluster, leaf, row):  # type: ignore[no-untyped-def]
+    """A row of a leaf's table."""
+    table = longs(f.tables, f.clusters * f.leaves)[cluster * f.leaves + leaf]
+    return floats(table + 4 * f.width * row, f.width)
+
+
+@called
+def _mark_products(f, cluster, node, values, sums, rows, stride, count, lost):  # type: ignore[no-untyped-def]
+    """Mark columns in which a product underflowed of whose factors none is exactly zero."""
+    width, padded, tile = f.width, f.padded, f.chunk * f.padded
+    leaf_offsets = longs(f.leaf_offsets, f.nodes + 1)
+    child_offsets, children = longs(f.child_offsets, f.nodes + 1), longs(f.children, f.nodes)
+    found = floats(values + 4 * node * tile, tile)
+    for s in range(count):
+        low = np.int32(0)
+        for k in range(width):
+            low |= np.int32(found[s * padded + k] < TINY)
+        if low == 0:
+            continue
+        for k in range(width):
+            if found[s * padded + k] >= TINY:
+                continue
+            zero = False
+            for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
+                row = np.int64(ints(rows + 4 * leaf * stride, count)[s])
+                zero = zero or _leaf_row(f, cluster, leaf, row)[k] == 0
+            for e in range(child_offsets[node], child_offsets[node + 1]):
+                child = floats(sums + 4 * (children[e] * tile + s * padded), width)
+                zero = zero or child[k] == 0
+            if not zero:
+                lost[s] = 1
+                break
+
+
+@called
+def _mark_sums(f, matrix, height, values, sums, count, lost):  # type: ignore[no-untyped-def]
+    """Mark columns in which a sum is so small that terms which underflowed may be missing.
+
+    ``sums`` are rows of ``height`` values, which are padded unless the height is 1.
+    """
+    width, padded = f.width, f.padded
+    step = 1 if height == 1 else padded
+    found, rows = floats(sums, count * step), floats(values, count * padded)
+    weights = floats(matrix, height * width)
+    for s in range(count):
+        for i in range(height):
+            if found[s * step + i] >= LIMIT:
+                continue
+            for j in range(width):
+                if weights[i * width + j] > 0 and rows[s * padded + j] > 0:
+                    lost[s] = 1
+
+
+@called
+def _exact_up(f, cluster, column, products, sums):  # type: ignore[no-untyped-def]
+    """One column of a cluster in float64.
+
+    Returns:
+        The root's value as a number and the exponent of a power of two.
+    """
+    width, nodes = f.width, f.nodes
+    leaf_offsets, child_offsets = (
+        longs(f.leaf_offsets, nodes + 1),
+        longs(f.child_offsets, nodes + 1),
+    )
+    children = longs(f.children, nodes)
+    weights = longs(f.weights, f.clusters * nodes)
+    view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
+    total = np.int64(0)
+    value = 0.0
+    for node in range(nodes):
+        own = products[node]
+        own[:] = 1.0
+        first, last = leaf_offsets[node], leaf_offsets[node + 1]
+        leaves, begin = last - first, child_offsets[node]
+        for e in range(leaves + child_offsets[node + 1] - begin):
+            top = 0.0
+            if e < leaves:
+                row = np.int64(view[(first + e) * f.columns + column])
+                leaf = _leaf_row(f, cluster, first + e, row)
+                for k in range(width):
+                    own[k] *= np.float64(leaf[k])
+                    top = max(top, own[k])
+            else:
+                child = sums[children[begin + e - leaves]]
+                for k in range(width):
+                    own[k] *= child[k]
+                    top = max(top, own[k])
+            if top == 0.0:
+                return 0.0, np.int64(0)
+            _, exponent = math.frexp(top)
+            total += exponent
+            by = math.ldexp(1.0, -exponent)
+            for k in range(width):
+                own[k] *= by
+        height = 1 if node == nodes - 1 else width
+        matrix = floats(weights[cluster * nodes + node], height * width)
+        for i in range(height):
+            value = 0.0
+            for j in range(width):
+                value += np.float64(matrix[i * width + j]) * own[j]
+            sums[node, i] = value
+    value, exponent = math.frexp(value)
+    return value, total + exponent
+
+
+@inline
+def _add(counts, place, more):  # type: ignore[no-untyped-def]
+    """Add to a count without its factor θ, in the range of float32."""
+    total = np.float64(counts[place]) + min(more, LARGEST_RATIO)
+    counts[place] = np.float32(min(total, LARGEST_RATIO))
+
+
+@called
+def _exact_down(f, cluster, column, flow, products, sums):  # type: ignore[no-untyped-def]
+    """Count one column after ``_exact_up``, whose products become flows."""
+    width, nodes = f.width, f.nodes
+    leaf_offsets, parents = longs(f.leaf_offsets, nodes + 1), longs(f.parents, nodes)
+    weights = longs(f.weights, f.clusters * nodes)
+    weight_counts = longs(f.weight_counts, f.clusters * nodes)
+    table_counts = longs(f.table_counts, f.clusters * f.leaves)
+    view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
+    passed = np.empty(width)
+    for back in range(nodes):
+        node = nodes - 1 - back
+        own = products[node]
+        height = 1 if back == 0 else width
+        matrix = floats(weights[cluster * nodes + node], height * width)
+        at = weight_counts[cluster * nodes + node]
+        counts = floats(at, height * width)
+        passed[:] = 0.0
+        for i in range(height):
+            value = sums[node, i]
+            if value <= 0.0:
+                continue
+            ratio = (flow if back == 0 else products[parents[node], i]) / value
+            for j in range(width):
+                if at != 0:
+                    _add(counts, i * width + j, ratio * own[j])
+                passed[j] += ratio * np.float64(matrix[i * width + j])
+        for j in range(width):
+            own[j] *= passed[j]
+        for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
+            table = table_counts[cluster * f.leaves + leaf]
+            if table != 0:
+                row = np.int64(view[leaf * f.columns + column])
+                counts = floats(table + 4 * width * row, width)
+                for j in range(width):
+                    _add(counts, j, own[j])
+
+
+@cache
+def segment(width: int) -> Kernel:
+    """The kernel for blocks of a width: trees upward, and downward if there are counts."""
+    padded = lanes.padded(width)
+
+    def segment(frame: Any) -> None:
+        f = fields(frame, SEGMENT)
+        nodes, leaves, columns, chunk = f.nodes, f.leaves, f.columns, f.chunk
+        size, square = 4 * chunk * padded, 4 * width * padded
+        parents, children = longs(f.parents, nodes), longs(f.children, nodes)
+        leaf_offsets = longs(f.leaf_offsets, nodes + 1)
+        child_offsets = longs(f.child_offsets, nodes + 1)
+        views, faint = longs(f.views, f.clusters), longs(f.faint, f.clusters * nodes)
+        tables = longs(f.tables, f.clusters * leaves)
+        weights = longs(f.weights, f.clusters * nodes)
+        table_counts = longs(f.table_counts, f.clusters * leaves)
+        weight_counts = longs(f.weight_counts, f.clusters * nodes)
+        list_offsets = longs(f.list_offsets, f.clusters + 1)
+        mantissas = floats(f.mantissas, f.clusters * columns)
+        exponents = ints(f.exponents, f.clusters * columns)
+        tiles = np.empty((2 * nodes + 1) * chunk * padded, np.float32)
+        trash = np.empty(width * width, np.float32)
+        rows_here, columns_here = np.empty(leaves * chunk, np.int32), np.empty(chunk, np.int64)
+        powers, lost = np.empty(chunk, np.int32), np.empty(chunk, np.int32)
+        roots, ratios = np.empty(chunk, np.float32), np.empty(chunk, np.float32)
+        exact_products, exact_sums = np.empty((nodes, width)), np.empty((nodes, width))
+        while True:
+            task = next_task(frame)
+            if task >= f.tasks:
+                return
+            values = tiles.ctypes.data
+            sums, ratio = values + nodes * size, values + 2 * nodes * size
+            nowhere = trash.ctypes.data
+            cluster, part = task % f.clusters, task // f.clusters
+            first, available, entering = 0, columns, f.flows + 4 * cluster * columns
+            if f.list_offsets != 0:
+                first = list_offsets[cluster]
+                available = list_offsets[cluster + 1] - first
+                entering = f.flows + 4 * first
+            base, turn = cluster * nodes, f.turns + 8 * cluster * nodes
+            for start in range(part * f.step, min(available, (part + 1) * f.step), chunk):
+                count = min(chunk, available - start)
+                rows, stride = views[cluster] + 4 * start, columns
+                if f.list_offsets != 0:
+                    listed = ints(f.list_columns + 4 * (first + start), count)
+                    view = ints(views[cluster], leaves * columns)
+                    for s in range(count):
+                        columns_here[s] = listed[s]
+                    for leaf in range(leaves):
+                        for s in range(count):
+                            rows_here[leaf * chunk + s] = view[leaf * columns + columns_here[s]]
+                    rows, stride = rows_here.ctypes.data, chunk
+                else:
+                    for s in range(count):
+                        columns_here[s] = start + s
+                powers[:] = 0
+                lost[:] = 0
+                for node in range(nodes):
+                    out = values + node * size
+                    leaf, last = leaf_offsets[node], leaf_offsets[node + 1]
+                    begin, end = child_offsets[node], child_offsets[node + 1]
+                    low, large, small = 0, 0, 0
+                    if leaf < last:
+                        table = tables[cluster * leaves + leaf]
+                        at = rows + 4 * leaf * stride
+                        leaf += 1
+                        small = 1
+                        if begin < end:
+                            other = sums + children[begin] * size
+                            lanes.take_times(width, out, table, at, other, count)
+                            begin += 1
+                            large = 1
+                        else:
+                            lanes.take(width, out, table, at, count)
+                    else:
+                        lanes.copy(width, out, sums + children[begin] * size, count)
+                        begin += 1
+                        large = 1
+                    for e in range(begin, end):
+                        if large == 2:
+                            low |= lanes.rescale(width, out, powers.ctypes.data, count)
+                            large = 1
+                        lanes.times(width, out, sums + children[e] * size, count)
+                        large += 1
+                    for e in range(leaf, last):
+                        if small == _SMALL_FACTORS or large == 2:
+                            low |= lanes.rescale(width, out, powers.ctypes.data, count)
+                            small, large = 0, 1
+                        table = tables[cluster * leaves + e]
+                        lanes.times_taken(width, out, table, rows + 4 * e * stride, count)
+                        small += 1
+                    low |= lanes.rescale(width, out, powers.ctypes.data, count)
+                    if low != 0:
+                        _mark_products(f, cluster, node, values, sums, rows, stride, count, lost)
+                    for e in range(last, leaf_offsets[min(node + 2, nodes)]):
+                        table = tables[cluster * leaves + e]
+                        lanes.fetch(width, table, rows + 4 * e * stride, count)
+                    matrix = f.packed_up + (base + node) * square
+                    if node < nodes - 1:
+                        lanes.product(width, sums + node * size, out, matrix, count)
+                    else:
+                        matrix = f.packed_down + (base + node) * square
+                        lanes.dots(width, roots.ctypes.data, out, matrix, count)
+                    if faint[base + node] != 0:
+                        height, made = width, sums + node * size
+                        if node == nodes - 1:
+                            height, made = 1, roots.ctypes.data
+                        _mark_sums(f, weights[base + node], height, out, made, count, lost)
+                some_lost = 0
+                for s in range(count):
+                    some_lost |= lost[s]
+                if f.writes != 0:
+                    for s in range(count):
+                        place = cluster * columns + columns_here[s]
+                        mantissas[place], exponents[place] = roots[s], powers[s]
+                if f.counts == 0 and some_lost == 0:
+                    continue
+                if f.counts != 0:
+                    flows = floats(entering + 4 * start, count)
+                    for s in range(count):
+                        found = roots[s] if roots[s] > TINY else np.float32(TINY)
+                        ratios[s] = flows[s] / found if lost[s] == 0 else np.float32(0)
+                if some_lost != 0:
+                    if f.counts != 0 and f.turns != 0:
+                        wait_for(turn, part)
+                    for s in range(count):
+                        if lost[s] == 0:
+                            continue
+                        column = columns_here[s]
+                        value, power = _exact_up(f, cluster, column, exact_products, exact_sums)
+                        if f.writes != 0:
+                            place = cluster * columns + column
+                            mantissas[place], exponents[place] = value, power
+                        if f.counts != 0 and value > 0:
+                            flow = np.float64(floats(entering + 4 * start, count)[s])
+                            _exact_down(f, cluster, column, flow, exact_products, exact_sums)
+                if f.counts == 0:
+                    continue
+                for back in range(nodes):
+                    node = nodes - 1 - back
+                    out = values + node * size
+                    if f.turns != 0:
+                        wait_for(turn + 8 * node, part)
+                    matrix = f.packed_down + (base + node) * square
+                    for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
+                        table = table_counts[cluster * leaves + leaf]
+                        if table != 0:
+                            lanes.fetch(width, table, rows + 4 * leaf * stride, count)
+                    counted = weight_counts[base + node]
+                    if counted == 0:
+                        counted = nowhere
+                    if back == 0:
+                        lanes.spread_dots(width, out, matrix, ratios.ctypes.data, counted, count)
+                    else:
+                        flow = values + parents[node] * size
+                        lanes.ratio(width, ratio, flow, sums + node * size, count)
+                        lanes.add_outer(width, counted, ratio, out, count)
+                        lanes.times_product(width, out, ratio, matrix, count)
+                    for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
+                        table = table_counts[cluster * leaves + leaf]
+                        if table != 0:
+                            at = rows + 4 * leaf * stride
+                            lanes.add_taken(width, table, at, out, count)
+                    if f.turns != 0:
+                        advance(turn + 8 * node)
+
+    return kernel(segment)
