@@ -29,7 +29,8 @@ FLOORS = (
     ("codecs", "teachers"),
     ("data", "engines"),
     ("circuit",),
-    ("files", "measure", "numbers", "processes", "sections"),
+    ("files", "measure", "processes", "sections"),
+    ("numbers",),
     ("errors",),
 )
 """From the roof to the ground: a package imports from lower floors only."""

@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, FloatArray
 from pyjuice_bridge.errors import UserError, shown
-from pyjuice_bridge.numbers import real, whole
+from pyjuice_bridge.numbers import MOST_EPOCHS, MOST_PSEUDOCOUNT, SEEDS, StepSize, real, whole
 
 Latents = Mapping[str, NDArray[Any]]
 """Latent name → int [N, positions] (-1 = unobserved) or float [N, positions, width] soft evidence
 with entries in [0, 1]."""
 
-
-StepSize = Annotated[float, Interval(gt=0, le=1)]
-"""A step of 1 replaces parameters by what a batch says; beyond it they may become negative."""
-
-MOST_EPOCHS = 100_000
-MOST_PSEUDOCOUNT = 10**9
-"""It outweighs any data: rows of parameters become uniform."""
 
 Epochs = Annotated[int, Interval(ge=0, le=MOST_EPOCHS)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
@@ -36,7 +29,7 @@ Optimizer = Literal["full_em", "mini_em", "anemone"]
 Precision = Literal["float32", "float64", "tf32", "bf16"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
 
-Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Seed = Annotated[int, SEEDS]
 
 
 class _Checked:
