@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, SupportsFloat, cast
+from typing import Annotated, Any, SupportsFloat, cast
 
 from annotated_types import Interval
 
@@ -12,6 +12,13 @@ from pyjuice_bridge.errors import UserError, shown
 
 SEEDS = Interval(ge=0, lt=2**63)
 COUNTS = Interval(ge=1, lt=2**63)
+
+StepSize = Annotated[float, Interval(gt=0, le=1)]
+"""A step of 1 replaces parameters by what a batch says; beyond it they may become negative."""
+
+MOST_EPOCHS = 100_000
+MOST_PSEUDOCOUNT = 10**9
+"""It outweighs any data: rows of parameters become uniform."""
 
 
 def whole(name: str, value: Any, bounds: Interval) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from pyjuice_bridge.engines.base import MOST_EPOCHS, MOST_PSEUDOCOUNT, StepSize
+from pyjuice_bridge.numbers import MOST_EPOCHS, MOST_PSEUDOCOUNT, StepSize
 
 
 def at_most(bound: float, reason: str) -> AfterValidator:

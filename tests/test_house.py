@@ -30,7 +30,12 @@ FLOORS = (
     ("sections",),
     ("data", "engines"),
     ("circuit",),
+<<<<<<< HEAD
     ("files", "measure", "numbers", "processes"),
+=======
+    ("files", "measure", "processes", "sections"),
+    ("numbers",),
+>>>>>>> fit
     ("errors",),
 )
 """From the roof to the ground: a package imports from lower floors only."""

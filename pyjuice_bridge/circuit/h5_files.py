@@ -1,4 +1,4 @@
-"""HDF5 files that appear whole or not at all, and that are read with checks.
+"""Write HDF5 files atomically, and read them with checks.
 
 Files are written to a temporary name and renamed, so a reader never sees half a file; a damaged or
 foreign file ends in one sentence instead of wrong numbers.
@@ -31,7 +31,7 @@ _DAMAGE = (
     *(OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError),
     *(AttributeError, MemoryError, SystemError),
 )
-"""What h5py raises, depending on the place, when the bytes of a file make no sense."""
+"""What h5py raises where a file is damaged."""
 
 _PLAIN_TYPES = (
     *(h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID),
@@ -51,7 +51,7 @@ with h5py.File(sys.argv[1]) as file:
 
 
 class _Output(io.FileIO):
-    """Where HDF5 writes; a failure is kept in ``failure`` and HDF5 is told that all went well.
+    """Where HDF5 writes; a failure is kept in ``failure`` and hidden from HDF5.
 
     The library crashes when it closes a file that it could not write.  What is written after a
     failure is dropped; a reader finds zeros there.
@@ -142,7 +142,7 @@ def open_checked(path: Path | str, kind: str, version: int) -> Iterator[h5py.Fil
 
 
 def format_of(path: Path | str) -> str:
-    """The root attribute ``format``.
+    """Read the root attribute ``format``.
 
     Raises:
         UserError: no such file, not HDF5, truncated, or without the attribute.
@@ -200,9 +200,9 @@ def _text_is_readable(path: Path) -> bool:
 def read_array(
     group: h5py.Group, name: str, kind: Literal["int32", "float"], ndim: int
 ) -> NDArray[Any]:
-    """The dataset ``name`` of ``group``, in native byte order.
+    """Read the dataset ``name`` of ``group``, in native byte order.
 
-    Shape, type and stored size are looked at before anything is allocated.
+    Shape, type and stored size are checked before anything is allocated.
 
     Args:
         group: an open file or a group of it.
@@ -239,7 +239,7 @@ def read_array(
 
 
 def read_attribute(item: h5py.Group, name: str, kind: type[_T]) -> _T:
-    """The scalar attribute ``name`` of a file, group or dataset, as a ``str`` or ``int``.
+    """Read the scalar attribute ``name`` of a file, group or dataset, as a ``str`` or ``int``.
 
     Raises:
         UserError: absent or of another type.
@@ -253,7 +253,7 @@ def read_attribute(item: h5py.Group, name: str, kind: type[_T]) -> _T:
 
 
 def read_attributes(file: h5py.File, name: str) -> dict[str, str | int | float]:
-    """All attributes of the group ``name``, which may be absent.
+    """Read all attributes of the group ``name``, which may be absent.
 
     Raises:
         UserError: one is damaged, or neither a text nor a number.
@@ -282,7 +282,7 @@ def write_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
 
 
 def members(file: h5py.File, name: str) -> list[str]:
-    """The names in the group ``name``.
+    """Return the names in the group ``name``.
 
     Raises:
         UserError: there is no such group, or it is damaged.
@@ -297,13 +297,13 @@ def members(file: h5py.File, name: str) -> list[str]:
 
 
 def place(item: h5py.Group, name: str = "") -> str:
-    """``file: /path/of/the/item`` for a message."""
+    """Name an item in a message: ``file: /path/of/the/item``."""
     path = f"{item.name.rstrip('/')}/{name}".rstrip("/")
     return f"{item.file.filename}: {path}" if path else str(item.file.filename)
 
 
 def _scalar(item: h5py.Group, name: str) -> str | int | float | None:
-    """An attribute that is one text or number; None if there is no such attribute."""
+    """Read an attribute that is one text or number; return None if there is none."""
     try:
         if name not in item.attrs:
             return None

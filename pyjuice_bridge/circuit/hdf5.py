@@ -36,7 +36,7 @@ VERSION = 1
 
 
 def save(circuit: Circuit, path: Path | str) -> None:
-    """Write ``circuit`` to ``path``, atomically; what ``load`` returns is bit-for-bit the same.
+    """Write ``circuit`` to ``path``, atomically; ``load`` returns it bit for bit.
 
     Raises:
         UserError: ``circuit`` does not pass ``check``, or the file cannot be written.

@@ -81,7 +81,7 @@ class RegionGraph:
         return tuple(tuple(pairs) for pairs in found)
 
     def to_json(self) -> str:
-        """The text of a region-graph file."""
+        """Return the text of a region-graph file."""
         regions = [{"scope": list(scope)} for scope in self.scopes]
         partitions = [{"region": r, "children": [a, b]} for r, a, b in self.partitions]
         graph = {"num_vars": self.num_vars, "regions": regions, "partitions": partitions}
@@ -143,7 +143,7 @@ def _fail(problem: str) -> NoReturn:
 
 
 def _parsed(data: Any) -> RegionGraph:
-    """The graph in decoded JSON, types checked entry by entry."""
+    """Return the graph in decoded JSON, checking types entry by entry."""
     _check_keys(data, ("num_vars", "regions", "partitions"), "the file")
     num_vars = _integer(data["num_vars"], "num_vars")
     for key in ("regions", "partitions"):

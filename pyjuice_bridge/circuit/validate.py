@@ -1,4 +1,4 @@
-"""Is this a circuit?  Structural and numeric checks on the arrays, before anything is computed."""
+"""Check that arrays are a circuit, in structure and numbers, before anything is computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(circuit: Circuit, where: str = "circuit") -> None:
     """Raise unless ``circuit`` is smooth, decomposable, normalised and consistently stored.
 
     Args:
-        circuit: what to look at; nothing is changed.
+        circuit: what to check; it stays as it is.
         where: names the circuit in messages, for instance its file.
 
     Raises:
@@ -51,7 +51,7 @@ def check(circuit: Circuit, where: str = "circuit") -> None:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """What is known of every block so far: int64 and uint64 arrays over all blocks."""
+    """Facts about every block checked so far: int64 and uint64 arrays over all blocks."""
 
     widths: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -100,7 +100,7 @@ def _check_array(array: Any, kinds: tuple[type, ...], ndim: int, item: str) -> N
 
 
 def _check_arrays(layer: Layer, item: str) -> None:
-    """Types, shapes and ids that can be judged within the layer."""
+    """Check the types, shapes and ids that need no other layer."""
     if isinstance(layer, InputLayer):
         if layer.family != "categorical":
             fail(item, f"family {shown(layer.family)} is unknown, must be 'categorical'")
@@ -131,7 +131,7 @@ def _check_tied(
     *,
     shared: bool = False,
 ) -> None:
-    """``groups`` names a matrix of ``params`` for each of the ``entries``, and each matrix.
+    """Check that ``groups`` names a matrix of ``params`` for each entry, and every matrix.
 
     A layer that shares the matrices of another may leave some out.
     """
@@ -153,7 +153,7 @@ def _check_tied(
 
 
 def _check_variables(circuit: Circuit, where: str) -> int:
-    """How many variables leaves read; each must have one number of categories throughout."""
+    """Count the variables that leaves read; each must have the same categories everywhere."""
     inputs = [(i, a) for i, a in enumerate(circuit.layers) if isinstance(a, InputLayer)]
     if not inputs:
         fail(f"{where}: /layers", "there is no input layer")
@@ -182,7 +182,7 @@ def _check_variables(circuit: Circuit, where: str) -> int:
 
 
 def _check_layer(circuit: Circuit, layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
-    """Children, widths, scopes, ties and rows; fills in what is known of the layer's blocks."""
+    """Check children, widths, scopes, ties and rows, and fill in the facts of the blocks."""
     here = slice(start, start + layer.num_blocks)
     if isinstance(layer, InputLayer):
         groups = np.arange(len(layer.params))
@@ -249,7 +249,7 @@ def _product_width(layer: ProductLayer, widths: NDArray[np.int64], item: str) ->
 
 
 def _check_rows(params: NDArray[Any], order: NDArray[Any], firsts: NDArray[Any], item: str) -> None:
-    """Rows of probabilities: ``order[firsts[k]:firsts[k + 1]]`` are the groups that row k spans."""
+    """Check probabilities; row k spans the groups ``order[firsts[k]:firsts[k + 1]]``."""
     with np.errstate(invalid="ignore", over="ignore"):
         low = params.min()
         if not low >= 0:

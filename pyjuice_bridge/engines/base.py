@@ -1,11 +1,10 @@
-"""What every engine can do.  Arrays in and out are NumPy; devices are the engine's business."""
+"""What every engine can do.  Arrays in and out are NumPy's, whatever the device."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
@@ -15,19 +14,12 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, FloatArray
 from pyjuice_bridge.errors import UserError, shown
-from pyjuice_bridge.numbers import real, whole
+from pyjuice_bridge.numbers import MOST_EPOCHS, MOST_PSEUDOCOUNT, SEEDS, StepSize, real, whole
 
 Latents = Mapping[str, NDArray[Any]]
 """Latent name → int [N, positions] (-1 = unobserved) or float [N, positions, width] soft evidence
 with entries in [0, 1]."""
 
-
-StepSize = Annotated[float, Interval(gt=0, le=1)]
-"""A step of 1 replaces parameters by what a batch says; beyond it they may become negative."""
-
-MOST_EPOCHS = 100_000
-MOST_PSEUDOCOUNT = 10**9
-"""It outweighs any data: rows of parameters become uniform."""
 
 Epochs = Annotated[int, Interval(ge=0, le=MOST_EPOCHS)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
@@ -37,21 +29,16 @@ Optimizer = Literal["full_em", "mini_em", "anemone"]
 Precision = Literal["float32", "float64", "tf32", "bf16"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
 
-Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Seed = Annotated[int, SEEDS]
 
 
 class _Checked:
     """A dataclass whose fields are checked against their types when it is made."""
 
     def __post_init__(self) -> None:
-        for name, kind in _kinds(type(self)).items():
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
             found = _checked(f"{type(self).__name__}: {name}", getattr(self, name), kind)
             object.__setattr__(self, name, found)
-
-
-@cache
-def _kinds(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
@@ -196,15 +183,15 @@ class Engine(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process that does the work, this one or another."""
+        """The id of the process that computes, this one or another."""
 
     def facts(self) -> dict[str, str | int]:
-        """Threads, and versions of what it is made with, for the record of a run."""
+        """Return threads and versions, for the record of a run."""
 
     def log_likelihood(
         self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
     ) -> NDArray[np.float64]:
-        """log p(x, observed latents), float64 [N, roots], in nats."""
+        """Return log p(x, observed latents), float64 [N, roots], in nats."""
 
     def expected_counts(
         self,
@@ -213,7 +200,7 @@ class Engine(Protocol):
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
     ) -> Counts:
-        """Flows summed over rows; ``weights`` is float [N] or [N, roots], default one."""
+        """Sum flows over rows; ``weights`` is float [N] or [N, roots], default one."""
 
     def fit(
         self,
@@ -260,9 +247,9 @@ class Engine(Protocol):
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """The jointly most probable completion and latents: (x [N, num_vars], log-value [N])."""
+        """Return the most probable completion with its latents: x [N, num_vars], log-value [N]."""
 
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
-        """p(latent = j | x) for the latents ``name``: float32 [N, positions, width]."""
+        """Return p(latent = j | x) of the latents ``name``: float32 [N, positions, width]."""

@@ -18,9 +18,8 @@ from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.engines.base import FitOptions, Latents
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.numbers import whole
+from pyjuice_bridge.numbers import SEEDS, whole
 
-_SEEDS = Interval(ge=0, lt=2**63)
 _SAMPLES = Interval(ge=0, lt=2**31)
 
 _checked: WeakSet[Circuit] = WeakSet()
@@ -147,7 +146,7 @@ def check_draws(n: Any, seed: Any) -> tuple[int, int]:
     Raises:
         UserError: one is no whole number, or out of range.
     """
-    return whole("n", n, _SAMPLES), whole("seed", seed, _SEEDS)
+    return whole("n", n, _SAMPLES), whole("seed", seed, SEEDS)
 
 
 def checkpoint_path(checkpoint: Any) -> Path | None:

@@ -16,10 +16,10 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, SumLayer, layer_params
-from pyjuice_bridge.engines.base import MOST_PSEUDOCOUNT, Counts, FitOptions, check_options
+from pyjuice_bridge.engines.base import Counts, FitOptions, check_options
 from pyjuice_bridge.engines.evidence import check_circuit
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.numbers import real
+from pyjuice_bridge.numbers import MOST_PSEUDOCOUNT, real
 
 
 def m_step(

@@ -229,7 +229,7 @@ class TorchEngine:
         weights: NDArray[Any] | None,
         latents: Latents | None,
     ) -> tuple[Rows, float]:
-        """Checked rows on the device; weights are divided by their maximum, which is returned.
+        """Return checked rows on the device, and the maximum that their weights are divided by.
 
         With weights at most one no intermediate of the downward pass overflows.
         """

@@ -30,7 +30,7 @@ from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
 _ALIGNED = 64
-"""Numbers that the start of a buffer is a multiple of."""
+"""Buffers start at multiples of so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Trainer:
         self.batches = math.ceil(len(rows.x) / self.batch)
 
     def epoch(self, on_batch: Callable[[int, int], None] | None) -> Epoch:
-        """One pass over the rows, then the validation score."""
+        """Train on all rows once, then score the validation set."""
         started = time.perf_counter()
         number, state = len(self.state.history), self.state
         order = row_order(self.options.seed, number, len(self.rows.x))
@@ -118,7 +118,7 @@ class Trainer:
         return Epoch(number, eta, train, valid, time.perf_counter() - started)
 
     def _step(self, batch: torch.Tensor) -> float:
-        """An M-step after ``batch``, the rows of all processes."""
+        """Take an M-step after ``batch``, the rows of all processes; return its η."""
         options, state, weights = self.options, self.state, self.rows.weights
         eta = 1.0
         if options.optimizer != "full_em":
@@ -135,7 +135,7 @@ class Trainer:
         return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:
-        """TD(n)·θ is what a row with every value missing counts: one extra row per step.
+        """Take Anemone's step; TD(n)·θ is what one row with every value missing counts.
 
         The rows of a batch are averaged like its counts, so that a short last batch, or one in
         which a root has no rows, does not change the proportion of the two.
@@ -169,7 +169,7 @@ class Trainer:
                 buffer.zero_()
 
     def keep_best(self) -> None:
-        """Remember the parameters when the last epoch scored best on validation."""
+        """Keep the parameters if the last epoch scored best on validation."""
         state = self.state
         if state.best_epoch == len(state.history) - 1:
             state.best = [None if p is None else p.clone() for p in state.params]
@@ -187,7 +187,7 @@ class Trainer:
 def _counts_in_one(
     program: Program, params: Params, frozen: tuple[int, ...]
 ) -> tuple[Params, torch.Tensor]:
-    """``new_counts`` as parts of one tensor, which is returned too: it is added up at one go."""
+    """Allocate all count buffers as views of one tensor, so that one all-reduce sums them."""
     kept = [None if i in frozen else p for i, p in enumerate(params)]
     sizes = [0 if p is None else -(-p.numel() // _ALIGNED) * _ALIGNED for p in kept]
     whole = torch.zeros(sum(sizes), device=program.device, dtype=program.dtype)
@@ -204,7 +204,7 @@ def train(
     on_epoch: Callable[[Epoch], None] | None,
     on_batch: Callable[[int, int], None] | None,
 ) -> FitResult:
-    """Run the epochs that are left, write a checkpoint after each, return the best circuit.
+    """Run the remaining epochs, write a checkpoint after each, return the best circuit.
 
     Of several processes the first one writes, and all resume from its file.
     """
