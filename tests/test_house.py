@@ -27,15 +27,10 @@ FLOORS = (
     ("report",),
     ("cluster", "config"),
     ("codecs", "teachers"),
-    ("sections",),
     ("data", "engines"),
     ("circuit",),
-<<<<<<< HEAD
-    ("files", "measure", "numbers", "processes"),
-=======
     ("files", "measure", "processes", "sections"),
     ("numbers",),
->>>>>>> fit
     ("errors",),
 )
 """From the roof to the ground: a package imports from lower floors only."""
