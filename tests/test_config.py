@@ -53,14 +53,14 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"teacher": {"kind": "mea"}},
-        "'teacher.kind' is 'mea'; choose pixels, mae, vit_mae, efficientnet, file, object, text, "
-        "columns or writer; "
+        "'teacher.kind' is 'mea'; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, object, "
+        "text, columns or writer; "
         "did you mean 'mae'?",
     ),
     (
         {"teacher": {"kind": None}},
-        "'teacher.kind' is missing; choose pixels, mae, vit_mae, efficientnet, file, object, "
-        "text, columns or writer",
+        "'teacher.kind' is missing; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, "
+        "object, text, columns or writer",
     ),
     ({"teacher": {"hidden": 3}}, "'teacher.hidden' belongs to 'teacher.kind: mae'"),
     ({"circuit": {"patch": 4}}, "'circuit.patch' belongs to 'circuit.kind: patches'"),
