@@ -76,11 +76,11 @@ class ColumnTeacher:
     @property
     def dim(self) -> int:
         """Numbers of a vector."""
-        return self.nearest.shape[1] * self._width
+        return int(self.nearest.shape[1]) * self._width
 
     def values(self, column: int, x: NDArray[Any]) -> FloatArray:
         """Return the numbers of a column's values int [N], float32 [N, width]."""
-        coded = self._coded(column, np.maximum(x, 0)) - self._centres[column]
+        coded: FloatArray = self._coded(column, np.maximum(x, 0)) - self._centres[column]
         coded[x < 0] = 0
         return coded
 
