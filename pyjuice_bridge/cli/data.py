@@ -25,7 +25,7 @@ def list_sets() -> None:
                 size = "x".join(map(str, known.get("shape", ())))
                 size = f"{known['columns']:,} columns" if "columns" in known else size
                 rows = f"{known['train']:,} train" if "train" in known else ""
-                there = _here(cache_dir() / (entry.family or entry.name))
+                there = _here(cache_dir() / entry.folder)
                 about = f"{entry.about:<42.42}"
                 click.echo(f"{entry.name:<16} {about} {size:>13} {rows:>17}  {there}")
         click.echo(f"A path also works for {domain}: {paths}.\n")

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -75,6 +76,21 @@ class DataSet:
     by_hand: str = ""
     family: str = ""
 
+    @property
+    def folder(self) -> str:
+        """The folder's name in the cache."""
+        return self.family or self.name
+
+    def how_to_get(self, folder: Path) -> str:
+        """Say how its files come into a folder."""
+        if self.by_hand:
+            what = self.by_hand.format(name=self.name, folder=folder)
+            return f"{what}, or set root to a folder that holds them"
+        return (
+            f"run `python -m pyjuice_bridge data get {self.name}`,"
+            " or set root to a folder that holds its files"
+        )
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -90,11 +106,13 @@ def names_of(domain: Domain) -> tuple[str, ...]:
     return tuple(name for name, entry in SETS.items() if entry.domain == domain)
 
 
-def known_set(source: object, domain: Domain) -> DataSet | None:
+def known_set(source: object, domain: Domain | None = None) -> DataSet | None:
     """Return the set that ``source`` names (``nltcs`` or ``debd/nltcs``), None if it names none."""
     family, _, name = str(source).rpartition("/")
     entry = SETS.get(name)
-    return entry if entry and entry.domain == domain and family in ("", entry.family) else None
+    if entry is None or domain not in (None, entry.domain) or family not in ("", entry.family):
+        return None
+    return entry
 
 
 def unknown_set(name: str, domain: Domain | None = None) -> UserError:

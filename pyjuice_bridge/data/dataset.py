@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.splits import SPLITS, limited_rows, origins
+from pyjuice_bridge.data.splits import SPLITS, SplitData
 from pyjuice_bridge.errors import UserError
 
 __all__ = ["SPLITS", "Dataset", "Images", "as_images", "limited", "split_off"]
@@ -20,7 +20,7 @@ Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(SplitData):
     """Images in three splits.
 
     Attributes:
@@ -32,6 +32,8 @@ class Dataset:
         meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from),
             ``seed``, ``limit`` and, where a name stands for several sets, ``variant``.
     """
+
+    counted = "images"
 
     name: str
     train: Images
@@ -45,15 +47,6 @@ class Dataset:
         """Height, width and channels of one image."""
         height, width, channels = self.train.shape[1:]
         return int(height), int(width), int(channels)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of images of each split."""
-        return {split: len(getattr(self, split)) for split in SPLITS}
-
-    def origins(self) -> str:
-        """Say how many images of each split there are and where they come from."""
-        return origins(self.meta, self.counts, "images")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -113,8 +106,9 @@ def split_off(images: Images, rows: NDArray[np.int64]) -> tuple[Images, Images]:
     return images[:keep], taken
 
 
-def limited(images: Images, limit: int | None, seed: int) -> Images:
-    """Return at most ``limit`` images, chosen by seed, in their order."""
+def limited(images: NDArray[Any], limit: int | None, seed: int) -> NDArray[Any]:
+    """Return at most ``limit`` images (or rows of any kind), chosen by seed, in their order."""
     if limit is None or limit >= len(images):
         return images
-    return images[limited_rows(len(images), limit, seed)]
+    rows = np.random.default_rng(seed).choice(len(images), size=limit, replace=False)
+    return images[np.sort(rows)]

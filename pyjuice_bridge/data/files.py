@@ -54,6 +54,8 @@ def reading(path: Path | str, what: str, advice: str = "get it again") -> Iterat
         yield
     except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is: take part of it.") from error
     except Exception as error:  # damaged files make libraries raise nearly anything
         lines = str(error).strip().splitlines()
         reason = (getattr(error, "strerror", None) or (lines[0] if lines else "")).rstrip(".")[:200]

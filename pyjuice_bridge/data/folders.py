@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,13 @@ from PIL import Image, ImageOps
 
 from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.data.files import reading
-from pyjuice_bridge.data.splits import by_split, is_hidden, refuse_others, visible_files
+from pyjuice_bridge.data.splits import (
+    is_hidden,
+    one_by_split,
+    refuse_others,
+    split_called,
+    visible_files,
+)
 from pyjuice_bridge.data.stack import stacked
 from pyjuice_bridge.errors import UserError
 
@@ -28,17 +35,26 @@ def picture_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, or ``folder`` itself under ``""`` where there are none.
 
     Raises:
-        UserError: folders that look like splits and are none, or pictures beside the splits.
+        UserError: folders that look like splits and are none, splits further down or only in the
+            pictures' names, or pictures beside the splits.
     """
     inner = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p.name)}
-    groups = by_split({name: [name] for name in inner}, str(folder))
-    others = groups.pop("", [])
-    if not groups:
+    splits = one_by_split(inner, str(folder))
+    if not splits:
+        paths = [p.relative_to(folder) for p in visible_files(folder, _ENDINGS)]
+        deep = {split: p for p in paths for n in _names(p) if (split := split_called(n))}
+        if len(deep) > 1:
+            found = " and ".join(map(str, deep.values()))
+            raise UserError(
+                f"{folder} has no folder train, but {found}: name the folder that holds the splits,"
+                " or give each split a folder."
+            )
         return {"": folder}
+    others = inner.keys() - splits.values()
     refuse_others(folder, [n for n in others if visible_files(inner[n], _ENDINGS)])
     loose = [p.name for p in folder.glob("[!.]*") if p.suffix.lower() in _ENDINGS]
     refuse_others(folder, [name for name in loose if name not in inner])
-    return {split: inner[name] for split, (name,) in groups.items()}
+    return {split: inner[name] for split, name in splits.items()}
 
 
 def read_folder(
@@ -90,6 +106,11 @@ def read_picture(path: Path, mode: Mode | None = None) -> Images:
                 raise UserError(f"{path} has transparent pixels: flatten it first.")
             pixels = np.asarray(upright.convert(mode or ("L" if kind in _GREY else "RGB")))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _names(path: Path) -> list[str]:
+    """List the folders and the first word of a picture's name: a split, if they speak of one."""
+    return [*path.parts[:-1], re.split(r"[\W\d_]", path.stem, maxsplit=1)[0]]
 
 
 def _is_deep(picture: Image.Image) -> bool:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.data import natural, readers
-from pyjuice_bridge.data.catalogue import known_set, names_of
+from pyjuice_bridge.data.catalogue import DataSet, known_set, names_of
 from pyjuice_bridge.data.dataset import Dataset, Images, limited, split_off
-from pyjuice_bridge.data.obtain import own_path, set_folder
+from pyjuice_bridge.data.obtain import find
 from pyjuice_bridge.data.readers import FoundImages
-from pyjuice_bridge.data.splits import Division, divided
+from pyjuice_bridge.data.splits import Division, divided, whole_number
 from pyjuice_bridge.errors import UserError
 
 _READERS = {**readers.READERS, "natural": natural.read}
@@ -56,13 +56,14 @@ def load_dataset(
     Raises:
         UserError: unknown name, missing or damaged files, too few images.
     """
-    for field, value in (("valid", valid), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{field} is {value}: give at least 1 image.")
+    seed = whole_number("seed", seed, 0)
+    valid = None if valid is None else whole_number("valid", valid)
+    limit = None if limit is None else whole_number("limit", limit)
     name, found = _find(source, root)
     own_valid = "valid" in found.parts
     if found.groups is not None and not own_valid:
-        _take_groups(name, found, valid or len(found.parts["train"]) // 10, seed)
+        count = valid or len(found.parts["train"]) // 10
+        _take_groups(name, found, found.groups, count, seed)
         valid = None
     counts = {
         "test": lambda whole, _: max(1, whole // found.test_one_in),
@@ -108,9 +109,11 @@ def _one_shape(name: str, splits: Sequence[Images]) -> None:
         )
 
 
-def _take_groups(name: str, found: FoundImages, count: int, seed: int) -> None:
+def _take_groups(
+    name: str, found: FoundImages, groups: NDArray[np.int32], count: int, seed: int
+) -> None:
     """Move whole groups (photographs) to valid, in an order set by seed, up to ``count`` images."""
-    ids, sizes = np.unique(found.groups, return_counts=True)
+    ids, sizes = np.unique(groups, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(ids))
     taken = 1 + int(np.searchsorted(np.cumsum(sizes[order]), count))
     if taken >= len(ids):
@@ -118,26 +121,26 @@ def _take_groups(name: str, found: FoundImages, count: int, seed: int) -> None:
             f"{name}: {count} validation images would take every one of its {len(ids)} training"
             " photographs; ask for fewer."
         )
-    rows = np.flatnonzero(np.isin(found.groups, ids[order[:taken]]))
+    rows = np.flatnonzero(np.isin(groups, ids[order[:taken]]))
     found.parts["train"], held = split_off(found.parts["train"], rows)
     found.parts["valid"] = limited(held, count, seed)
     found.sources["valid"] = f"{taken} photographs of the training split, by seed"
 
 
-def _find(
-    source: str | Path | NDArray[Any] | Mapping[str, NDArray[Any]], root: Path | str | None
-) -> tuple[str, FoundImages]:
+def _find(source: Any, root: Path | str | None) -> tuple[str, FoundImages]:
+    return find(source, root, "images", memory=_memory, read=_read, own=readers.own)
+
+
+def _read(entry: DataSet, folder: Path) -> FoundImages:
+    return _READERS[entry.reader](entry, folder)
+
+
+def _memory(source: Any) -> tuple[str, FoundImages]:
     if isinstance(source, np.ndarray):
         return "array", readers.arrays({"train": source})
     if isinstance(source, Mapping):
         return "arrays", readers.arrays(source)
-    if not isinstance(source, str | Path):
-        raise UserError(
-            f"images: a {type(source).__name__} cannot be read;"
-            " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
-        )
-    entry = known_set(source, "images")
-    if entry:
-        return entry.name, _READERS[entry.reader](entry, set_folder(entry, root))
-    path = own_path(source, "images")
-    return path.stem or str(path), readers.own(path)
+    raise UserError(
+        f"images: a {type(source).__name__} cannot be read;"
+        " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
+    )

@@ -115,7 +115,7 @@ def photos_for_test(count: int) -> NDArray[np.int64]:
 
 
 def _collect(photos: Sequence[Photo], scratch: Path) -> tuple[dict[int, Path], list[str]]:
-    """The file of each photograph that can be had, by its number, and why others cannot."""
+    """Find the file of each photograph that can be had, by its number, and why others cannot."""
     packages = dict.fromkeys(photo.package for photo in photos)
     found: dict[str, Path] = {}
     reasons = []

@@ -24,7 +24,7 @@ from pyjuice_bridge.data.formats import (
     read_idx,
     read_npz_array,
 )
-from pyjuice_bridge.data.splits import Found, by_split, is_hidden, refuse_without_train
+from pyjuice_bridge.data.splits import Found, is_hidden, one_by_split, refuse_without_train
 from pyjuice_bridge.data.stack import stacked
 from pyjuice_bridge.errors import UserError
 
@@ -143,16 +143,15 @@ def npz_splits(path: Path) -> dict[str, str]:
         UserError: it holds several arrays, none of them for train.
     """
     names = npz_names(path)
-    groups = by_split({name: [name] for name in names}, str(path))
-    others = groups.pop("", [])
-    if not groups and len(others) == 1:
-        return {"train": others[0]}
-    if "train" not in groups:
+    splits = one_by_split(names, str(path))
+    if not splits and len(names) == 1:
+        return {"train": names[0]}
+    if "train" not in splits:
         raise UserError(
             f"{path} holds {', '.join(names) or 'nothing'}: it needs an array train (and, if there"
             " are such splits, valid and test), or one array only."
         )
-    return {split: name for split, (name,) in groups.items()}
+    return splits
 
 
 def arrays(splits: Mapping[str, NDArray[Any]]) -> FoundImages:
@@ -175,13 +174,13 @@ def mapping_splits(splits: Mapping[str, Any], what: str) -> dict[str, str]:
     Raises:
         UserError: another key, or none for train.
     """
-    groups = by_split({str(name): [str(name)] for name in splits}, what)
-    if "" in groups or "train" not in groups:
+    named = one_by_split(map(str, splits), what)
+    if len(named) < len(splits) or "train" not in named:
         raise UserError(
             f"{what} {', '.join(map(str, splits)) or '(none)'} were given;"
             " give train and, where there are some, valid and test."
         )
-    return {split: name for split, (name,) in groups.items()}
+    return named
 
 
 def _published(splits: dict[str, Images], meta: dict[str, Any]) -> FoundImages:
@@ -189,7 +188,7 @@ def _published(splits: dict[str, Images], meta: dict[str, Any]) -> FoundImages:
 
 
 def _files(entry: DataSet, folder: Path) -> list[Path]:
-    """The set's files; a dot before ``idx`` and a ``.gz`` at the end are common spellings."""
+    """Find the set's files; a dot before ``idx`` and a ``.gz`` at the end are common spellings."""
     return [
         _one_of(folder, [file.name, file.name.replace("-idx3", ".idx3")], entry.name)
         for file in entry.files
@@ -203,7 +202,7 @@ def _source(entry: DataSet, paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _one_of(folder: Path, wanted: Sequence[str], what: str) -> Path:
-    """The first of ``wanted`` (plain or ``.gz``) in ``folder`` or a folder directly in it."""
+    """Find the first of ``wanted`` (plain or ``.gz``) in ``folder`` or a folder directly in it."""
     for place in _places(folder):
         for name in wanted:
             for path in (place / name, place / f"{name}.gz"):
@@ -213,13 +212,13 @@ def _one_of(folder: Path, wanted: Sequence[str], what: str) -> Path:
 
 
 def _places(folder: Path) -> list[Path]:
-    """A folder and the visible folders directly in it."""
+    """List a folder and the visible folders directly in it."""
     inner = sorted(p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
     return [folder, *inner]
 
 
 def _batch_files(folder: Path, prefix: str) -> list[Path]:
-    """The batches of the newer release in ``folder`` or one level down, in numeric order."""
+    """Find the batches of the newer release in ``folder`` or one level down, in numeric order."""
     found: dict[str, Path] = {}
     for place in _places(folder):
         for path in place.glob(f"{prefix}*"):

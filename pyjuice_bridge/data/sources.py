@@ -110,7 +110,7 @@ def get_archives(entry: DataSet, folder: Path) -> Path:
 
 
 def _installed_copy(entry: DataSet, file: PublishedFile) -> Path | None:
-    """The file inside an installed package, found without importing it."""
+    """Find the file inside an installed package, without importing it."""
     if entry.module is None:
         return None
     return installed_file(entry.module, file.member.removeprefix(f"{entry.module}/"))
@@ -135,6 +135,10 @@ def _checked(raw: bytes, file: PublishedFile, where: str) -> bytes:
     return raw
 
 
+def _check_file(file: PublishedFile, path: Path) -> None:
+    _checked(read_bytes(path), file, "public address")
+
+
 def _from_package(entry: DataSet, files: list[PublishedFile], folder: Path) -> None:
     if entry.package is None:
         raise UnreachableError("no package carries it")
@@ -152,7 +156,7 @@ def _from_addresses(entry: DataSet, files: list[PublishedFile], folder: Path) ->
         if file.url is None:
             raise UnreachableError("it has no public address of its own")
         packed = folder / f"{file.name}.download"
-        download(file.url, packed, lambda path, f=file: _checked(read_bytes(path), f, "address"))
+        download(file.url, packed, partial(_check_file, file))
         _store(folder / file.name, read_bytes(packed))
         packed.unlink()
 

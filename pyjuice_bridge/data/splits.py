@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,27 @@ class Found(Generic[T]):
     parts: dict[str, T]
     sources: dict[str, str]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+class SplitData:
+    """What the data sets of all domains say about their splits."""
+
+    counted: ClassVar[str]
+    meta: Mapping[str, Any]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images, documents or rows of each split."""
+        return {split: len(getattr(self, split)) for split in SPLITS}
+
+    def origins(self) -> str:
+        """Say how many of each split there are and where they come from, for a log."""
+        sources = self.meta.get("sources", {})
+        parts = (
+            f"{count:,} {split}" + (f" ({sources[split]})" if split in sources else "")
+            for split, count in self.counts.items()
+        )
+        return f"{self.counted}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,19 @@ def by_split(names: Mapping[str, Sequence[str]], where: str) -> dict[str, list[s
         groups.setdefault(next(iter(named), ""), []).append(name)
     _refuse_lookalikes([(n, w) for n in groups.get("", []) for w in names[n]], groups, where)
     return groups
+
+
+def one_by_split(names: Iterable[str], where: str) -> dict[str, str]:
+    """Return the one name of each split, for folders, arrays and arguments; leave out others.
+
+    Raises:
+        UserError: as :func:`by_split`, or two names stand for one split (``train``, ``Train``).
+    """
+    groups = by_split({name: [name] for name in names}, where)
+    twice = [same for split, same in groups.items() if split and len(same) > 1]
+    if twice:
+        raise UserError(f"{where} holds {' and '.join(twice[0])}, which are one split: keep one.")
+    return {split: same[0] for split, same in groups.items() if split}
 
 
 def files_by_split(folder: Path, endings: Collection[str]) -> dict[str, list[Path]]:
@@ -211,21 +246,38 @@ def divided(
     return Found(parts, {split: sources[split] for split in SPLITS}, found.meta)
 
 
-def limited_rows(total: int, limit: int, seed: int) -> Rows:
-    """Choose ``limit`` of ``total`` rows by seed, in their order."""
-    rows = np.random.default_rng(seed).choice(total, size=limit, replace=False)
-    return np.sort(rows).astype(np.int64)
+def by_shares(valid: float | None, test: float | None) -> dict[str, Callable[[int, int], int]]:
+    """Return the sizes of splits that are shares of the whole, a tenth by default."""
+    return {
+        "test": lambda whole, _: max(1, round((test or 0.1) * whole)),
+        "valid": lambda whole, left: max(1, round((valid or 0.1) * whole / left * left)),
+    }
 
 
-def origins(meta: Mapping[str, Any], counts: Mapping[str, int], unit: str) -> str:
-    """Say how many of each split there are and where they come from, for a log."""
-    sources = meta.get("sources", {})
-    parts = [
-        f"{counts[s]:,} {s}" + (f" ({sources[s]})" if s in sources else "")
-        for s in SPLITS
-        if s in counts
-    ]
-    return f"{unit}: {', '.join(parts)}"
+def whole_number(field_name: str, value: Any, least: int = 1) -> int:
+    """Return an integer of any type as Python's.
+
+    Raises:
+        UserError: it is none, or too small.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UserError(f"{field_name} is {value}: give a whole number, at least {least}.")
+    return number
+
+
+def share(field_name: str, value: Any) -> float | None:
+    """Return a share as a Python number, None where there is none.
+
+    Raises:
+        UserError: it does not lie between 0 and 1.
+    """
+    if value is not None and not (isinstance(value, float | np.floating) and 0 < value < 1):
+        raise UserError(f"{field_name} is {value}: give a share between 0 and 1.")
+    return None if value is None else float(value)
 
 
 def _words(stem: str) -> list[str]:

@@ -13,10 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.catalogue import known_set, names_of
-from pyjuice_bridge.data.obtain import own_path, set_folder
+from pyjuice_bridge.data.catalogue import names_of
+from pyjuice_bridge.data.dataset import limited
+from pyjuice_bridge.data.obtain import find
 from pyjuice_bridge.data.readers import mapping_splits
-from pyjuice_bridge.data.splits import SPLITS, Division, Found, Rows, divided, limited_rows, origins
+from pyjuice_bridge.data.splits import (
+    SPLITS,
+    Division,
+    Found,
+    Rows,
+    SplitData,
+    by_shares,
+    divided,
+    share,
+    whole_number,
+)
 from pyjuice_bridge.data.table_codes import Coding, RawTable
 from pyjuice_bridge.data.table_readers import from_array, own, read_data_files
 from pyjuice_bridge.errors import UserError
@@ -25,7 +36,7 @@ Cells = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
-class TableDataset:
+class TableDataset(SplitData):
     """A table of categories in three splits.
 
     Attributes:
@@ -40,6 +51,8 @@ class TableDataset:
             ``limit``.
     """
 
+    counted = "rows"
+
     name: str
     columns: tuple[str, ...]
     categories: NDArray[np.int32]
@@ -48,15 +61,6 @@ class TableDataset:
     test: Cells
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of rows of each split."""
-        return {split: len(getattr(self, split)) for split in SPLITS}
-
-    def origins(self) -> str:
-        """Say how many rows of each split there are and where they come from."""
-        return origins(self.meta, self.counts, "rows")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,28 +121,18 @@ def load_table(
         UserError: unknown name, missing or damaged files, cells that are no categories, or more
             categories or cells than :mod:`.table_codes` takes.
     """
-    for field_name, share in (("valid", valid), ("test", test)):
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"{field_name} is {share}: give a share of the rows between 0 and 1.")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}: give at least 1 row.")
-    name, found = _find(source, root)
-    entry = known_set(source, "table")
-    coding = Coding.of(
-        found.parts["train"], name, entry.options.get("categories", 1) if entry else 1
-    )
+    seed = whole_number("seed", seed, 0)
+    limit = None if limit is None else whole_number("limit", limit)
+    asked = {"valid": share("valid", valid), "test": share("test", test)}
+    name, found = find(source, root, "table", memory=_memory, read=read_data_files, own=own)
+    coding = Coding.of(found.parts["train"], name)
     cells = {split: coding.encode(raw, f"{name}, {split}") for split, raw in found.parts.items()}
-    counts = {
-        "test": lambda whole, _: max(1, round((test or 0.1) * whole)),
-        "valid": lambda whole, _: max(1, round((valid or 0.1) * whole)),
-    }
-    asked = {"valid": valid, "test": test}
-    done = divided(name, Found(cells, found.sources, found.meta), _ROWS, counts, asked, seed)
+    done = divided(name, Found(cells, found.sources), _ROWS, by_shares(**asked), asked, seed)
     return TableDataset(
         name=name,
         columns=coding.columns,
         categories=coding.categories,
-        **{split: _limited(part, limit, seed) for split, part in done.parts.items()},
+        **{split: limited(part, limit, seed) for split, part in done.parts.items()},
         values=coding.values,
         meta={**found.meta, "sources": done.sources, "seed": seed, "limit": limit},
     )
@@ -153,28 +147,17 @@ def _take(cells: Cells, rows: Rows) -> tuple[Cells, Cells]:
 _ROWS: Division[Cells] = Division("rows", len, _take)
 
 
-def _limited(cells: Cells, limit: int | None, seed: int) -> Cells:
-    if limit is None or limit >= len(cells):
-        return cells
-    return cells[limited_rows(len(cells), limit, seed)]
-
-
-def _find(
-    source: str | Path | NDArray[Any] | Mapping[str, NDArray[Any]], root: Path | str | None
-) -> tuple[str, Found[RawTable]]:
+def _memory(source: Any) -> tuple[str, Found[RawTable]]:
+    memory = {"source": ["memory"]}
     if isinstance(source, np.ndarray):
-        return "array", Found({"train": from_array(source, "array")}, {"train": "the array"})
+        return "array", Found(
+            {"train": from_array(source, "array")}, {"train": "the array"}, memory
+        )
     if isinstance(source, Mapping):
         keys = mapping_splits(source, "table: arrays")
         parts = {split: from_array(source[key], f"array {key}") for split, key in keys.items()}
-        return "arrays", Found(parts, {s: f"array {k}" for s, k in keys.items()})
-    if not isinstance(source, str | Path):
-        raise UserError(
-            f"table: a {type(source).__name__} cannot be read; give an array [N, D], a mapping with"
-            " train, valid, test, a name or a path."
-        )
-    entry = known_set(source, "table")
-    if entry:
-        return entry.name, read_data_files(entry, set_folder(entry, root))
-    path = own_path(source, "table")
-    return path.stem or "table", own(path)
+        return "arrays", Found(parts, {s: f"array {k}" for s, k in keys.items()}, memory)
+    raise UserError(
+        f"table: a {type(source).__name__} cannot be read; give an array [N, D], a mapping with"
+        " train, valid, test, a name or a path."
+    )

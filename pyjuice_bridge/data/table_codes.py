@@ -24,10 +24,16 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class RawTable:
-    """Cells as they were read, column by column; ``names`` is None where a source has none."""
+    """Cells as they were read, column by column.
+
+    Attributes:
+        names: None where a source has none.
+        at_least: how many categories every column has at least, by what is known of the set.
+    """
 
     names: tuple[str, ...] | None
     columns: Sequence[Column]
+    at_least: int = 1
 
     def __len__(self) -> int:
         return len(self.columns[0]) if len(self.columns) else 0
@@ -48,8 +54,8 @@ class Coding:
     values: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, train: RawTable, where: str, at_least: int = 1) -> Coding:
-        """Learn the coding of a table from its training split; ``at_least`` so many categories.
+    def of(cls, train: RawTable, where: str) -> Coding:
+        """Learn the coding of a table from its training split.
 
         Raises:
             UserError: no cells or too many, names that are not distinct, a column without any
@@ -71,7 +77,7 @@ class Coding:
             at = f"{where}: column {name}"
             texts = _texts(column, at)
             size = len(texts) if texts else int(_integers(column, at).max(initial=-1)) + 1
-            size = size and max(size, at_least, 2 * _is_boolean(column))
+            size = size and max(size, train.at_least, 2 * _is_boolean(column))
             if not 1 <= size <= MOST_CATEGORIES:
                 raise UserError(
                     f"{at} has {size:,} categories in train: leave it out, or bin its values"
@@ -140,22 +146,22 @@ def _is_missing(cell: object) -> bool:
 
 
 def _texts(column: Column, where: str) -> tuple[str, ...]:
-    """The distinct texts of a column with words in it, sorted; none where all are values."""
+    """Return the distinct texts of a column with words in it, sorted; none where all are values."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return ()
-    cells = {cell for cell in set(column) if not _is_missing(cell)}
-    for cell in cells:
-        if not isinstance(cell, str | bool | int | float | np.generic):
+    for kind in {type(cell) for cell in column}:
+        if not issubclass(kind, str | bool | int | float | np.generic | None):
             raise UserError(
-                f"{where} holds a {type(cell).__name__}: give integers, true and false, or text."
+                f"{where} holds a {kind.__name__}: give integers, true and false, or text."
             )
+    cells = {cell for cell in set(column) if not _is_missing(cell)}
     if all(not isinstance(cell, str) or is_value(cell) for cell in cells):
         return ()
     return tuple(sorted({str(cell).strip() for cell in cells}))
 
 
 def _integers(column: Column, where: str) -> NDArray[np.int64]:
-    """A column without words as int64, -1 where a cell is missing."""
+    """Return a column without words as int64, -1 where a cell is missing."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return _whole(column, where)
     numbers = {}

@@ -6,6 +6,7 @@ import csv
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def read_data_files(entry: DataSet, folder: Path) -> Found[RawTable]:
     files = {split: folder / f"{entry.name}.{split}.data" for split in SPLITS}
     for file in files.values():
         if not file.is_file():
-            how = entry.by_hand.format(name=entry.name, folder=folder)
+            how = entry.how_to_get(folder)
             raise UserError(f"{entry.name} is not whole in {folder} (no {file.name}): {how}.")
-    parts = {split: _read([file]) for split, file in files.items()}
+    least = int(entry.options["categories"])
+    parts = {split: replace(_read([file]), at_least=least) for split, file in files.items()}
     return Found(parts, {s: file.name for s, file in files.items()}, {"source": [str(folder)]})
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.splits import SPLITS, origins
+from pyjuice_bridge.data.splits import SPLITS, SplitData
 from pyjuice_bridge.errors import UserError
 
 Tokens = NDArray[np.int32]
@@ -44,7 +44,7 @@ class TokenStream:
 
 
 @dataclass(frozen=True, eq=False)
-class TextDataset:
+class TextDataset(SplitData):
     """Text in three splits, as ids of one vocabulary.
 
     Attributes:
@@ -60,6 +60,8 @@ class TextDataset:
         meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from),
             ``document`` (what one is), ``variant``, ``seed``, ``limit``.
     """
+
+    counted = "documents"
 
     name: str
     train: TokenStream
@@ -77,12 +79,7 @@ class TextDataset:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of documents of each split."""
         return {split: getattr(self, split).document_count for split in SPLITS}
-
-    def origins(self) -> str:
-        """Say how many documents of each split there are and where they come from."""
-        return origins(self.meta, self.counts, "documents")
 
     @cached_property
     def fingerprint(self) -> str:

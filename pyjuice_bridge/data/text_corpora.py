@@ -107,8 +107,7 @@ def _wikitext(entry: DataSet, folder: Path) -> FoundText:
     place = inner[0] if inner else folder
     found = own(place) if visible_files(place, ENDINGS) else None
     if found is None or set(found.parts) != set(SPLITS):
-        how = entry.by_hand.format(folder=place)
-        raise UserError(f"{entry.name} is not whole in {place}: {how}.")
+        raise UserError(f"{entry.name} is not whole in {place}: {entry.how_to_get(place)}.")
     first = islice(found.parts["test"].documents(), 3)
     found.meta["variant"] = "tokens" if any("<unk>" in text for text in first) else "raw"
     return found

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.catalogue import known_set, names_of
-from pyjuice_bridge.data.obtain import own_path, set_folder
-from pyjuice_bridge.data.splits import Division, Found, Rows, divided
+from pyjuice_bridge.data.catalogue import names_of
+from pyjuice_bridge.data.obtain import find
+from pyjuice_bridge.data.splits import (
+    Division,
+    Found,
+    Rows,
+    by_shares,
+    divided,
+    share,
+    whole_number,
+)
 from pyjuice_bridge.data.text import TextDataset, TokenStream
 from pyjuice_bridge.data.text_cache import tokenised
 from pyjuice_bridge.data.text_corpora import read_corpus
@@ -66,27 +75,22 @@ def load_text(
     Raises:
         UserError: unknown name, missing or damaged files, a missing package, too few documents.
     """
-    for field, share in (("valid", valid), ("test", test)):
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"{field} is {share}: give a share of the documents between 0 and 1.")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}: give at least 1 token.")
+    seed = whole_number("seed", seed, 0)
+    limit = None if limit is None else whole_number("limit", limit)
+    asked = {"valid": share("valid", valid), "test": share("test", test)}
+    vocabulary = None if vocabulary is None else whole_number("vocabulary", vocabulary)
     by_words = str(tokenizer) == WORDS
     if vocabulary is not None and (not by_words or vocabulary < 2):
         raise UserError(
             f"vocabulary is {vocabulary}: it limits tokenizer {WORDS}, to 2 ids or more;"
             " word pieces have a vocabulary of their own."
         )
-    name, found = _find(source, root)
+    name, found = find(source, root, "text", memory=_memory, read=read_corpus, own=own)
     _refuse_few_files(name, found)
     pieces = Words() if by_words else WordPieces(tokenizer)
     parts, words = tokenised(name, found.parts, pieces, None)
-    counts = {
-        "test": lambda whole, _: max(1, round((test or 0.1) * whole)),
-        "valid": lambda whole, left: max(1, round((valid or 0.1) * whole / left * left)),
-    }
-    asked = {"valid": valid, "test": test}
-    done = divided(name, Found(parts, found.sources), _DOCUMENTS, counts, asked, seed)
+    texts = Found(parts, found.sources)
+    done = divided(name, texts, _DOCUMENTS, by_shares(**asked), asked, seed)
     splits = {split: limited(stream, limit, seed) for split, stream in done.parts.items()}
     if by_words:
         splits, words = _most_frequent(splits, words, vocabulary)
@@ -165,18 +169,10 @@ def _join(words: Sequence[str]) -> Callable[[list[int]], str]:
     return lambda ids: " ".join(words[i] for i in ids)
 
 
-def _find(source: Source, root: Path | str | None) -> tuple[str, FoundText]:
-    if isinstance(source, Mapping) or (
-        isinstance(source, Sequence) and not isinstance(source, str)
-    ):
+def _memory(source: Any) -> tuple[str, FoundText]:
+    if isinstance(source, Mapping | Sequence):
         return "strings", strings(source)
-    if not isinstance(source, (str, Path)):
-        raise UserError(
-            f"text: a {type(source).__name__} cannot be read; give a name, a path, a list of"
-            " documents, or a mapping with train, valid, test."
-        )
-    entry = known_set(source, "text")
-    if entry:
-        return entry.name, read_corpus(entry, set_folder(entry, root))
-    path = own_path(source, "text")
-    return path.stem or "text", own(path)
+    raise UserError(
+        f"text: a {type(source).__name__} cannot be read; give a name, a path, a list of"
+        " documents, or a mapping with train, valid, test."
+    )

@@ -46,11 +46,11 @@ class Tokenizer(Protocol):
     """JSON-able: ``kind``, ``source``, ``sha256`` of everything that decides the ids."""
 
     def encode(self, documents: Sequence[str]) -> list[Tokens]:
-        """The ids of each document, int32, without special tokens."""
+        """Return the ids of each document, int32, without special tokens."""
         ...
 
     def vocabulary(self) -> list[str]:
-        """The string of every id so far."""
+        """Return the string of every id so far."""
         ...
 
 

@@ -141,7 +141,7 @@ def load_arrays(path: Path) -> dict[str, Any]:
 def _check_memo(raw: bytes) -> None:
     """Refuse a memo far larger than the file: Python makes room for it at once."""
     for opcode, argument, _ in pickletools.genops(raw):
-        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument) <= len(raw):
+        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(raw):
             raise _Refused(f"{argument} memorised objects")
 
 

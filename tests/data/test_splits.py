@@ -1,5 +1,6 @@
 """Split names, for folders of pictures, arrays, texts and tables alike."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,41 @@ def test_pictures_beside_split_folders_are_not_dropped(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "loose.png")
     with pytest.raises(UserError, match=r"loose\.png is in none of them"):
         load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("make", [pictures, npz, arrays, lists])
+def test_one_split_of_two_names_is_refused(tmp_path: Path, make) -> None:
+    source = make(tmp_path, {"train": "train", "valid": "Train", "test": "test"})
+    with pytest.raises(UserError, match="which are one split: keep one"):
+        load(source, make)
+
+
+def test_splits_further_down_are_not_pooled(tmp_path: Path) -> None:
+    (tmp_path / "digits").mkdir()
+    pictures(tmp_path / "digits", {"train": "train", "test": "test"})
+    with pytest.raises(UserError, match=r"has no folder train, but .*digits/train"):
+        load_dataset(tmp_path)
+    (tmp_path / "digits" / "train").rename(tmp_path / "digits" / "bus")
+    (tmp_path / "digits" / "bus" / "00.png").rename(tmp_path / "digits" / "bus" / "train_00.png")
+    with pytest.raises(UserError, match=r"train_00\.png.*: name the folder that holds"):
+        load_dataset(tmp_path)
+    (tmp_path / "digits" / "bus" / "train_00.png").rename(tmp_path / "digits" / "bus" / "0.png")
+    assert sum(load_dataset(tmp_path).counts.values()) == SIZES["train"] + SIZES["test"]
+
+
+@pytest.mark.parametrize("make", [arrays, lists, tables])
+def test_numbers_of_any_type(tmp_path: Path, make) -> None:
+    source = make(tmp_path, {"train": "train"})
+    options = {"tokenizer": "words"} if make is lists else {}
+    load_it = {arrays: load_dataset, lists: load_text, tables: load_table}[make]
+    plain = load_it(source, seed=3, limit=5, **options)
+    other = load_it(source, seed=np.int64(3), limit=np.uint8(5), **options)
+    assert other.fingerprint == plain.fingerprint
+    assert json.loads(json.dumps(other.record())) == json.loads(json.dumps(plain.record()))
+    for name, values in {"seed": (-1, 1.5, "1"), "limit": (0, 2.5), "valid": ("x", -1)}.items():
+        for value in values:
+            with pytest.raises(UserError, match=f"{name} is {value}: give a"):
+                load_it(source, **{name: value}, **options)
 
 
 def test_names_of_classes_are_no_splits(tmp_path: Path) -> None:

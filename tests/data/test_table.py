@@ -1,5 +1,6 @@
 """Tables: every source, what cells mean, what is refused, and the 20 binary sets in miniature."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,11 @@ def test_parquet(tmp_path: Path) -> None:
     same_rows(data, expected)
     assert data.values == dict.fromkeys(("plain", "large", "view", "categories"), ("a", "b", "c"))
     assert data.categories.tolist() == [3, 3, 3, 3, 2]
-    write(pyarrow.table({"x": pyarrow.array([b"a", b"b"])}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="column x holds a bytes: give integers, true and false"):
-        load_table(tmp_path / "b.parquet")
+    for cell in (b"a", [1], {"a": 1}, date(2017, 1, 1)):
+        write(pyarrow.table({"x": pyarrow.array([cell, cell])}), tmp_path / "b.parquet")
+        says = f"column x holds a {type(cell).__name__}: give integers, true and false"
+        with pytest.raises(UserError, match=says):
+            load_table(tmp_path / "b.parquet")
 
 
 def test_words_become_values_of_train(tmp_path: Path) -> None:
