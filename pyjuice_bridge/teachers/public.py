@@ -85,7 +85,7 @@ def borrowed(model: nn.Module, device: str) -> Iterator[None]:
         for module, name, leaf, data, grad, slope in leaves:
             setattr(module, name, leaf)
             leaf.data, leaf.grad = data, grad
-            if grad is not None:
+            if grad is not None and slope is not None:
                 grad.data = slope
         for module, name, buffer in buffers:
             setattr(module, name, buffer)

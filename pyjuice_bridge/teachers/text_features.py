@@ -31,13 +31,13 @@ class Cut:
     Attributes:
         starts: int64 [N], the first token of every window.
         length: T, positions of a window.
-        lengths: int [N], tokens that a window really has, from 1 to T.
+        lengths: int [N], tokens that a window really has, from 1 to T; None if all have T.
         documents: int64 [documents + 1], the first token of every document, then their number.
     """
 
     starts: NDArray[np.integer[Any]]
     length: int
-    lengths: NDArray[np.integer[Any]]
+    lengths: NDArray[np.integer[Any]] | None
     documents: NDArray[np.int64]
 
 
