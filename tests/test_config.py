@@ -54,12 +54,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     (
         {"teacher": {"kind": "mea"}},
         "'teacher.kind' is 'mea'; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, object, "
-<<<<<<< HEAD
         "text, columns or writer; did you mean 'mae'?",
-=======
-        "text, columns or writer; "
-        "did you mean 'mae'?",
->>>>>>> teachers
     ),
     (
         {"teacher": {"kind": None}},

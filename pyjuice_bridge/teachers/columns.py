@@ -80,12 +80,7 @@ class ColumnTeacher:
 
     def values(self, column: int, x: NDArray[Any]) -> FloatArray:
         """Return the numbers of a column's values int [N], float32 [N, width]."""
-<<<<<<< HEAD
-        coded = self._coded(column, np.maximum(x, 0))
-        coded -= self._centres[column]
-=======
         coded: FloatArray = self._coded(column, np.maximum(x, 0)) - self._centres[column]
->>>>>>> teachers
         coded[x < 0] = 0
         return coded
 
