@@ -53,6 +53,7 @@ class BankJobs:
         size = bank.clusters * bank.nodes
         self._packed = torch.zeros(2, size, bank.width * padded(bank.width))
         self._faint = torch.zeros(size, dtype=torch.int64)
+        self._reach = torch.zeros(size, padded(bank.width), dtype=torch.int64)
         self._weights = _places(params, bank.matrices, bank.width)
         self._tables = _tables(params, bank)
         self._turns = np.zeros(size, np.int64)
@@ -77,6 +78,7 @@ class BankJobs:
             packed_up=address(self._packed[0]),
             packed_down=address(self._packed[1]),
             faint=address(self._faint),
+            reach=address(self._reach),
         )
 
     def prepare(self, shifted: torch.Tensor, version: int) -> list[Job]:
@@ -118,7 +120,7 @@ class BankJobs:
         values, own = torch.frexp(values if mask is None else values * mask)
         powers = (own + exponents).masked_fill_(values == 0, segments.NOTHING)
         top = powers.amax(-1)
-        scale = torch.where(top > segments.NOTHING, top * LN2, -torch.inf)
+        scale = torch.where(top > segments.NOTHING, top.double() * LN2, -torch.inf)
         return torch.ldexp(values, powers - top[..., None]), scale
 
     def gather(
@@ -196,6 +198,7 @@ class BankJobs:
             packed_up=address(self._packed[0]),
             packed_down=address(self._packed[1]),
             faint=address(self._faint),
+            reach=address(self._reach),
             mantissas=address(self.mantissas),
             exponents=address(self.exponents),
             writes=writes,

@@ -29,6 +29,9 @@ finite."""
 LIFT = 60
 """The exponent to which ``rescale`` raises the maxima of rows."""
 
+FAINT = 2.0 ** (-126 * 3 / 4)
+"""Sums below it may lack terms that underflowed."""
+
 _WIDE = bool(dict(llvm.get_host_cpu_features()).get("avx512f"))
 _LANES, _SUMS, _ACROSS = (16, 24, 4) if _WIDE else (8, 12, 2)
 """Values in a vector, vectors of sums in a tile, vectors across it."""
@@ -170,6 +173,24 @@ class _Rows:
             ]
             size = half
         return found[0]
+
+    def bits(self, row: Any, compare: str, limit: float, plain: bool = False) -> Any:
+        """An int64 with a bit for each value of a row, set where it compares to ``limit`` so."""
+        builder = self.builder
+        found = self.long(0)
+        for v in range(self.count):
+            value = self.load_plain(row, v) if plain else self.load(row, v)
+            holds = builder.fcmp_ordered(compare, value, self.splat(limit))
+            holds = builder.and_(holds, ir.Constant(self.mask, self.inside(v)))
+            part = builder.zext(builder.bitcast(holds, ir.IntType(self.lanes)), _LONG)
+            found = builder.or_(found, builder.shl(part, self.long(v * self.lanes)))
+        return found
+
+    def set_flag(self, base: Any, number: Any, flag: Any) -> None:
+        """Set an int32 to one where ``flag`` holds."""
+        builder = self.builder
+        at = self.at(base, builder.mul(number, self.long(4)), _INT)
+        builder.store(builder.or_(builder.load(at), builder.zext(flag, _INT)), at)
 
     def loop(
         self,
@@ -518,3 +539,113 @@ def spread_dots(r: _Rows, rows: Any, weights: Any, factors: Any, counts: Any, co
     sums = r.loop(count, body, [r.splat(0.0)] * r.count)
     for v in range(r.count):
         r.store_plain(r.builder.fadd(r.load_plain(counts, v), sums[v]), counts, v)
+
+
+@_rows()
+def tops(r: _Rows, out: Any, rows: Any, count: Any) -> None:
+    """The maxima of rows, float32."""
+
+    def body(start: Any, _: list[Any]) -> Sequence[Any]:
+        found = []
+        for j in range(r.lanes):
+            row = r.row(rows, r.builder.add(start, r.long(j)))
+            top = r.load(row, 0)
+            for v in range(1, r.count):
+                top = r.larger(top, r.load(row, v))
+            found.append(top)
+        target = r.at(out, r.builder.mul(start, r.long(4)))
+        r.builder.store(r.across(found, r.larger), target, align=4)
+        return ()
+
+    r.loop(count, body, step=r.lanes)
+
+
+@_rows()
+def tops_taken(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
+    """The maxima of rows of a table, float32."""
+    name = f"llvm.vector.reduce.fmax.v{r.lanes}f32"
+    kind = ir.FunctionType(_FLOAT, [r.vector])
+    function = cgutils.get_or_insert_function(r.builder.module, kind, name)
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        row = r.row(table, r.number(index, i), plain=True)
+        top = r.load_plain(row, 0)
+        for v in range(1, r.count):
+            top = r.larger(top, r.load_plain(row, v))
+        found = r.builder.call(function, [top], fastmath=("nnan", "nsz"))
+        r.builder.store(found, r.at(out, r.builder.mul(i, r.long(4)), _FLOAT), align=4)
+        return ()
+
+    r.loop(count, body)
+
+
+def _mark_at(r: _Rows, marks: Any, number: Any) -> Any:
+    return r.at(marks, r.builder.mul(number, r.long(8)), _LONG)
+
+
+@_rows()
+def mark(r: _Rows, marks: Any, rows: Any, count: Any) -> None:
+    """Clear the bits of values that are zero, in an int64 per row."""
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        at = _mark_at(r, marks, i)
+        alive = r.bits(r.row(rows, i), ">", 0.0)
+        r.builder.store(r.builder.and_(r.builder.load(at), alive), at)
+        return ()
+
+    r.loop(count, body)
+
+
+@_rows()
+def mark_taken(r: _Rows, marks: Any, table: Any, index: Any, count: Any) -> None:
+    """Clear the bits of values of a table that are zero, in an int64 per row."""
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        at = _mark_at(r, marks, i)
+        alive = r.bits(r.row(table, r.number(index, i), plain=True), ">", 0.0, plain=True)
+        r.builder.store(r.builder.and_(r.builder.load(at), alive), at)
+        return ()
+
+    r.loop(count, body)
+
+
+@_rows()
+def flag_low(r: _Rows, flags: Any, rows: Any, marks: Any, count: Any) -> None:
+    """Set the int32 flags of rows with a value below the smallest normal number whose bit is set."""
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        low = r.bits(r.row(rows, i), "<", _TINY)
+        bad = r.builder.and_(low, r.builder.load(_mark_at(r, marks, i)))
+        r.set_flag(flags, i, r.builder.icmp_signed("!=", bad, r.long(0)))
+        return ()
+
+    r.loop(count, body)
+
+
+@_rows()
+def flag_faint(r: _Rows, flags: Any, sums: Any, rows: Any, reach: Any, count: Any) -> None:
+    """Set the int32 flags of rows with a sum below ``FAINT`` to which some term is not zero.
+
+    ``reach`` int64 [width]: by sum, the bits of the values that its weights are not zero for.
+    """
+    builder = r.builder
+    eight = ir.VectorType(_LONG, 8)
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        low = r.bits(r.row(sums, i), "<", FAINT)
+        alive = r.bits(r.row(rows, i), ">", 0.0)
+        undefined = ir.Constant(eight, ir.Undefined)
+        first = builder.insert_element(undefined, alive, ir.Constant(_INT, 0))
+        alive = builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(_INT, 8), [0] * 8)
+        )
+        reached = r.long(0)
+        for start in range(0, r.width, 8):
+            own = builder.load(r.at(reach, 8 * start, eight), align=8)
+            some = builder.icmp_signed("!=", builder.and_(own, alive), ir.Constant(eight, [0] * 8))
+            part = builder.zext(builder.bitcast(some, ir.IntType(8)), _LONG)
+            reached = builder.or_(reached, builder.shl(part, r.long(start)))
+        r.set_flag(flags, i, builder.icmp_signed("!=", builder.and_(low, reached), r.long(0)))
+        return ()
+
+    r.loop(count, body)

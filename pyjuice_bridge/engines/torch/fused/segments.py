@@ -37,10 +37,11 @@ from pyjuice_bridge.engines.torch.fused.threads import (
     next_task,
     wait_for,
 )
+from pyjuice_bridge.engines.torch.underflow import TOLERANCE
 
-LIMIT = 2.0 ** (-126 * 3 / 4)
-"""Sums below it may lack terms that underflowed."""
 TINY = 2.0**-126
+_LEAST, _MOST = 1e-250, 1e100
+"""Error bounds are between them, or zero; what reaches the latter is unknown."""
 NOTHING = -(2**30)
 """Stands for the exponent of zero."""
 _SMALL_FACTORS = 3
@@ -49,7 +50,7 @@ _SMALL_FACTORS = 3
 SEGMENT = frame_type(
     *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "step"),
     *("parents", "child_offsets", "children", "leaf_offsets"),
-    *("views", "tables", "weights", "packed_up", "packed_down", "faint"),
+    *("views", "tables", "weights", "packed_up", "packed_down", "faint", "reach"),
     *("table_counts", "weight_counts", "turns"),
     *("list_offsets", "list_columns", "flows"),
     *("mantissas", "exponents", "writes", "counts"),
@@ -60,8 +61,8 @@ The tree, int64: ``parents`` [nodes]; ``child_offsets`` [nodes + 1] into ``child
 ``leaf_offsets`` [nodes + 1].  Of every cluster, addresses int64: ``views`` [clusters], of the rows
 of tables to read, int32 [leaves, columns]; ``tables``, ``table_counts`` [clusters, leaves];
 ``weights``, ``weight_counts`` [clusters, nodes] (0: not counted).  ``packed_up`` and
-``packed_down`` [clusters, nodes, width, padded] and ``faint`` int64 [clusters, nodes] are
-``pack``'s.
+``packed_down`` [clusters, nodes, width, padded], ``faint`` int64 [clusters, nodes] and ``reach``
+int64 [clusters, nodes, padded] are ``pack``'s.
 
 If ``list_offsets`` is not 0, only the columns ``list_columns[list_offsets[c]:list_offsets[c + 1]]``
 of cluster c are evaluated.  With ``counts``, ``flows`` go into their roots: one for each of these,
@@ -71,7 +72,7 @@ else [clusters, columns].  With ``writes``, the roots' values are ``mantissas`` 
 """
 
 PACK = frame_type(
-    "clusters", "nodes", "width", "padded", "weights", "packed_up", "packed_down", "faint"
+    "nodes", "width", "padded", "weights", "packed_up", "packed_down", "faint", "reach"
 )
 """Frame of ``pack``; a task is a matrix."""
 
@@ -108,6 +109,7 @@ def pack(frame):  # type: ignore[no-untyped-def]
     f = fields(frame, PACK)
     width, size = f.width, f.width * f.padded
     weights, faint = longs(f.weights, f.tasks), longs(f.faint, f.tasks)
+    reach = longs(f.reach, f.tasks * f.padded)
     up = floats(f.packed_up, f.tasks * size)
     down = floats(f.packed_down, f.tasks * size)
     while True:
@@ -118,13 +120,16 @@ def pack(frame):  # type: ignore[no-untyped-def]
         matrix = floats(weights[task], height * width)
         least = matrix[0]
         for i in range(height):
+            bits = 0
             for j in range(width):
                 value = matrix[i * width + j]
                 least = min(least, value)
+                bits |= (1 if value > 0 else 0) << j
                 down[task * size + i * f.padded + j] = value
                 if height > 1:
                     up[task * size + j * f.padded + i] = value
-        faint[task] = 1 if least < LIMIT else 0
+            reach[task * f.padded + i] = bits
+        faint[task] = 1 if least < lanes.FAINT else 0
 
 
 @kernel
@@ -234,50 +239,47 @@ def _leaf_row(f, cluster, leaf, row):  # type: ignore[no-untyped-def]
 
 
 @called
-def _mark_products(f, cluster, node, values, sums, rows, stride, count, lost):  # type: ignore[no-untyped-def]
-    """Mark columns in which a product underflowed of whose factors none is exactly zero."""
-    width, padded, tile = f.width, f.padded, f.chunk * f.padded
-    leaf_offsets = longs(f.leaf_offsets, f.nodes + 1)
-    child_offsets, children = longs(f.child_offsets, f.nodes + 1), longs(f.children, f.nodes)
-    found = floats(values + 4 * node * tile, tile)
+def _any(flags, count):  # type: ignore[no-untyped-def]
+    """Whether one of the first flags is set."""
+    found = np.int32(0)
     for s in range(count):
-        low = np.int32(0)
-        for k in range(width):
-            low |= np.int32(found[s * padded + k] < TINY)
-        if low == 0:
-            continue
-        for k in range(width):
-            if found[s * padded + k] >= TINY:
-                continue
-            zero = False
-            for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
-                row = np.int64(ints(rows + 4 * leaf * stride, count)[s])
-                zero = zero or _leaf_row(f, cluster, leaf, row)[k] == 0
-            for e in range(child_offsets[node], child_offsets[node + 1]):
-                child = floats(sums + 4 * (children[e] * tile + s * padded), width)
-                zero = zero or child[k] == 0
-            if not zero:
-                lost[s] = 1
-                break
+        found |= flags[s]
+    return found != 0
+
+
+@inline
+def _kept(number):  # type: ignore[no-untyped-def]
+    """Keep a number that is not zero from becoming zero or infinite, and what is huge so."""
+    return number if number == 0.0 else min(max(number, _LEAST), _MOST)
 
 
 @called
-def _mark_sums(f, matrix, height, values, sums, count, lost):  # type: ignore[no-untyped-def]
-    """Mark columns in which a sum is so small that terms which underflowed may be missing.
-
-    ``sums`` are rows of ``height`` values, which are padded unless the height is 1.
-    """
-    width, padded = f.width, f.padded
-    step = 1 if height == 1 else padded
-    found, rows = floats(sums, count * step), floats(values, count * padded)
-    weights = floats(matrix, height * width)
+def _follow(products, bounds, tops, errors, count):  # type: ignore[no-untyped-def]
+    """Multiply by a factor with some maxima and error bounds (``underflow.ProductLoss``)."""
     for s in range(count):
-        for i in range(height):
-            if found[s * step + i] >= LIMIT:
-                continue
-            for j in range(width):
-                if weights[i * width + j] > 0 and rows[s * padded + j] > 0:
-                    lost[s] = 1
+        top = np.float64(tops[s])
+        unknown = bounds[s] == _MOST or errors[s] == _MOST
+        unknown = unknown or (products[s] == _MOST and errors[s] > 0)
+        bound = bounds[s] * (top + errors[s]) + products[s] * errors[s]
+        bounds[s] = _MOST if unknown else _kept(bound)
+        products[s] = _MOST if products[s] == _MOST else _kept(products[s] * top)
+
+
+@called
+def _lose(bounds, flagged, before, after, count):  # type: ignore[no-untyped-def]
+    """Count what may have underflowed before rows were scaled and by it, on the former scale."""
+    for s in range(count):
+        if flagged[s] != 0:
+            bounds[s] += TINY * (1.0 + math.ldexp(1.0, after[s] - before[s]))
+
+
+@called
+def _shift(products, bounds, before, after, count):  # type: ignore[no-untyped-def]
+    """Scale as rows were scaled."""
+    for s in range(count):
+        factor = math.ldexp(1.0, before[s] - after[s])
+        products[s] = _MOST if products[s] == _MOST else _kept(products[s] * factor)
+        bounds[s] = _MOST if bounds[s] >= _MOST else _kept(bounds[s] * factor)
 
 
 @called
@@ -392,7 +394,6 @@ def segment(width: int) -> Kernel:
         child_offsets = longs(f.child_offsets, nodes + 1)
         views, faint = longs(f.views, f.clusters), longs(f.faint, f.clusters * nodes)
         tables = longs(f.tables, f.clusters * leaves)
-        weights = longs(f.weights, f.clusters * nodes)
         table_counts = longs(f.table_counts, f.clusters * leaves)
         weight_counts = longs(f.weight_counts, f.clusters * nodes)
         list_offsets = longs(f.list_offsets, f.clusters + 1)
@@ -402,6 +403,10 @@ def segment(width: int) -> Kernel:
         trash = np.empty(width * width, np.float32)
         rows_here, columns_here = np.empty(leaves * chunk, np.int32), np.empty(chunk, np.int64)
         powers, lost = np.empty(chunk, np.int32), np.empty(chunk, np.int32)
+        before, flagged = np.empty(chunk, np.int32), np.empty(chunk, np.int32)
+        marks, tops = np.empty(chunk, np.int64), np.empty(chunk, np.float32)
+        products, bounds, nothing = np.empty(chunk), np.empty(chunk), np.zeros(chunk)
+        errors = np.empty((nodes, chunk))
         roots, ratios = np.empty(chunk, np.float32), np.empty(chunk, np.float32)
         exact_products, exact_sums = np.empty((nodes, width)), np.empty((nodes, width))
         while True:
@@ -435,57 +440,103 @@ def segment(width: int) -> Kernel:
                         columns_here[s] = start + s
                 powers[:] = 0
                 lost[:] = 0
+                tracked = False
                 for node in range(nodes):
                     out = values + node * size
                     leaf, last = leaf_offsets[node], leaf_offsets[node + 1]
-                    begin, end = child_offsets[node], child_offsets[node + 1]
-                    low, large, small = 0, 0, 0
-                    if leaf < last:
-                        table = tables[cluster * leaves + leaf]
-                        at = rows + 4 * leaf * stride
-                        leaf += 1
-                        small = 1
-                        if begin < end:
-                            other = sums + children[begin] * size
+                    child, end = child_offsets[node], child_offsets[node + 1]
+                    large, small, first = 0, 0, True
+                    if tracked:
+                        products[:] = 1.0
+                        bounds[:] = 0.0
+                    while True:
+                        by_leaf = leaf < last and (first or child == end)
+                        by_child = child < end and (first or not by_leaf)
+                        done = leaf == last and child == end
+                        if done or large == 2 or (small == _SMALL_FACTORS and by_leaf):
+                            before[:] = powers
+                            low = lanes.rescale(width, out, powers.ctypes.data, count)
+                            large, small = 1, 0
+                            if low != 0:
+                                marked, flags = marks.ctypes.data, flagged.ctypes.data
+                                marks[:] = -1
+                                flagged[:] = 0
+                                for e in range(leaf_offsets[node], leaf):
+                                    table = tables[cluster * leaves + e]
+                                    at = rows + 4 * e * stride
+                                    lanes.mark_taken(width, marked, table, at, count)
+                                for e in range(child_offsets[node], child):
+                                    lanes.mark(width, marked, sums + children[e] * size, count)
+                                lanes.flag_low(width, flags, out, marked, count)
+                                if not tracked and _any(flagged, count):
+                                    tracked = True
+                                    errors[:] = 0.0
+                                    products[:] = 0.0
+                                    bounds[:] = 0.0
+                                if tracked:
+                                    _lose(bounds, flagged, before, powers, count)
+                            if tracked:
+                                _shift(products, bounds, before, powers, count)
+                        if done:
+                            break
+                        table = tables[cluster * leaves + leaf] if by_leaf else 0
+                        at, other = rows + 4 * leaf * stride, sums
+                        if by_child:
+                            other += children[child] * size
+                        if first and by_leaf and by_child:
                             lanes.take_times(width, out, table, at, other, count)
-                            begin += 1
-                            large = 1
-                        else:
+                        elif first and by_leaf:
                             lanes.take(width, out, table, at, count)
-                    else:
-                        lanes.copy(width, out, sums + children[begin] * size, count)
-                        begin += 1
-                        large = 1
-                    for e in range(begin, end):
-                        if large == 2:
-                            low |= lanes.rescale(width, out, powers.ctypes.data, count)
-                            large = 1
-                        lanes.times(width, out, sums + children[e] * size, count)
-                        large += 1
-                    for e in range(leaf, last):
-                        if small == _SMALL_FACTORS or large == 2:
-                            low |= lanes.rescale(width, out, powers.ctypes.data, count)
-                            small, large = 0, 1
-                        table = tables[cluster * leaves + e]
-                        lanes.times_taken(width, out, table, rows + 4 * e * stride, count)
-                        small += 1
-                    low |= lanes.rescale(width, out, powers.ctypes.data, count)
-                    if low != 0:
-                        _mark_products(f, cluster, node, values, sums, rows, stride, count, lost)
+                        elif first:
+                            lanes.copy(width, out, other, count)
+                        elif by_leaf:
+                            lanes.times_taken(width, out, table, at, count)
+                        else:
+                            lanes.times(width, out, other, count)
+                        if by_leaf:
+                            if tracked:
+                                lanes.tops_taken(width, tops.ctypes.data, table, at, count)
+                                _follow(products, bounds, tops, nothing, count)
+                            leaf += 1
+                            small += 1
+                        if by_child:
+                            if tracked:
+                                lanes.tops(width, tops.ctypes.data, other, count)
+                                _follow(products, bounds, tops, errors[children[child]], count)
+                            child += 1
+                            large += 1
+                        first = False
                     for e in range(last, leaf_offsets[min(node + 2, nodes)]):
                         table = tables[cluster * leaves + e]
                         lanes.fetch(width, table, rows + 4 * e * stride, count)
-                    matrix = f.packed_up + (base + node) * square
                     if node < nodes - 1:
+                        matrix = f.packed_up + (base + node) * square
                         lanes.product(width, sums + node * size, out, matrix, count)
                     else:
                         matrix = f.packed_down + (base + node) * square
                         lanes.dots(width, roots.ctypes.data, out, matrix, count)
                     if faint[base + node] != 0:
-                        height, made = width, sums + node * size
-                        if node == nodes - 1:
-                            height, made = 1, roots.ctypes.data
-                        _mark_sums(f, weights[base + node], height, out, made, count, lost)
+                        flagged[:] = 0
+                        if node < nodes - 1:
+                            lanes.flag_faint(
+                                width, flagged.ctypes.data, sums + node * size, out,
+                                f.reach + 8 * (base + node) * padded, count,
+                            )  # fmt: skip
+                        else:
+                            for s in range(count):
+                                flagged[s] = np.int32(roots[s] < lanes.FAINT)
+                        if not tracked and _any(flagged, count):
+                            tracked = True
+                            errors[:] = 0.0
+                            bounds[:] = 0.0
+                        if tracked:
+                            for s in range(count):
+                                bounds[s] += flagged[s] * width * TINY
+                    if tracked:
+                        errors[node] = bounds
+                if tracked:
+                    for s in range(count):
+                        lost[s] = np.int32(bounds[s] > TOLERANCE * np.float64(roots[s]))
                 some_lost = 0
                 for s in range(count):
                     some_lost |= lost[s]
@@ -544,4 +595,6 @@ def segment(width: int) -> Kernel:
                     if f.turns != 0:
                         advance(turn + 8 * node)
 
+    # Machine code that is kept is found by its name, in one process beside that for other widths.
+    segment.__name__ = segment.__qualname__ = f"segment_{width}"
     return kernel(segment)
