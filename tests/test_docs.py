@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pyjuice_bridge.cli.main import main
-from pyjuice_bridge.config import Config, Tune, load_config, make_config
+from pyjuice_bridge.runner.config import Config, Tune, load_config, make_config
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide.md"

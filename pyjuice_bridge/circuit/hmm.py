@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyjuice_bridge.circuit.initialise import uniform_leaves
 from pyjuice_bridge.circuit.rows import dirichlet_rows
 from pyjuice_bridge.circuit.types import (
     Circuit,
@@ -135,16 +136,19 @@ class Hmm:
         )
 
 
-def random_hmm(states: int, vocabulary: int, seed: int) -> Hmm:
-    """An HMM whose rows are Dirichlet(1) draws, float32.
+def random_hmm(states: int, vocabulary: int, seed: int | None) -> Hmm:
+    """Draw the rows of an HMM from Dirichlet(1), float32.
 
     Args:
         states: H.
         vocabulary: V.
-        seed: same seed, same rows.
+        seed: equal seeds give equal rows; None leaves uniform rows that take no memory.
     """
     if states < 1 or vocabulary < 1:
         raise UserError("An HMM needs at least 1 state and 1 token.")
+    if seed is None:
+        transition = uniform_leaves(1, states, states)[0]
+        return Hmm(transition[0], transition, uniform_leaves(1, states, vocabulary)[0])
     rng = np.random.default_rng(seed)
     initial = dirichlet_rows(rng, (1, states))[0]
     transition = dirichlet_rows(rng, (states, states))

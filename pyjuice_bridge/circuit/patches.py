@@ -27,16 +27,21 @@ from pyjuice_bridge.errors import UserError
 
 
 def patch_bundle(
-    parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
+    parents: ArrayLike,
+    clusters: int,
+    latents: int,
+    categories: ArrayLike,
+    *,
+    seed: int | None = None,
 ) -> Circuit:
-    """One HCLT per cluster over disjoint copies of the patch variables, Dirichlet(1) parameters.
+    """Build one HCLT per cluster over disjoint copies of the patch variables.
 
     Args:
         parents: int [D], the tree over the variables of one patch, -1 at the root.
         clusters: number of patch circuits, K.
         latents: values of every hidden variable.
         categories: values of every patch variable: one number, or int [D].
-        seed: of the random rows.
+        seed: of Dirichlet(1) rows; None leaves uniform rows that take no memory.
 
     Returns:
         A circuit over ``K * D`` variables; root j is cluster j and reads

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyjuice_bridge.circuit.hclt import category_array
+from pyjuice_bridge.circuit.initialise import initialise, uniform_leaves, uniform_weights
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
     load_region_graph,
     random_region_graph,
 )
-from pyjuice_bridge.circuit.rows import dirichlet_rows
 from pyjuice_bridge.circuit.types import (
     Circuit,
     InputLayer,
@@ -35,16 +35,16 @@ __all__ = ["RegionGraph", "load_region_graph", "random_region_graph", "rat_spn"]
 
 
 def rat_spn(
-    graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int
+    graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int | None = None
 ) -> Circuit:
-    """A RAT-SPN over ``graph`` with Dirichlet(1) parameters.
+    """Build a RAT-SPN over ``graph``.
 
     Args:
         graph: the regions and their partitions.
         sums: width of the sum block of every region but the root.
         inputs: width of the leaf regions.
         categories: values of every variable: one number, or int [num_vars].
-        seed: of the random rows.
+        seed: of Dirichlet(1) rows; None leaves uniform rows that take no memory.
 
     Returns:
         A circuit with one root.  Regions are placed by their height above the leaves, one product
@@ -56,7 +56,7 @@ def rat_spn(
     """
     if sums < 1 or inputs < 1:
         raise UserError("sums and inputs must be at least 1.")
-    builder = _Builder(graph, sums, inputs, seed)
+    builder = _Builder(graph, sums, inputs)
     builder.add_leaves(category_array(categories, graph.num_vars))
     for regions in _by_height(graph):
         builder.add_regions(regions)
@@ -68,18 +68,18 @@ def rat_spn(
         "inputs": int(inputs),
     }
     root = np.array([builder.block[graph.root]], np.int32)
-    return Circuit(graph.num_vars, tuple(builder.layers), root, {}, meta)
+    circuit = Circuit(graph.num_vars, tuple(builder.layers), root, {}, meta)
+    return circuit if seed is None else initialise(circuit, seed)
 
 
 class _Builder:
     """The layers so far, and the block that stands for each region."""
 
-    def __init__(self, graph: RegionGraph, sums: int, inputs: int, seed: int) -> None:
+    def __init__(self, graph: RegionGraph, sums: int, inputs: int) -> None:
         self.graph = graph
         self.sums = sums
         self.widths = [sums if splits else inputs for splits in graph.splits]
         self.inputs = inputs
-        self.rng = np.random.default_rng(seed)
         self.layers: list[Layer] = []
         self.blocks = 0
         self.block: dict[int, int] = {}
@@ -98,7 +98,7 @@ class _Builder:
         factors: dict[int, list[int]] = defaultdict(list)
         for size in np.unique(categories):
             chosen = [(region, v) for region, v in pairs if categories[v] == size]
-            params = dirichlet_rows(self.rng, (len(chosen), self.inputs, int(size)))
+            params = uniform_leaves(len(chosen), self.inputs, int(size))
             variables = np.array([v for _, v in chosen], np.int32)
             layer = InputLayer(variables, np.arange(len(chosen), dtype=np.int32), params)
             for (region, _), block in zip(chosen, self._append(layer), strict=True):
@@ -133,11 +133,11 @@ class _Builder:
 
     def add_sums(self, regions: list[int], edges: list[list[int]], width: int, size: int) -> None:
         """One sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
-        rows = [dirichlet_rows(self.rng, (width, len(e) * size)) for e in edges]
-        weights = [row.reshape(width, -1, size).swapaxes(0, 1) for row in rows]
         children, offsets = _ragged(edges)
         groups = np.arange(len(children), dtype=np.int32)
-        ids = self._append(SumLayer(offsets, children, groups, np.concatenate(weights)))
+        counts = np.repeat(np.diff(offsets), np.diff(offsets))
+        weights = uniform_weights(counts, width, size)
+        ids = self._append(SumLayer(offsets, children, groups, weights))
         self.block.update(zip(regions, ids, strict=True))
 
 

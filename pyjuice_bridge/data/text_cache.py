@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.files import cache_dir, scratch_folder
+from pyjuice_bridge.data.files import cache_dir, reading, scratch_folder, writing_cache
 from pyjuice_bridge.data.text import TokenStream
 from pyjuice_bridge.data.text_tokenizers import Tokenizer, batches
 from pyjuice_bridge.errors import UserError
@@ -37,7 +37,7 @@ class Part:
 def tokenised(
     name: str, parts: Mapping[str, Part], tokenizer: Tokenizer, cache: Path | None = None
 ) -> tuple[dict[str, TokenStream], list[str]]:
-    """The token streams of all parts, mapped from the cache, and the vocabulary.
+    """Return the token streams of all parts, mapped from the cache, and the vocabulary.
 
     Documents without a token are left out.
 
@@ -50,15 +50,8 @@ def tokenised(
     folder = (cache or cache_dir()) / "tokens" / f"{name}-{digest.hexdigest()[:16]}"
     found = _read(folder, parts)
     if found is None:
-        try:
+        with writing_cache(folder):
             _build(folder, name, parts, tokenizer)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}):"
-                " make room, or point XDG_CACHE_HOME at another place."
-            ) from error
         found = _read(folder, parts)
     if found is None:
         raise UserError(f"{folder} does not hold what was just written there: check the disk.")
@@ -100,16 +93,17 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> NDArra
 def _read(
     folder: Path, parts: Mapping[str, Part]
 ) -> tuple[dict[str, TokenStream], list[str]] | None:
-    """What the folder holds; None where it is missing or damaged."""
+    """Open what the folder holds; None where it is missing or damaged."""
     streams = {}
     try:
-        vocabulary = json.loads((folder / "vocabulary.json").read_text("utf-8"))
-        for part in parts:
-            ends = np.load(folder / f"{part}.documents.npy", allow_pickle=False)
-            path = folder / f"{part}.tokens"
-            if path.stat().st_size != int(ends[-1]) * _IDS.itemsize:
-                return None
-            streams[part] = TokenStream(np.asarray(np.memmap(path, _IDS, "r")), ends)
-    except (FileNotFoundError, ValueError, EOFError, IndexError):
+        with reading(folder, "tokens"):
+            vocabulary = list(json.loads((folder / "vocabulary.json").read_text("utf-8")))
+            for part in parts:
+                ends = np.load(folder / f"{part}.documents.npy", allow_pickle=False)
+                path = folder / f"{part}.tokens"
+                if path.stat().st_size != int(ends[-1]) * _IDS.itemsize:
+                    return None
+                streams[part] = TokenStream(np.asarray(np.memmap(path, _IDS, "r")), ends)
+    except UserError:
         return None
     return streams, vocabulary

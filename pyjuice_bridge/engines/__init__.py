@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.engines.base import Engine, Precision
 from pyjuice_bridge.engines.julia_environment import JuliaState, julia_state
 from pyjuice_bridge.errors import UserError
-
-EngineName = Literal["auto", "torch", "julia"]
-DeviceName = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "float64", "tf32", "bf16"]
 
 ENGINES = ("auto", "torch", "julia")
 DEVICES = ("auto", "cpu", "cuda")
@@ -57,15 +52,22 @@ def choose_engine(name: str = "auto", device: str = "auto") -> EngineChoice:
 def get_engine(
     name: str = "auto", device: str = "auto", *, precision: Precision = "float32"
 ) -> Engine:
-    """The engine called ``name`` on ``device``; PyTorch is loaded only if it is the one.
-
-    ``choose_engine`` makes the same decision and gives its reason.  ``precision`` is that of the
-    engine's arithmetic; results are float64 in any case.
+    """Choose an engine as ``choose_engine`` does, and open it.
 
     Raises:
         UserError: the device cannot do what was asked for.
     """
-    choice = choose_engine(name, device)
+    return open_engine(choose_engine(name, device), precision=precision)
+
+
+def open_engine(choice: EngineChoice, *, precision: Precision = "float32") -> Engine:
+    """Open a chosen engine; PyTorch is loaded only if it is the one.
+
+    ``precision`` is that of the engine's arithmetic; results are float64 in any case.
+
+    Raises:
+        UserError: the engine has no such precision.
+    """
     if choice.name == "julia":
         from pyjuice_bridge.engines.julia import JuliaEngine
 

@@ -35,7 +35,7 @@ class HmmTensors:
 
     @classmethod
     def of(cls, hmm: Hmm, device: torch.device | str, dtype: torch.dtype) -> HmmTensors:
-        """The model's parameters as tensors."""
+        """Return the model's parameters as tensors."""
         initial, transition, emission = (
             torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype)
             for array in (hmm.initial, hmm.transition, hmm.emission)
@@ -47,15 +47,15 @@ class HmmTensors:
         return self.initial.device
 
     def evidence(self, tokens: torch.Tensor) -> torch.Tensor:
-        """p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
+        """Return p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
         observed = self.emission[tokens.clamp(min=0)]
         return torch.where((tokens == MISSING)[:, None], torch.ones_like(observed), observed)
 
 
 def scaled(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``values`` [..., H] divided by the maximum of each row; the maxima's logarithms, float64.
+    """Divide ``values`` [..., H] by the maximum of each row; return the maxima's logarithms, too.
 
-    A row of zeros stays; its logarithm is -inf.
+    Logarithms are float64; a row of zeros stays, its logarithm is -inf.
     """
     top = values.amax(-1)
     return values / torch.where(top > 0, top, 1.0)[..., None], top.double().log()
@@ -64,7 +64,7 @@ def scaled(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def advance(
     hmm: HmmTensors, state: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """From the distribution of the state at a position to that of the next one.
+    """Go from the distribution of the state at a position to that of the next one.
 
     Args:
         hmm: the model.
@@ -84,7 +84,7 @@ def advance(
 def predict(
     hmm: HmmTensors, x: torch.Tensor, skip: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distribution of the state after a text.
+    """Compute the distribution of the state after a text.
 
     Args:
         hmm: the model.
@@ -114,7 +114,7 @@ def possible(log_p: torch.Tensor, name: str) -> None:
 
 
 def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """p(x_t = v | all other observed tokens) at one position of every row: [N, V].
+    """Compute p(x_t = v | all other observed tokens) at one position of every row: [N, V].
 
     Args:
         hmm: the model.
@@ -144,7 +144,7 @@ def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor
 
 
 def _tokens(hmm: HmmTensors, state: torch.Tensor) -> torch.Tensor:
-    """The normalised distribution of the token, given state weights [N, H]."""
+    """Return the normalised distribution of the token, given state weights [N, H]."""
     step = max(1, _ENTRIES // len(hmm.emission))
     parts = []
     for some in state.split(step):

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.query.text_automaton import Groups, Phrase, phrase_automaton
 from pyjuice_bridge.query.text_hmm import HmmTensors, scaled
 
@@ -46,6 +48,10 @@ class Constraint:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "eos", "min_length", "max_length"):
+            value = getattr(self, name)
+            if value is not None or name in ("tokens", "min_length"):
+                object.__setattr__(self, name, whole(name, value, Interval(gt=-(2**63))))
         if self.tokens < 1:
             raise UserError(f"tokens: at least one token must be looked ahead, got {self.tokens}.")
         if any(not group or not all(group) for group in self.groups):
@@ -69,7 +75,7 @@ class Constraint:
         min_length: int = 0,
         max_length: int | None = None,
     ) -> Constraint:
-        """At least one of the phrases occurs."""
+        """Demand that at least one of the phrases occurs."""
         return cls((_group(list(phrases)),), tokens, eos, min_length, max_length)
 
     @classmethod
@@ -82,7 +88,7 @@ class Constraint:
         min_length: int = 0,
         max_length: int | None = None,
     ) -> Constraint:
-        """Every phrase occurs, in any order; an item may be a list of phrases, one of which must.
+        """Demand every phrase, in any order, or one of several where an item is a list of them.
 
         An empty list leaves the lengths as the only constraint.
         """
@@ -90,17 +96,17 @@ class Constraint:
         return cls(groups, tokens, eos, min_length, max_length)
 
     def may_end(self, step: int) -> bool:
-        """Whether the text may be over after ``step`` new tokens."""
+        """Tell whether the text may be over after ``step`` new tokens."""
         bounded = self.max_length is None or step <= self.max_length
         return self.eos is not None and step >= self.min_length and bounded
 
     def may_go_on(self, step: int) -> bool:
-        """Whether the text may have more than ``step`` new tokens."""
+        """Tell whether the text may have more than ``step`` new tokens."""
         return self.max_length is None or step < self.max_length
 
 
 def _group(item: Sequence[Any]) -> tuple[Phrase, ...]:
-    """One phrase, or several of them, as a group."""
+    """Return one phrase, or several of them, as a group."""
     try:
         single = len(item) > 0 and isinstance(item[0], int | np.integer)
         phrases = [item] if single else item
@@ -158,7 +164,7 @@ class Lookahead:
         return list(self._backward())
 
     def log_probability(self, state: torch.Tensor) -> torch.Tensor:
-        """log P(the constraint is fulfilled), float64 [N].
+        """Compute log P(the constraint is fulfilled), float64 [N].
 
         Args:
             state: [N, H], the distribution of the hidden state of the first new token.
@@ -169,7 +175,7 @@ class Lookahead:
         return (weights @ value[0]).double().log() + scale[0] + shift
 
     def follow(self, state: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """The automaton state [N] after one more token; both int64 [N]."""
+        """Return the automaton state [N] after one more token; both int64 [N]."""
         column = torch.zeros_like(tokens)
         if len(self._special):
             place = torch.searchsorted(self._special, tokens.contiguous()).clamp(
@@ -183,11 +189,11 @@ class Lookahead:
         return torch.where(ended, self.over, after)
 
     def log_fulfilled(self, hidden: torch.Tensor, state: torch.Tensor, step: int) -> torch.Tensor:
-        """log P(the constraint is fulfilled | the tokens so far and the next one), [N, V].
+        """Compute log P(the constraint is fulfilled | the tokens so far and the next one), [N, V].
 
         Args:
             hidden: [N, H], the distribution of the hidden state of the next token.
-            state: int64 [N], the automaton's states; a row whose text is over means nothing.
+            state: int64 [N], the automaton's states; a row whose text is over is ignored.
             step: how many new tokens there are so far, below ``constraint.tokens``.
 
         Returns:
@@ -216,7 +222,7 @@ class Lookahead:
         return out
 
     def _backward(self) -> Iterator[Values]:
-        """Given the hidden state of the last of all, all but one, …, one new tokens."""
+        """Yield values given the state of the last of all, all but one, …, one new tokens."""
         start = self._found[:, None].expand(-1, len(self.hmm.initial)).to(self.hmm.initial.dtype)
         values = Values(start, start[:, 0].double().log())
         yield values
@@ -227,7 +233,7 @@ class Lookahead:
             yield values
 
     def _before(self, step: int, after: Values) -> Values:
-        """Given the hidden state of the token that follows ``step`` new tokens.
+        """Compute values given the hidden state of the token that follows ``step`` new tokens.
 
         ``after`` holds the values once that token is known, by the same hidden state.
         """

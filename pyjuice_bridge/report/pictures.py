@@ -18,6 +18,8 @@ Figures = Mapping[str, npt.NDArray[Any]]
 _SHEET_WIDTHS = ((32, 244), (64, 460))
 """(widest image, widest sheet of such images) in pixels: four sheets side by side, or two."""
 _MASKS = {"lower_half": "Lower half", "squares": "Random squares"}
+_WIDEST = 512
+"""Of the picture of a matrix, in CSS pixels."""
 _IN_A_ROW = 10
 _DARK_BELOW = 64
 
@@ -176,3 +178,25 @@ def _width(columns: int, size: int, room: int) -> int:
     """Width of a row of images, in the largest whole number of CSS pixels per pixel that fits."""
     across = columns * (size + 1) - 1
     return across * max(1, min(8, room // max(across, 1)))
+
+
+def matrices(figures: Figures, kind: str, path: Path) -> tuple[Picture, ...]:
+    """Show the grey levels [n, n] of every array ``<kind>/<arm>``.
+
+    Raises:
+        UserError: an array has the wrong type or shape.
+    """
+    shown = []
+    for name, matrix in figures.items():
+        found, _, arm = name.partition("/")
+        if found != kind:
+            continue
+        if matrix.dtype != np.uint8 or matrix.ndim != 2 or not matrix.size:
+            raise UserError(
+                f"{path}: array {name} should be uint8 [n, n], found {matrix.dtype} "
+                f"{list(matrix.shape)}; run again to rewrite the file."
+            )
+        size = matrix.shape[1] * max(1, _WIDEST // matrix.shape[1])
+        png = grid_png(matrix[None, :, :, None], 1)
+        shown.append(Picture(data_uri(png), arm_name(arm), size, arm))
+    return tuple(shown)

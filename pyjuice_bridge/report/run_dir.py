@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.measure import BITS, PERPLEXITY, Measure, measure_of
+from pyjuice_bridge.measure import BITS, PERPLEXITY, ROW_BITS, Measure, measure_of
 
 SPLITS = ("train", "valid", "test")
 _DAMAGE = (
@@ -27,6 +27,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+_MEASURES = {"images": BITS, "text": PERPLEXITY, "written": PERPLEXITY, "table": ROW_BITS}
 T = TypeVar("T")
 _KNOWN = {
     "model",
@@ -108,13 +109,21 @@ class Run:
         return name if isinstance(name, str) and name else self.path.resolve().name
 
     @property
-    def measure(self) -> Measure:
-        """In which the figures are told."""
-        if self.results:
-            return measure_of(self.results[0].unit)
+    def domain(self) -> str:
+        """The kind of data: ``images``, ``text`` or ``table``."""
         data = self.config.get("data")
         kind = data.get("kind") if isinstance(data, Mapping) else None
-        return PERPLEXITY if kind == "text" else BITS
+        if isinstance(kind, str):
+            return kind
+        unit = self.results[0].unit if self.results else BITS.unit
+        return next((name for name, each in _MEASURES.items() if each.unit == unit), "images")
+
+    @property
+    def measure(self) -> Measure:
+        """In which the figures are reported."""
+        if self.results:
+            return measure_of(self.results[0].unit)
+        return _MEASURES.get(self.domain, BITS)
 
     @property
     def sizes(self) -> list[int | None]:
@@ -150,7 +159,7 @@ def read_run(run_dir: Path) -> Run:
         config=_config(run_dir / "config.yaml", text),
         results=_rows(run_dir / "results.json", _result),
         epochs=_metrics(run_dir / "metrics.jsonl"),
-        bounds=_rows(run_dir / "bound.json", _bound),
+        bounds=tuple(filter(None, _rows(run_dir / "bound.json", _bound))),
         figures=_figures(run_dir / "figures.npz"),
     )
 
@@ -166,8 +175,8 @@ def _text(path: Path) -> str:
 
 def _config(path: Path, text: str) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        config = parse_yaml(text, str(path))
+    except UserError as error:
         raise UserError(f"{path}: not valid YAML; run again to rewrite it.") from error
     if config is None:
         return {}
@@ -207,9 +216,11 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
     )
 
 
-def _bound(row: Mapping[str, Any]) -> StageBound:
+def _bound(row: Mapping[str, Any]) -> StageBound | None:
+    """Read a stage's bound; None where it is infinite, so that nothing can be drawn."""
     marginal, states = _number(row.get("marginal")), _integer(row.get("states"))
-    return StageBound(str(row["stage"]), float(row["bound"]), marginal, states)
+    bound = _number(row["bound"])
+    return None if bound is None else StageBound(str(row["stage"]), bound, marginal, states)
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.report.images import data_uri, grid_png
-from pyjuice_bridge.report.pictures import Picture
+from pyjuice_bridge.report.pictures import matrices
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run
-from pyjuice_bridge.report.words import arm_name
-
-_WIDEST = 512
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def definition(results: Sequence[ArmResult]) -> str:
 
 
 def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of a run on text alone."""
+    """Return what the page shows of a run on text alone."""
     from pyjuice_bridge.report.curves import sizes_chart
 
     found = read_examples(run.path / "text.json")
@@ -133,26 +127,13 @@ def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
     chart = ""
     if several and split is not None:
         chart = sizes_chart(run.results, arms, run.measure, split, ident="sizes")
+    token = next((str(r.extra["token"]) for r in run.results if "token" in r.extra), "tokens")
     return {
+        "kind": "text",
+        "definition": definition(run.results),
+        "token": token,
         "examples": found,
         "sizes_chart": chart,
         "sizes_split": split,
-        "transitions": _transitions(run),
+        "transitions": matrices(run.figures, "transitions", run.path / "figures.npz"),
     }
-
-
-def _transitions(run: Run) -> tuple[Picture, ...]:
-    pictures = []
-    for name, matrix in run.figures.items():
-        kind, _, arm = name.partition("/")
-        if kind != "transitions":
-            continue
-        if matrix.dtype != np.uint8 or matrix.ndim != 2 or not matrix.size:
-            raise UserError(
-                f"{run.path / 'figures.npz'}: array {name} should be uint8 [n, n], found "
-                f"{matrix.dtype} {list(matrix.shape)}; run again to rewrite the file."
-            )
-        size = matrix.shape[1] * max(1, _WIDEST // matrix.shape[1])
-        png = grid_png(matrix[None, :, :, None], 1)
-        pictures.append(Picture(data_uri(png), arm_name(arm), size, arm))
-    return tuple(pictures)

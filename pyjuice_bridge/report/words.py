@@ -10,7 +10,7 @@ _ARMS = {
     "random": ("Random start", "the same graph, started from Dirichlet(1) rows"),
     "hclt": (
         "Plain HCLT",
-        "one hidden tree over all pixels, with as nearly as possible as many parameters",
+        "one hidden tree over all variables, with as nearly as possible as many parameters",
     ),
 }
 _IN_A_SENTENCE = {"lvd": "LVD", "random": "the random start", "hclt": "the plain HCLT"}

@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(hidden, mlp), nn.Linear(mlp, hidden)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
-        """Tokens [B, T, hidden] to tokens, or to the first token [B, 1, hidden] alone."""
+        """Map tokens [B, T, hidden] to tokens, or to the first token [B, 1, hidden] alone."""
         normed = self.norm1(x)
         x, queries = (x[:, :1], normed[:, :1]) if first_only else (x, normed)
         query = self._split(self.query(queries))
@@ -87,7 +87,7 @@ class MAE(nn.Module):
                 nn.init.zeros_(parameter)
 
     def loss(self, patches: Tensor, order: Tensor, visible: int) -> Tensor:
-        """Mean squared error of normalised pixels on the masked patches.
+        """Return the mean squared error of normalised pixels on the masked patches.
 
         Args:
             patches: float32 [B, P, values], in [0, 1].
@@ -113,7 +113,7 @@ class MAE(nn.Module):
         return error
 
     def features(self, patches: Tensor) -> Tensor:
-        """The encoder's token of every patch when it sees the patch and its neighbours only.
+        """Encode every patch as its token when the encoder sees it and its neighbours only.
 
         Args:
             patches: float32 [B, P, values].

@@ -30,12 +30,12 @@ class WordPieces:
     ids: NDArray[np.int32]
 
     def starts(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """The first piece of every token, int64 [n + 1], counted from the first token's."""
+        """Return the first piece of every token, int64 [n + 1], counted from the first token's."""
         width = np.diff(self.offsets)[tokens]
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(width)])
 
     def expand(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-        """The pieces of all tokens, one after the other."""
+        """Return the pieces of all tokens, one after the other."""
         starts = self.starts(tokens)
         step = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
         found: NDArray[np.int32] = self.ids[np.repeat(self.offsets[tokens], np.diff(starts)) + step]
@@ -43,7 +43,7 @@ class WordPieces:
 
 
 def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -> WordPieces:
-    """The pieces of ``words`` as they stand inside a text.
+    """Cut ``words`` into pieces, as they stand inside a text.
 
     Unknown words (``<unk>``) are the model's unknown token, ends of lines (``<eos>``) its
     separator; a word without any piece counts as unknown.
@@ -74,6 +74,6 @@ def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -
 
 
 def _first(tokenizer: Any, *names: str) -> int | None:
-    """The first of the tokenizer's special ids that there is."""
+    """Return the first of the tokenizer's special ids that exists."""
     ids = (getattr(tokenizer, name, None) for name in names)
     return next((int(each) for each in ids if each is not None), None)
