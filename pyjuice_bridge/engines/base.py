@@ -102,6 +102,8 @@ class FitOptions(_Checked):
             With a validation set the returned circuit is the best one seen.
         frozen: indices of layers whose parameters stay as they are.
         seed: orders the mini-batches; epoch e uses the generator seeded by (seed, e).
+        skip: sub-circuits below a latent variable count no sample whose flow into them is below
+            this share of all flow at their position; 0 is exact.  Scores are over all.
 
     Raises:
         UserError: a field is not of the type that it is annotated with, or outside its range.
@@ -116,6 +118,7 @@ class FitOptions(_Checked):
     patience: Annotated[int, Interval(ge=1, le=2**31 - 1)] | None = None
     frozen: tuple[Annotated[int, Interval(ge=0, lt=2**31)], ...] = ()
     seed: Seed = 0
+    skip: Annotated[float, Interval(ge=0, lt=1)] = 1e-4
 
 
 def check_options(circuit: Circuit, options: FitOptions) -> None:

@@ -177,7 +177,7 @@ def _counted(
             "The GPU ran out of memory after part of a batch was counted; set a smaller batch_size."
         ) from error
     if isinstance(up, Trees):
-        up.count(down, 0.0)
+        up.count(down)
     return total, doubt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
 from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _ALIGNED = 64
 """Buffers start at multiples of so many numbers."""
@@ -76,6 +79,7 @@ class Trainer:
         self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
         self.workspace = Workspace()
+        self.workspace.skip = options.skip
         full = options.optimizer == "full_em"
         self.batch = len(rows.x) if full else min(options.batch_size, len(rows.x))
         self.batches = math.ceil(len(rows.x) / self.batch)
@@ -108,6 +112,9 @@ class Trainer:
             if on_batch is not None:
                 on_batch(state.steps, self.batches * self.options.epochs)
         train = float(processes.add(total) / self.rows.weights.double().sum())
+        if self.workspace.skipped:
+            share = self.workspace.skipped / self.workspace.flow
+            logger.info("Skipped %.2e of the flow into sub-circuits.", share)
         if math.isnan(train):
             raise UserError("Training diverged: the log-likelihood is not a number.")
         valid = None

@@ -36,6 +36,10 @@ class Workspace:
         """By batch size, what compiled kernels have been told of the buffers (see ``fused``)."""
         self.banks: dict[Any, Any] = {}
         """By batch size, the numbers of trees that are evaluated depth first."""
+        self.skip = 0.0
+        """The share of a position's flow below which trees of a bank count nothing."""
+        self.flow, self.skipped = 0.0, 0.0
+        """What has flowed to banks of trees so far, and what of it was skipped."""
         self.recordings = Recordings()
         self.rows_at_once: dict[bool, int] = {}
         """How many rows go through the circuit together, with trees layer by layer (True) or depth

@@ -100,12 +100,15 @@ class Trees(Upward):
             bank.count(flow[..., None].float(), counts)
         return super().run()
 
-    def count(self, down: Downward, skip: float) -> None:
+    def count(self, down: Downward) -> None:
         """Count in the trees what has flowed to their roots."""
+        workspace = self.workspace
         for bank in self.banks:
             flow = down.flows.get(bank.bank.target)
             if flow is not None:
-                bank.down(flow[_index(bank)].float(), down.counts, skip)
+                found = bank.down(flow[_index(bank)].float(), down.counts, workspace.skip)
+                workspace.flow += found.total
+                workspace.skipped += found.skipped
 
     def _prepare(self) -> list[Job]:
         version = self.workspace.weights_version
