@@ -102,8 +102,8 @@ class FitOptions(_Checked):
             With a validation set the returned circuit is the best one seen.
         frozen: indices of layers whose parameters stay as they are.
         seed: orders the mini-batches; epoch e uses the generator seeded by (seed, e).
-        skip: sub-circuits below a latent variable count no sample whose flow into them is below
-            this share of all flow at their position; 0 is exact.  Scores are over all.
+        skip: a sub-circuit below a latent variable need not count the samples that hardly reach
+            it, which together are at most this share of its flow; 0 is exact.  Scores are.
 
     Raises:
         UserError: a field is not of the type that it is annotated with, or outside its range.

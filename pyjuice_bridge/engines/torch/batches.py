@@ -43,16 +43,14 @@ def evidence_of(latents: Mapping[str, NDArray[Any]], program: Program) -> Eviden
     return evidence
 
 
-def micro_batch(program: Program, cut: Any = None) -> int:
+def micro_batch(program: Program) -> int:
     """Rows that go through the circuit together.
 
     On a CPU the widest layer's tile stays near the cache's size; on a GPU the kept activations
     take at most half of what is free, to other programs or within PyTorch's own reserve.
     """
     if program.device.type == "cpu":
-        if cut is None:
-            return max(8, _CPU_TILE_BYTES // program.largest_tile)
-        return max(8, min(rows_at_once(cut), _CPU_TILE_BYTES // cut.rest.largest_tile))
+        return max(8, _CPU_TILE_BYTES // program.largest_tile)
     free, _ = torch.cuda.mem_get_info(program.device)
     free += torch.cuda.memory_reserved(program.device)
     free -= torch.cuda.memory_allocated(program.device)
@@ -186,7 +184,8 @@ def _rows_at_once(program: Program, workspace: Workspace, evidence: Evidence) ->
     cut = cut_of(program, evidence)
     known = workspace.rows_at_once
     if (cut is None) not in known:
-        known[cut is None] = micro_batch(program, cut)
+        found = micro_batch(program if cut is None else cut.rest)
+        known[cut is None] = found if cut is None else min(found, rows_at_once(cut))
     return known[cut is None]
 
 

@@ -37,7 +37,7 @@ class Workspace:
         self.banks: dict[Any, Any] = {}
         """By batch size, the numbers of trees that are evaluated depth first."""
         self.skip = 0.0
-        """The share of a position's flow below which trees of a bank count nothing."""
+        """The share of a cluster's flow that need not be counted."""
         self.flow, self.skipped = 0.0, 0.0
         """What has flowed to banks of trees so far, and what of it was skipped."""
         self.recordings = Recordings()

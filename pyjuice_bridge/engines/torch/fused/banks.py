@@ -19,7 +19,7 @@ _CHUNK_BYTES = 2**17
 """Bytes of a chunk's rows, unless these are very few columns or very many."""
 _MOST_ROWS = 8 * ROWS
 _TASKS_PER_THREAD = 4
-_SELECT_ROWS = 256
+_SELECT_ROWS = 512
 _BATCH_BYTES = 2**26
 
 
@@ -30,7 +30,7 @@ def batch_bytes(cut: Cut) -> int:
 
 def rows_at_once(cut: Cut) -> int:
     """Samples whose columns are evaluated together."""
-    return max(1, _BATCH_BYTES // batch_bytes(cut))
+    return max(8, _BATCH_BYTES // batch_bytes(cut))
 
 
 class BankJobs:
@@ -207,12 +207,13 @@ class BankJobs:
         )
 
     def _select(self, flow: torch.Tensor, skip: float) -> Listed:
+        """Columns with flow, largest first, until a cluster has all of its flow but ``skip``."""
         bank = self.bank
         blocks, slots = self._sources.shape
         rows = blocks * self.batch
         tasks = -(-rows // _SELECT_ROWS)
-        numbers = np.zeros((tasks, bank.clusters), np.int64)
-        totals = np.zeros((tasks, 2))
+        numbers = np.zeros((tasks, bank.clusters, segments.BINS), np.int64)
+        sums = np.zeros(numbers.shape)
         given = {
             "rows": rows,
             "batch": self.batch,
@@ -221,23 +222,34 @@ class BankJobs:
             "step": _SELECT_ROWS,
             "members": address(bank.slots),
             "flow": address(flow),
-            "numbers": address(numbers),
-            "totals": address(totals),
-            "skip": skip,
         }
-        run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
-        sizes = numbers.sum(0)
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        numbers[:] = offsets[:-1] + np.cumsum(numbers, 0) - numbers
-        columns = torch.empty(int(offsets[-1]), dtype=torch.int32)
-        found = Listed(offsets, columns, torch.empty(len(columns)), *totals.sum(0).tolist())
-        given |= {
-            "fill": 1,
-            "list_columns": address(found.columns),
-            "list_flows": address(found.flows),
-        }
-        run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
+        self._run_select(tasks, given | {"numbers": address(numbers), "sums": address(sums)})
+        above = sums.sum(0).cumsum(1)
+        total = above[:, -1:]
+        cuts = (
+            1 + (above < (1 - skip) * total).sum(1)
+            if skip
+            else np.full(bank.clusters, segments.BINS)
+        )
+        kept = np.arange(segments.BINS) < cuts[:, None]
+        sizes = (numbers * kept).sum(2)
+        ends = np.cumsum(sizes.sum(0))
+        starts = ends - sizes.sum(0) + np.cumsum(sizes, 0) - sizes
+        columns = torch.empty(int(ends[-1]), dtype=torch.int32)
+        found = Listed(
+            np.concatenate([[0], ends]),
+            columns,
+            torch.empty(len(columns)),
+            float(total.sum()),
+            float((sums.sum(0) * ~kept).sum()),
+        )
+        lists = {"list_columns": address(found.columns), "list_flows": address(found.flows)}
+        places = {"numbers": address(starts), "cuts": address(cuts)}
+        self._run_select(tasks, given | places | lists | {"fill": 1})
         return found
+
+    def _run_select(self, tasks: int, given: dict[str, int]) -> None:
+        run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
 
 
 @dataclass

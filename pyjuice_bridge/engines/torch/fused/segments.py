@@ -44,6 +44,9 @@ _LEAST, _MOST = 1e-250, 1e100
 """Error bounds are between them, or zero; what reaches the latter is unknown."""
 NOTHING = -(2**30)
 """Stands for the exponent of zero."""
+BINS = 64
+"""Flows are sorted by their exponents into so many bins: 1 and more, from a half on, ….  The last
+holds what is smaller."""
 _SMALL_FACTORS = 3
 """So many leaves are multiplied before the product is raised again."""
 
@@ -91,15 +94,15 @@ values of a slot's ``batch`` columns begin.  ``mask``
 
 SELECT = frame_type(
     *("rows", "batch", "slots", "clusters", "step"),
-    *("members", "flow", "fill", "numbers", "list_columns", "list_flows", "totals"),
-    reals=("skip",),
+    *("members", "flow", "fill", "numbers", "sums", "cuts", "list_columns", "list_flows"),
 )
 """Frame of ``select``; a task is ``step`` of the ``rows``, which are (block, sample) pairs.
 
-``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  ``flow`` [rows, slots]:
-what exceeds ``skip`` times the row's total goes on, as one column of its cluster.  ``numbers``
-int64 [tasks, clusters]: first how many these are; if ``fill``, where they belong in
-``list_columns`` and ``list_flows``.  ``totals`` float64 [tasks, 2]: all flow, and what was skipped.
+``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  First, columns of a cluster
+are sorted by the exponent of their ``flow`` [rows, slots] into ``BINS``: ``numbers`` int64 and
+``sums`` float64 [tasks, clusters, BINS], how many there are and their flow.  Then, if ``fill``,
+those in the first ``cuts`` int64 [clusters] bins are written to ``list_columns`` and
+``list_flows``, from ``numbers`` [tasks, clusters] on.
 """
 
 
@@ -200,39 +203,32 @@ def select(frame):  # type: ignore[no-untyped-def]
     f = fields(frame, SELECT)
     slots = f.slots
     members = longs(f.members, (f.rows // f.batch) * slots * 2)
+    cuts = longs(f.cuts, f.clusters)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
             return
-        numbers = longs(f.numbers + 8 * task * f.clusters, f.clusters)
-        totals = doubles(f.totals + 16 * task, 2)
-        if f.fill == 0:
-            numbers[:] = 0
-            totals[:] = 0.0
+        starts = longs(f.numbers + 8 * task * f.clusters, f.clusters)
+        numbers = longs(f.numbers + 8 * task * f.clusters * BINS, f.clusters * BINS)
+        sums = doubles(f.sums + 8 * task * f.clusters * BINS, f.clusters * BINS)
         for row in range(task * f.step, min(f.rows, (task + 1) * f.step)):
             flow = floats(f.flow + 4 * row * slots, slots)
+            bits = ints(f.flow + 4 * row * slots, slots)
             block, sample = row // f.batch, row % f.batch
-            total = np.float32(0)
             for slot in range(slots):
-                total += flow[slot]
-            least = np.float32(f.skip * total)
-            passed = np.float32(0)
-            for slot in range(slots):
-                if flow[slot] <= least:
+                if not flow[slot] > 0:
                     continue
-                passed += flow[slot]
-                cluster = members[2 * (block * slots + slot)]
+                member = 2 * (block * slots + slot)
+                cluster, place = members[member], members[member + 1]
+                size = min(max(127 - (bits[slot] >> 23), 0), BINS - 1)
                 if f.fill == 0:
-                    numbers[cluster] += 1
-                    continue
-                at = numbers[cluster]
-                numbers[cluster] += 1
-                column = members[2 * (block * slots + slot) + 1] * f.batch + sample
-                ints(f.list_columns + 4 * at, 1)[0] = column
-                floats(f.list_flows + 4 * at, 1)[0] = flow[slot]
-            if f.fill == 0:
-                totals[0] += total
-                totals[1] += max(np.float32(0), total - passed)
+                    numbers[cluster * BINS + size] += 1
+                    sums[cluster * BINS + size] += flow[slot]
+                elif size < cuts[cluster]:
+                    at = starts[cluster]
+                    starts[cluster] += 1
+                    ints(f.list_columns + 4 * at, 1)[0] = place * f.batch + sample
+                    floats(f.list_flows + 4 * at, 1)[0] = flow[slot]
 
 
 @inline
@@ -449,13 +445,13 @@ def segment(width: int) -> Kernel:
                     out = values + node * size
                     leaf, last = leaf_offsets[node], leaf_offsets[node + 1]
                     child, end = child_offsets[node], child_offsets[node + 1]
-                    large, small, first = 0, 0, True
+                    large, small, fresh = 0, 0, True
                     if tracked:
                         products[:] = 1.0
                         bounds[:] = 0.0
                     while True:
-                        by_leaf = leaf < last and (first or child == end)
-                        by_child = child < end and (first or not by_leaf)
+                        by_leaf = leaf < last and (fresh or child == end)
+                        by_child = child < end and (fresh or not by_leaf)
                         done = leaf == last and child == end
                         if done or large == 2 or (small == _SMALL_FACTORS and by_leaf):
                             before[:] = powers
@@ -487,11 +483,11 @@ def segment(width: int) -> Kernel:
                         at, other = rows + 4 * leaf * stride, sums
                         if by_child:
                             other += children[child] * size
-                        if first and by_leaf and by_child:
+                        if fresh and by_leaf and by_child:
                             lanes.take_times(width, out, table, at, other, count)
-                        elif first and by_leaf:
+                        elif fresh and by_leaf:
                             lanes.take(width, out, table, at, count)
-                        elif first:
+                        elif fresh:
                             lanes.copy(width, out, other, count)
                         elif by_leaf:
                             lanes.times_taken(width, out, table, at, count)
@@ -509,7 +505,7 @@ def segment(width: int) -> Kernel:
                                 _follow(products, bounds, tops, errors[children[child]], count)
                             child += 1
                             large += 1
-                        first = False
+                        fresh = False
                     for e in range(last, leaf_offsets[min(node + 2, nodes)]):
                         table = tables[cluster * leaves + e]
                         lanes.fetch(width, table, rows + 4 * e * stride, count)
