@@ -15,32 +15,16 @@ def m_step(
     counts: Params,
     step_size: float | torch.Tensor,
     pseudocount: float,
-    skipped: frozenset[int] = frozenset(),
 ) -> None:
     """θ ← (1 - η)·θ + η·normalise(counts + c/#siblings), in place; counts are set to zero.
 
     ``counts`` are as collected by the downward pass (sum layers without their factor θ).  A row
-    without flow stays as it is, before pseudocounts; in the layers ``skipped``, of whose flow small
-    parts were not counted, it is taken for a row with very little.  η = 1 is full-batch EM.
+    without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.
     """
-    for inside in (False, True):
-        _step_some(program, params, counts, step_size, pseudocount, skipped, inside)
-
-
-def _step_some(
-    program: Program,
-    params: Params,
-    counts: Params,
-    step_size: float | torch.Tensor,
-    pseudocount: float,
-    skipped: frozenset[int],
-    inside: bool,
-) -> None:
-    """The M-step of the layers that are in ``skipped``, or of the others."""
     alone: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     tables: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for layer, (plan, theta, count) in enumerate(zip(program.layers, params, counts, strict=True)):
-        if theta is None or count is None or (layer in skipped) != inside:
+    for plan, theta, count in zip(program.layers, params, counts, strict=True):
+        if theta is None or count is None:
             continue
         if isinstance(plan, SumPlan) and plan.family_of_group is not None:
             _family_step(plan, theta, count, step_size, pseudocount)
@@ -49,8 +33,8 @@ def _step_some(
         thetas.append(theta)
         its_counts.append(count)
     if fused.applies(program.device, program.dtype):
-        fused.step_sums(*alone, float(step_size), pseudocount, inside)
-        fused.step_inputs(*tables, float(step_size), pseudocount, inside)
+        fused.step_sums(*alone, float(step_size), pseudocount)
+        fused.step_inputs(*tables, float(step_size), pseudocount)
     else:
         _step_sums(*alone, step_size, pseudocount)
         _step_inputs(*tables, step_size, pseudocount)

@@ -138,9 +138,7 @@ class Trainer:
         return eta
 
     def _m_step(self, eta: torch.Tensor) -> Results:
-        cut = self.program.cut
-        skipped = cut.inside if cut is not None and self.options.skip else frozenset()
-        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount, skipped)
+        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount)
         return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:

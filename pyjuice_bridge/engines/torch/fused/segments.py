@@ -98,7 +98,7 @@ SELECT = frame_type(
 )
 """Frame of ``select``; a task is ``step`` of the ``rows``, which are (block, sample) pairs.
 
-``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  First, columns of a cluster
+``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  First, a cluster's columns
 are sorted by the exponent of their ``flow`` [rows, slots] into ``BINS``: ``numbers`` int64 and
 ``sums`` float64 [tasks, clusters, BINS], how many there are and their flow.  Then, if ``fill``,
 those in the first ``cuts`` int64 [clusters] bins are written to ``list_columns`` and

@@ -31,17 +31,16 @@ _TASK_VALUES = 2**14
 _COLUMNS = 64
 
 SUM_STEP = frame_type(
-    *("tensors", "first", "rows", "widths", "thetas", "counts", "every_row"),
+    *("tensors", "first", "rows", "widths", "thetas", "counts"),
     reals=("step_size", "pseudocount"),
 )
 """Frame of ``sum_step``; a task is some ``_TASK_VALUES`` values of a tensor [rows, width].
 
 int64 [tensors]: ``first`` tasks, ``rows``, ``widths``, and the addresses ``thetas``, ``counts``.
-With ``every_row``, rows without flow are taken for rows with very little.
 """
 
 INPUT_STEP = frame_type(
-    *("groups", "categories", "width", "columns", "theta", "count", "every_row"),
+    *("groups", "categories", "width", "columns", "theta", "count"),
     reals=("step_size", "pseudocount"),
 )
 """Frame of ``input_step``; a task is ``columns`` nodes of a group.
@@ -67,7 +66,6 @@ def step_sums(
     counts: Sequence[torch.Tensor],
     step_size: float,
     pseudocount: float,
-    every_row: bool = False,
 ) -> None:
     """The M-step of sum layers whose rows stand alone, in place; counts become zero."""
     if not thetas:
@@ -90,7 +88,6 @@ def step_sums(
                 thetas=address(places[0]),
                 counts=address(places[1]),
                 step_size=step_size,
-                every_row=every_row and pseudocount > 0,
                 pseudocount=pseudocount,
             )
         ]
@@ -102,7 +99,6 @@ def step_inputs(
     counts: Sequence[torch.Tensor],
     step_size: float,
     pseudocount: float,
-    every_row: bool = False,
 ) -> None:
     """The M-step of input layers' tables, in place; counts become zero."""
     jobs = []
@@ -122,7 +118,6 @@ def step_inputs(
                 theta=address(theta),
                 count=address(count),
                 step_size=step_size,
-                every_row=every_row and pseudocount > 0,
                 pseudocount=pseudocount,
             )
         )
@@ -179,7 +174,7 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
             for k in range(width):
                 count[k] = min(count[k], largest) * theta[k]
                 total += count[k]
-            if total > 0 or f.every_row != 0:
+            if total > 0:
                 rate = real(frame, f.step_size / (total + f.pseudocount))
                 more = real(frame, rate * f.pseudocount / width)
                 for k in range(width):
@@ -211,7 +206,7 @@ def input_step(frame):  # type: ignore[no-untyped-def]
             for k in range(here):
                 totals[k] += count[k]
         for k in range(here):
-            seen = totals[k] > 0 or f.every_row != 0
+            seen = totals[k] > 0
             rates[k] = f.step_size / (totals[k] + f.pseudocount) if seen else 0.0
             keeps[k] = 1 - f.step_size if seen else 1.0
             mores[k] = rates[k] * f.pseudocount / categories
