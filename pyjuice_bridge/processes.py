@@ -59,7 +59,7 @@ def started() -> int:
 
 
 def started_here() -> int:
-    """Return how many of them run on this machine."""
+    """Return how many of the started processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", started()))
 
 
@@ -91,7 +91,7 @@ def part(rows: int) -> slice:
 
 
 def mine(piece: int) -> bool:
-    """Return True if this process does the piece of work of this number."""
+    """Return True if the piece of work with this number is this process's."""
     return piece % size() == rank()
 
 

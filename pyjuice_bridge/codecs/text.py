@@ -143,7 +143,7 @@ class Vocabulary:
         return TokenStream(ids[stream.tokens], stream.documents)
 
     def _encode(self, text: str) -> NDArray[np.int32]:
-        """Words that the vocabulary does not have are its token 0, ``<unk>``."""
+        """Return the ids of a text; unknown words are token 0, ``<unk>``."""
         if not text.strip():
             return np.empty(0, np.int32)
         if self._pieces is not None:

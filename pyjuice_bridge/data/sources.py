@@ -80,7 +80,7 @@ def is_there(folder: Path, file: PublishedFile) -> bool:
 def get_archives(entry: DataSet, folder: Path) -> Path:
     """Download and unpack the archives of a set into ``folder``.
 
-    Each archive is done when the file ``<archive>.done`` is there; a broken transfer goes on
+    Each archive is done when the file ``<archive>.done`` is there; a broken transfer continues
     where it stopped.
 
     Raises:

@@ -41,7 +41,7 @@ class RawTable:
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """What the values of each column stand for, as the training split says.
+    """The values of each column, learnt from the training split.
 
     Attributes:
         columns: names of the columns.

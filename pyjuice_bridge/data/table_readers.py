@@ -146,7 +146,7 @@ def _read_csv(path: Path, header: Header) -> RawTable:
 
 
 def _numbers(lines: Sequence[str]) -> Any:
-    """Integers [N, D] where every cell is one; None elsewhere."""
+    """Return integers [N, D] if every cell is one, otherwise None."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return np.loadtxt(lines, np.int64, comments=None, delimiter=",", ndmin=2)

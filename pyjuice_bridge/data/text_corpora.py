@@ -74,7 +74,7 @@ def get_brown(entry: DataSet, folder: Path) -> Path:
 def brown_samples(path: Path) -> Iterator[str]:
     """Read the samples of the Brown corpus without tags, one sentence a line.
 
-    Words stand apart from punctuation as published; quotation marks ```` `` ```` and ``''`` become
+    Punctuation is separated as published; quotation marks ```` `` ```` and ``''`` become
     ``"``, and the sentence ends that the tagged version doubles (``; ;``) are single.
     """
     lines: list[str] = []

@@ -75,7 +75,7 @@ class ImageData(Prepared):
     colour: str
 
     def facts(self) -> dict[str, Any]:
-        """Return the set behind a figure; ``variant`` where its name stands for several sets."""
+        """Return the set behind a figure; ``variant`` if its name means several sets."""
         dataset = self.dataset
         variant = {key: dataset.meta[key] for key in ("variant",) if key in dataset.meta}
         return {

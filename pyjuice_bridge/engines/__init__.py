@@ -80,7 +80,7 @@ def open_engine(choice: EngineChoice, *, precision: Precision = "float32") -> En
 
 
 def _line(engine: str, why: str, where: tuple[str, str]) -> tuple[str, str]:
-    """The device, and the decision in one line."""
+    """Return the device, and the reason for the choice in one line."""
     device, reason = where
     return device, f"engine {engine} ({why}) on {device} ({reason})"
 
@@ -98,7 +98,7 @@ def _torch_device(device: str) -> tuple[str, str]:
 
 
 def _julia_device(state: JuliaState, device: str, *, strict: bool = True) -> tuple[str, str]:
-    """The device Julia would use; unless ``strict``, the CPU also where it cannot have the GPU."""
+    """Return the device Julia would use; without ``strict``, the CPU if no GPU is usable."""
     if device == "cpu":
         return "cpu", "asked for"
     if state.gpu and "CUDA" in state.packages:
