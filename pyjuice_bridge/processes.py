@@ -201,7 +201,9 @@ def _backend(device: str) -> str:
 
     here, there = started_here(), torch.cuda.device_count()
     if here > there:
-        raise UserError(f"device: {here} processes need a GPU each, here are {there}; start fewer")
+        raise UserError(
+            f"device: {here} processes need a GPU each, but there are {there}; start fewer"
+        )
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return "cpu:gloo,cuda:nccl"
 

@@ -218,9 +218,7 @@ def inpaint(
 
     opened = load(model, engine=engine, device=device)
     if opened.image_shape is None:
-        raise UserError(
-            f"{model} does not model images; for gaps in a text there is the command 'infill'"
-        )
+        raise UserError(f"{model} does not model images; use 'infill' for gaps in a text")
     number = seed_of(seed)
     rng = np.random.default_rng(number)
     every = images_for(model, opened, data, split, root)[0]

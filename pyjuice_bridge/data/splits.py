@@ -109,7 +109,7 @@ def by_split(names: Mapping[str, Sequence[str]], where: str) -> dict[str, list[s
         for split, word in named.items():
             if spelling.setdefault(split, word) != word:
                 raise UserError(
-                    f"{where} holds {spelling[split]} and {word}, which both stand for the {split}"
+                    f"{where} holds {spelling[split]} and {word}, which both name the {split}"
                     " split: keep one."
                 )
         groups.setdefault(next(iter(named), ""), []).append(name)
@@ -304,7 +304,7 @@ def _refuse_lookalikes(
         doubtful += near
     if doubtful:
         raise UserError(
-            f"{where}: {doubtful[0]} looks like a split but is none: rename it to one of"
+            f"{where}: {doubtful[0]} looks like a split's name but is not: rename it to one of"
             f" {', '.join(_SPLIT_OF)}, or to something else."
         )
 

@@ -174,7 +174,7 @@ def _integers(column: Column, where: str) -> NDArray[np.int64]:
         elif _NUMBER.fullmatch(text):
             numbers[cell] = float(text)
         else:
-            raise UserError(f"{where} holds {cell!r}, and only numbers in train: remove such rows.")
+            raise UserError(f"{where} holds {cell!r}, but only numbers in train: remove such rows.")
     return _whole(np.array([numbers[cell] for cell in column]), where)
 
 

@@ -58,7 +58,7 @@ def read_data_files(entry: DataSet, folder: Path) -> Found[RawTable]:
     for file in files.values():
         if not file.is_file():
             how = entry.how_to_get(folder)
-            raise UserError(f"{entry.name} is not whole in {folder} (no {file.name}): {how}.")
+            raise UserError(f"{entry.name} is incomplete in {folder} (no {file.name}): {how}.")
     least = int(entry.options["categories"])
     parts = {split: replace(_read([file]), at_least=least) for split, file in files.items()}
     return Found(parts, {s: file.name for s, file in files.items()}, {"source": [str(folder)]})

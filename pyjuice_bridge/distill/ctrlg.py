@@ -167,7 +167,7 @@ def _rows(array: NDArray[np.float32], folder: Path, name: str) -> NDArray[np.flo
     with np.errstate(invalid="ignore"):
         totals = array.sum(axis=1, keepdims=True, dtype=np.float64)
     if not array.min() >= 0 or not (np.abs(totals - 1) < _CLOSE).all():
-        raise UserError(f"{folder / WEIGHTS}: the rows of {name} are no distributions.")
+        raise UserError(f"{folder / WEIGHTS}: the rows of {name} are not distributions.")
     array /= totals.astype(np.float32)
     return array
 

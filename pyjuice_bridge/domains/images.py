@@ -121,7 +121,7 @@ def prepare(dataset: Dataset, colour: str) -> ImageData:
     """Encode every split.
 
     Raises:
-        UserError: a colour transform was asked for on grey images.
+        UserError: the config sets a colour transform, but the images are grey.
     """
     height, width, channels = dataset.shape
     transform = _transform(colour, channels, dataset.name)

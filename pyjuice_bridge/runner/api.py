@@ -190,7 +190,7 @@ def _checked(
     data = values["data"] if isinstance(values.get("data"), Mapping) else {}
     for domain in given.data:
         if data.get("kind", "images") != domain:
-            raise UserError(f"{where}: {domain} handed over need 'data.kind: {domain}'")
+            raise UserError(f"{where}: the data passed to run need 'data.kind: {domain}'")
     return make_config(values, where)
 
 
