@@ -151,7 +151,8 @@ class TableCodec:
             if value not in codes:
                 known = ", ".join(map(repr, self.values[column][:5]))
                 raise UserError(
-                    f"{name}: column {column!r}, row {i}: {value!r} is not one of its values: {known}"
+                    f"{name}: column {column!r}, row {i}: {value!r} is not one of its values: "
+                    f"{known}"
                     f"{' …' if len(codes) > 5 else ''}."
                 )
             out[i] = codes[value]

@@ -253,7 +253,7 @@ class TextCodec:
         if self.place is None:
             raise UserError("This model of text has no vocabulary; ask with token ids.")
         raise UserError(
-            f"{self.place} is missing; it holds the strings of the tokens and belongs beside the model"
+            f"{self.place} is missing; it holds the tokens' strings; keep it beside the model"
         )
 
     def meta(self) -> dict[str, str | int | float]:
