@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: ``path`` is a device, a link, or anything else but a regular file.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path} cannot be written: it is no regular file; give another name")
+        raise UserError(f"{path} cannot be written: it is not a regular file; give another name")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -49,7 +49,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         OSError: the folder is missing or the file cannot be written; ``path`` is as it was.
-        UserError: ``path`` is no regular file.
+        UserError: ``path`` is not a regular file.
     """
     with replacing(path) as temporary, temporary.open("xb") as file:
         yield file

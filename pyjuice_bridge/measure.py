@@ -16,7 +16,7 @@ class Measure:
         title: its name in a sentence.
         rows: what one row of the data is.
         digits: decimals in tables.
-        leads: whether the unit stands before the figure.
+        leads: whether the unit precedes the figure.
         of: from -log p in nats, per value that is predicted, to the figure.
     """
 

@@ -59,7 +59,7 @@ def started() -> int:
 
 
 def started_here() -> int:
-    """Return how many of them run on this machine."""
+    """Return how many of the started processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", started()))
 
 
@@ -91,7 +91,7 @@ def part(rows: int) -> slice:
 
 
 def mine(piece: int) -> bool:
-    """Return True if this process does the piece of work of this number."""
+    """Return True if the piece of work with this number is this process's."""
     return piece % size() == rank()
 
 
@@ -201,7 +201,9 @@ def _backend(device: str) -> str:
 
     here, there = started_here(), torch.cuda.device_count()
     if here > there:
-        raise UserError(f"device: {here} processes need a GPU each, here are {there}; start fewer")
+        raise UserError(
+            f"device: {here} processes need a GPU each, but there are {there}; start fewer"
+        )
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return "cpu:gloo,cuda:nccl"
 

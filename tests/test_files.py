@@ -25,7 +25,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
     else:
         os.mkfifo(path)
     before = path.lstat()
-    with pytest.raises(UserError, match="out cannot be written: it is no regular file"):
+    with pytest.raises(UserError, match="out cannot be written: it is not a regular file"):
         files.write_text(path, "new")
     after = path.lstat()
     assert (before.st_mode, before.st_ino) == (after.st_mode, after.st_ino)
@@ -36,7 +36,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
 def test_devices_are_left_alone() -> None:
     for name in ("/dev/null", "/dev/full"):
         before = Path(name).stat()
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             files.write_bytes(Path(name), b"x")
         assert Path(name).stat().st_rdev == before.st_rdev
 

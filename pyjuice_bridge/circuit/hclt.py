@@ -32,7 +32,7 @@ from pyjuice_bridge.errors import UserError
 
 
 def check_parents(parents: ArrayLike) -> IntArray:
-    """``parents`` as int32 [n] after checking that it names exactly one root and valid nodes."""
+    """Return ``parents`` as int32 [n]; refuse other than one root and valid nodes."""
     tree = np.asarray(parents)
     if tree.ndim != 1 or tree.size == 0 or tree.dtype.kind not in "iu":
         raise UserError("parents must be a non-empty one-dimensional integer array.")
@@ -44,7 +44,7 @@ def check_parents(parents: ArrayLike) -> IntArray:
 
 
 def bfs_levels(parents: ArrayLike) -> list[IntArray]:
-    """The nodes of a tree by depth, root level first, siblings next to each other.
+    """List a tree's nodes by depth, root level first, siblings next to each other.
 
     Inside a level nodes follow the order of their parents, then their own index.
 
@@ -67,14 +67,14 @@ def bfs_levels(parents: ArrayLike) -> list[IntArray]:
 
 
 def ranges(starts: ArrayLike, counts: ArrayLike) -> NDArray[np.int64]:
-    """The integers of ``starts[i] : starts[i] + counts[i]``, one range after another."""
+    """Concatenate the ranges ``starts[i] : starts[i] + counts[i]``."""
     sizes: NDArray[np.int64] = np.asarray(counts, np.int64)
     shift: NDArray[np.int64] = np.asarray(starts, np.int64) - (np.cumsum(sizes) - sizes)
     return np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(shift, sizes)
 
 
 def category_array(categories: ArrayLike, num_vars: int) -> IntArray:
-    """``categories`` (one number, or one per variable) as int32 [num_vars]."""
+    """Return ``categories`` (one number, or one per variable) as int32 [num_vars]."""
     sizes = np.asarray(categories)
     if sizes.dtype.kind not in "iu" or sizes.shape not in ((), (num_vars,)) or sizes.min() < 1:
         raise UserError(
@@ -154,7 +154,7 @@ def tree_copies(
 def _products(
     level: IntArray, own: IntArray, below: IntArray, tree: IntArray, sums: int
 ) -> ProductLayer:
-    """Input block times the sum blocks (from ``sums`` on) of the level ``below``, per node."""
+    """Multiply each node's input block by the sum blocks (from ``sums`` on) ``below`` it."""
     copies = own.shape[1]
     counts = np.bincount(tree[below], minlength=len(tree))[level]
     position = np.cumsum(counts) - counts

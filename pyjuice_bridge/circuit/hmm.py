@@ -70,7 +70,7 @@ class Hmm:
         return int(self.initial.size + self.transition.size + self.emission.size)
 
     def circuit(self, length: int) -> Circuit:
-        """The model of the first ``length`` tokens, one variable each.
+        """Build the circuit of the first ``length`` tokens, one variable each.
 
         ``latents["z"]`` lists the product blocks: node h of block t means z_t = h.  The circuit
         shares the arrays of the model.
@@ -104,7 +104,7 @@ class Hmm:
 
     @staticmethod
     def of(circuit: Circuit) -> Hmm:
-        """The model whose circuit of some length this is; the arrays are shared.
+        """Return the HMM behind a circuit of any length; the arrays are shared.
 
         Raises:
             UserError: the circuit is not one that ``Hmm.circuit`` builds, or of a single position,
@@ -156,7 +156,7 @@ def random_hmm(states: int, vocabulary: int, seed: int | None) -> Hmm:
 
 
 def _structure(circuit: Circuit) -> list[object]:
-    """Everything about a circuit but its parameters, as plain lists."""
+    """Return everything about a circuit but its parameters, as plain lists."""
     facts: list[object] = [circuit.num_vars, circuit.roots.tolist()]
     facts.append({name: blocks.tolist() for name, blocks in circuit.latents.items()})
     for layer in circuit.layers:

@@ -73,7 +73,7 @@ def rat_spn(
 
 
 class _Builder:
-    """The layers so far, and the block that stands for each region."""
+    """The layers so far, and the block of each region."""
 
     def __init__(self, graph: RegionGraph, sums: int, inputs: int) -> None:
         self.graph = graph
@@ -92,7 +92,7 @@ class _Builder:
         return ids
 
     def add_leaves(self, categories: IntArray) -> None:
-        """Input layers, one per number of categories, and the products of the leaf regions."""
+        """Add an input layer per number of categories, and the products of the leaf regions."""
         regions = [region for region, splits in enumerate(self.graph.splits) if not splits]
         pairs = [(region, v) for region in regions for v in self.graph.scopes[region]]
         factors: dict[int, list[int]] = defaultdict(list)
@@ -107,7 +107,7 @@ class _Builder:
         self.block.update(zip(regions, ids, strict=True))
 
     def add_regions(self, regions: list[int]) -> None:
-        """The products of the partitions of ``regions``, and the sums over them."""
+        """Add the products of the partitions of ``regions``, and the sums over them."""
         for width, alike in self._by_width(regions).items():
             pairs = [pair for region in alike for pair in self.graph.splits[region]]
             children = [[self.block[left], self.block[right]] for left, right in pairs]
@@ -120,7 +120,7 @@ class _Builder:
                     self.add_sums(group, [edges[region] for region in group], out, width)
 
     def _by_width(self, regions: list[int]) -> dict[int, list[int]]:
-        """Regions by the width of their partitions."""
+        """Group regions by the width of their partitions."""
         found: dict[int, list[int]] = defaultdict(list)
         for region in regions:
             widths = {self.widths[a] * self.widths[b] for a, b in self.graph.splits[region]}
@@ -132,7 +132,7 @@ class _Builder:
         return found
 
     def add_sums(self, regions: list[int], edges: list[list[int]], width: int, size: int) -> None:
-        """One sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
+        """Add a sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
         children, offsets = _ragged(edges)
         groups = np.arange(len(children), dtype=np.int32)
         counts = np.repeat(np.diff(offsets), np.diff(offsets))
@@ -142,7 +142,7 @@ class _Builder:
 
 
 def _by_height(graph: RegionGraph) -> list[list[int]]:
-    """Regions with partitions, grouped by the longest way down to a leaf, lowest first."""
+    """Group regions with partitions by the longest path down to a leaf, lowest first."""
     height = [0] * len(graph.scopes)
     for region in sorted(range(len(height)), key=lambda i: len(graph.scopes[i])):
         below = [height[child] for pair in graph.splits[region] for child in pair]
@@ -160,6 +160,6 @@ def _product(kind: ProductKind, children: list[list[int]]) -> ProductLayer:
 
 
 def _ragged(lists: list[list[int]]) -> tuple[IntArray, IntArray]:
-    """The lists one after another, and where each begins."""
+    """Concatenate lists; return also the offset of each."""
     flat = np.array([item for part in lists for item in part], np.int32)
     return flat, np.cumsum([0, *map(len, lists)]).astype(np.int32)

@@ -106,7 +106,7 @@ def load_region_graph(path: str | Path) -> RegionGraph:
 
 
 def random_region_graph(num_vars: int, depth: int, replicas: int, *, seed: int) -> RegionGraph:
-    """Random balanced binary splits of all variables, repeated ``replicas`` times below one root.
+    """Split all variables into random halves, ``replicas`` times below one root.
 
     Source: Peharz et al., *Random Sum-Product Networks*, UAI 2019, algorithm 1.  Here replicas only
     meet at the root: equal regions of two replicas stay apart.

@@ -28,7 +28,7 @@ class Size:
 
 
 def size_of(circuit: Circuit) -> Size:
-    """Measure a circuit, whose parameters need no memory for that."""
+    """Measure a circuit without allocating its parameters."""
     flops, activations, blocks = 0.0, 0, 0
     for layer, width in zip(circuit.layers, circuit.widths, strict=True):
         if isinstance(layer, InputLayer):
@@ -61,5 +61,5 @@ def nearest_width(build: Callable[[int], Circuit], parameters: int) -> int:
 
 
 def balanced_parents(count: int) -> IntArray:
-    """Return the parents of a balanced binary tree, int32 [count], to stand in for a learnt one."""
+    """Return the parents of a balanced binary tree, int32 [count], in place of a learnt one."""
     return ((np.arange(count) + 1) // 2 - 1).astype(np.int32)

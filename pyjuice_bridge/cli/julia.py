@@ -10,7 +10,7 @@ import click
 
 @click.group()
 def julia() -> None:
-    """The Julia engine."""
+    """Set up the Julia engine."""
 
 
 @julia.command()
@@ -26,7 +26,7 @@ def setup() -> None:
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """The lines of ``doctor`` about Julia."""
+    """Return the lines of ``doctor`` about Julia."""
     from pyjuice_bridge.engines.julia_environment import PACKAGES, julia_state, threads
 
     state = julia_state()

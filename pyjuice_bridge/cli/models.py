@@ -97,7 +97,7 @@ def evaluate(
 def _text_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
 ) -> tuple[float, int, str, str]:
-    """Return the figure, the number of windows, the split and a line that says it all."""
+    """Return the figure, the number of windows, the split and a line with all of them."""
     from pyjuice_bridge.codecs import TextCodec
     from pyjuice_bridge.runner.splits import stream_for
 
@@ -119,7 +119,7 @@ def _text_figure(
 def _image_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
 ) -> tuple[float, int, str, str]:
-    """Return the figure, the number of images, the split and a line that says it all."""
+    """Return the figure, the number of images, the split and a line with all of them."""
     from pyjuice_bridge.runner.splits import images_for
 
     found, name = images_for(model, opened, data, split, root)
@@ -133,7 +133,7 @@ def _image_figure(
 def _table_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
 ) -> tuple[float, int, str, str]:
-    """Return the figure, the number of rows, the split and a line that says it all."""
+    """Return the figure, the number of rows, the split and a line with all of them."""
     from pyjuice_bridge.runner.splits import table_for
 
     found, name = table_for(model, opened, data, split, root)
@@ -218,9 +218,7 @@ def inpaint(
 
     opened = load(model, engine=engine, device=device)
     if opened.image_shape is None:
-        raise UserError(
-            f"{model} does not model images; for gaps in a text there is the command 'infill'"
-        )
+        raise UserError(f"{model} does not model images; use 'infill' for gaps in a text")
     number = seed_of(seed)
     rng = np.random.default_rng(number)
     every = images_for(model, opened, data, split, root)[0]
@@ -264,7 +262,7 @@ def infill(model: Path, text: str, n: int, seed: int | None, engine: str, device
 
 
 def _some(count: int, whole: int, split: str) -> str:
-    """Say how many there are: of a split, of all, or all."""
+    """Describe a number of samples: of a split, of all, or all."""
     if split:
         return f"{count:,} {split}"
     return f"all {count:,}" if count == whole else f"{count:,} of the {whole:,}"

@@ -138,7 +138,7 @@ def _write_array(file: IO[bytes], model: Model, n: int, seed: int) -> None:
 
 
 def _lines(model: Model, n: int, seed: int) -> Iterator[str]:
-    """Yield texts, or the rows of a table with its names first, a line each."""
+    """Yield lines: texts, or a table's names and rows."""
     named = False
     for part in _parts(model, n, seed):
         if isinstance(part, list):

@@ -53,7 +53,7 @@ class EndedError(KeyboardInterrupt):
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks by what looks like it."""
+    """Replace characters that an encoding lacks by similar ones."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -78,7 +78,7 @@ def accept_any_text() -> None:
 
 
 def close_output() -> None:
-    """Send what is still to be printed nowhere, so that the end of the process is quiet."""
+    """Discard unprinted output, so that the process ends quietly."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):

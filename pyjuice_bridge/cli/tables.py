@@ -38,7 +38,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def results_table(run_dir: Path) -> Table:
-    """Table the final figures of a run, one arm per line."""
+    """Tabulate the final figures of a run, one arm per line."""
     run = read_run(run_dir)
     table = _table(
         f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
@@ -52,7 +52,7 @@ def results_table(run_dir: Path) -> Table:
 
 
 def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
-    """Table the runs of a folder, one arm per line: the figure on test, or what is wrong."""
+    """Tabulate the runs of a folder, one arm per line: the figure on test, or the error."""
     table = _table(str(folder), ["run", "data", "arm", "test", "time", "state"])
     for path in runs:
         try:
@@ -71,7 +71,7 @@ def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
 
 
 def compare_rows(rows: Sequence[ComparedArm]) -> Table:
-    """Table mean ± standard deviation of every arm over the seeds."""
+    """Tabulate mean ± standard deviation of every arm over the seeds."""
     units = ", ".join(dict.fromkeys(row.measure.unit for row in rows))
     table = _table(f"{units}, mean ± sd", ["config", "arm", "seeds", "parameters", *SPLITS, "time"])
     labels = list(dict.fromkeys(row.label for row in rows))
@@ -92,7 +92,7 @@ def compare_rows(rows: Sequence[ComparedArm]) -> Table:
 
 
 def plan_table(plan: Plan) -> Table:
-    """Table a run's parameters, memory and predicted time."""
+    """Tabulate a run's parameters, memory and predicted time."""
     columns = ["arm", "parameters", "passes", "memory", "predicted time"]
     table = _table(f"plan of {plan.name}", columns)
     for arm in plan.arms:

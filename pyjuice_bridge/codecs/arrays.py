@@ -12,7 +12,7 @@ from pyjuice_bridge.errors import UserError
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
-    """Return ``x`` as an array; what a mask hides is -1, or NaN among floats.
+    """Return ``x`` as an array; masked entries become -1, or NaN in floats.
 
     Raises:
         UserError: ``x`` is ragged or no array.

@@ -131,7 +131,7 @@ class TableCodec:
                 )
         for column in given:
             if column not in self.columns:
-                raise UserError(f"{name}: column {column!r} is none of the circuit's; drop it.")
+                raise UserError(f"{name}: column {column!r} is not in the circuit; drop it.")
 
     def _codes(self, column: str, data: Any, name: str) -> NDArray[Any]:
         missing = np.asarray(data.isna()) if hasattr(data, "isna") else None
@@ -151,7 +151,8 @@ class TableCodec:
             if value not in codes:
                 known = ", ".join(map(repr, self.values[column][:5]))
                 raise UserError(
-                    f"{name}: column {column!r}, row {i}: {value!r} is none of its values: {known}"
+                    f"{name}: column {column!r}, row {i}: {value!r} is not one of its values: "
+                    f"{known}"
                     f"{' …' if len(codes) > 5 else ''}."
                 )
             out[i] = codes[value]

@@ -78,7 +78,7 @@ class Vocabulary:
                 there = Vocabulary.load(path)
                 if (there.words, there.digest) == (self.words, self.digest):
                     return
-                raise UserError(f"{path} is that of another model; save to another folder")
+                raise UserError(f"{path} belongs to another model; save to another folder")
             self.save(path)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror})") from None
@@ -143,7 +143,7 @@ class Vocabulary:
         return TokenStream(ids[stream.tokens], stream.documents)
 
     def _encode(self, text: str) -> NDArray[np.int32]:
-        """Words that the vocabulary does not have are its token 0, ``<unk>``."""
+        """Return the ids of a text; unknown words are token 0, ``<unk>``."""
         if not text.strip():
             return np.empty(0, np.int32)
         if self._pieces is not None:
@@ -253,8 +253,7 @@ class TextCodec:
         if self.place is None:
             raise UserError("This model of text has no vocabulary; ask with token ids.")
         raise UserError(
-            f"{self.place} is missing, which says what the tokens of a model of text are; keep it "
-            "beside the model"
+            f"{self.place} is missing; it holds the tokens' strings; keep it beside the model"
         )
 
     def meta(self) -> dict[str, str | int | float]:

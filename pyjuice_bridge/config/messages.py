@@ -132,7 +132,7 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _options(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """List the sections that may stand at ``path``."""
+    """List the sections allowed at ``path``."""
     annotation: Any = model
     for step in path:
         annotation = _models(annotation)[0].model_fields[step].annotation

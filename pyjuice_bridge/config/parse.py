@@ -13,9 +13,9 @@ from pyjuice_bridge.errors import UserError
 LARGEST = 100_000
 """Characters that a config may have."""
 DEEPEST = 32
-"""Sections and lists that may stand within one another."""
+"""Depth of nested sections and lists, at most."""
 MOST = 10_000
-"""Values that a config may have, every alias counted as all that it stands for."""
+"""Values of a config, at most, with aliases expanded."""
 _DIGITS = 400
 _TAG = "tag:yaml.org,2002:"
 _BASES = {"0o": 8, "0x": 16}

@@ -82,7 +82,7 @@ class DataSet:
         return self.family or self.name
 
     def how_to_get(self, folder: Path) -> str:
-        """Say how its files come into a folder."""
+        """Say how to get its files into a folder."""
         if self.by_hand:
             what = self.by_hand.format(name=self.name, folder=folder)
             return f"{what}, or set root to a folder that holds them"
@@ -116,10 +116,10 @@ def known_set(source: object, domain: Domain | None = None) -> DataSet | None:
 
 
 def unknown_set(name: str, domain: Domain | None = None) -> UserError:
-    """Return the error for a name or path that is nothing known."""
+    """Return the error for an unknown name or path."""
     if domain and name in SETS:
         kind = SETS[name].domain
-        return UserError(f"{name} is {kind}: {domain} was asked for (data.kind is {kind}).")
+        return UserError(f"{name} is a set of kind {kind}, not {domain}: use data.kind {kind}.")
     known = names_of(domain) if domain else tuple(SETS)
     near = difflib.get_close_matches(name, SETS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""

@@ -60,7 +60,7 @@ class Dataset(SplitData):
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """Return what recognises this set again, as JSON-able values."""
+        """Return what identifies this set, as JSON-able values."""
         return {
             "name": self.name,
             "shape": list(self.shape),

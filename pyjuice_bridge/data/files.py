@@ -83,7 +83,7 @@ def writing_cache(folder: Path) -> Iterator[None]:
 
 
 def check_unpacked(path: Path | str, packed: int, unpacked: int) -> None:
-    """Refuse what unpacks to so much more than it is that it cannot be data.
+    """Refuse archives that unpack to implausibly much more than their size.
 
     Raises:
         UserError: it does.
@@ -119,7 +119,7 @@ def verify(path: Path, sha256: str) -> None:
 
 
 def download(url: str, path: Path, check: Callable[[Path], None]) -> None:
-    """Fetch ``url`` to ``path``, going on from ``<path>.part`` where a former try stopped.
+    """Fetch ``url`` to ``path``, continuing from the ``<path>.part`` of an earlier try.
 
     Raises:
         UnreachableError: the address did not answer, or the transfer broke off (the part is kept).

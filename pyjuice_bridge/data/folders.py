@@ -114,7 +114,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _is_deep(picture: Image.Image) -> bool:
-    """Tell whether Pillow would cut channels of 16 bits to 8, which its mode does not say."""
+    """Tell whether Pillow would silently cut channels of 16 bits to 8."""
     for tile in getattr(picture, "tile", ()):
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         raw = str(args[0])

@@ -44,7 +44,7 @@ def build(folder: Path, photos: Sequence[Photo] | None = None) -> Path:
     ``build.json``.
 
     Raises:
-        UserError: fewer than ten photographs could be had.
+        UserError: fewer than ten photographs could be fetched.
     """
     if (folder / _RECORD).is_file():
         return folder
@@ -55,7 +55,7 @@ def build(folder: Path, photos: Sequence[Photo] | None = None) -> Path:
             why = "; ".join(reasons) or "their files have changed"
             raise UserError(
                 f"natural_patches could not be built: only {len(files)} of {len(photos)}"
-                f" photographs could be had ({why})."
+                f" photographs could be fetched ({why})."
             )
         crops = {i: photo_crops(path) for i, path in files.items()}
     _write(folder, photos, crops, reasons)
@@ -76,7 +76,7 @@ def read(_: DataSet, folder: Path) -> FoundImages:
     crops = as_images(map_npy(folder / "crops.npy"), f"{folder}: crops.npy")
     photo = map_npy(folder / "photo.npy")
     if photo.shape != crops.shape[:1] or crops.shape[1:] != (SIDE, SIDE, 3):
-        raise UserError(f"{folder}: crops.npy and photo.npy do not fit: delete it and get it.")
+        raise UserError(f"{folder}: crops.npy and photo.npy do not match: delete it and get it.")
     held = np.isin(photo, test)
     if held.all() or not held.any():
         raise UserError(f"{folder}: no photographs for train or test: delete it and get it.")

@@ -47,7 +47,7 @@ class Package:
         _run(self._command(archives), archives, str(self))
         found = sorted(path for path in archives.iterdir() if path.is_file())
         if not found:
-            raise UnreachableError(f"the {self} could not be got (its client wrote no file)")
+            raise UnreachableError(f"the {self} could not be fetched (its client wrote no file)")
         unpacked = scratch / "unpacked"
         unpacked.mkdir()
         if self.registry == "apt":
@@ -93,7 +93,7 @@ def _run(command: Sequence[str], folder: Path, what: str) -> None:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1].strip() if lines else f"exit status {done.returncode}"
-        raise UnreachableError(f"the {what} could not be got ({reason})")
+        raise UnreachableError(f"the {what} could not be fetched ({reason})")
 
 
 def _untar(archive: Path, members: Sequence[str], folder: Path) -> None:

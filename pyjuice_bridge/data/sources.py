@@ -44,7 +44,7 @@ def get_files(entry: DataSet, folder: Path) -> Path:
         except UnreachableError as error:
             reasons.append(str(error))
     raise UserError(
-        f"{entry.name} could not be got: {'; '.join(reasons)}."
+        f"{entry.name} could not be fetched: {'; '.join(reasons)}."
         f" Put {', '.join(file.name for file in missing)} into {folder} by hand."
     )
 
@@ -80,7 +80,7 @@ def is_there(folder: Path, file: PublishedFile) -> bool:
 def get_archives(entry: DataSet, folder: Path) -> Path:
     """Download and unpack the archives of a set into ``folder``.
 
-    Each archive is done when the file ``<archive>.done`` is there; a broken transfer goes on
+    Each archive is done when the file ``<archive>.done`` is there; a broken transfer continues
     where it stopped.
 
     Raises:
@@ -100,7 +100,7 @@ def get_archives(entry: DataSet, folder: Path) -> Path:
                 download(archive.url, local, check)
         except UnreachableError as error:
             raise UserError(
-                f"{entry.name} could not be got: {error}, and no package carries it."
+                f"{entry.name} could not be fetched: {error}, and no package carries it."
                 f" Put {file_name}, or its unpacked files, into {folder} by hand."
             ) from error
         _unpack(local, archive.pattern, folder)

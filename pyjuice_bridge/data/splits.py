@@ -60,7 +60,7 @@ class SplitData:
         return {split: len(getattr(self, split)) for split in SPLITS}
 
     def origins(self) -> str:
-        """Say how many of each split there are and where they come from, for a log."""
+        """Say how many of each split there are and their sources, for a log."""
         sources = self.meta.get("sources", {})
         parts = (
             f"{count:,} {split}" + (f" ({sources[split]})" if split in sources else "")
@@ -85,12 +85,12 @@ class Division(Generic[T]):
 
 
 def split_called(name: str) -> str | None:
-    """Return the split that a name stands for, in upper or lower case; None if it is no split."""
+    """Return the split that a name denotes, in upper or lower case; None if it is no split."""
     return _SPLIT_OF.get(name.lower())
 
 
 def by_split(names: Mapping[str, Sequence[str]], where: str) -> dict[str, list[str]]:
-    """Group names by the split that one of their words stands for; ``""`` has the others.
+    """Group names by the split that one of their words denotes; ``""`` has the others.
 
     Args:
         names: each name with the words of it that may be a split's.
@@ -109,7 +109,7 @@ def by_split(names: Mapping[str, Sequence[str]], where: str) -> dict[str, list[s
         for split, word in named.items():
             if spelling.setdefault(split, word) != word:
                 raise UserError(
-                    f"{where} holds {spelling[split]} and {word}, which both stand for the {split}"
+                    f"{where} holds {spelling[split]} and {word}, which both name the {split}"
                     " split: keep one."
                 )
         groups.setdefault(next(iter(named), ""), []).append(name)
@@ -131,7 +131,7 @@ def one_by_split(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def files_by_split(folder: Path, endings: Collection[str]) -> dict[str, list[Path]]:
-    """Group the visible files below a folder by the split that their names or folders stand for.
+    """Group the visible files below a folder by the split that their names or folders denote.
 
     That is ``train.txt``, ``wiki.train.tokens``, ``my-train.csv``, ``train-00000-of-00002.parquet``
     or any file in a folder ``train``.
@@ -211,7 +211,7 @@ def divided(
     asked: Mapping[str, object],
     seed: int,
 ) -> Found[T]:
-    """Make the splits that are missing: test the same for every seed, then valid by the seed.
+    """Make missing splits: test, the same for every seed, then valid by the seed.
 
     Args:
         name: the set's name, for messages.
@@ -288,7 +288,7 @@ def share(field_name: str, value: Any) -> float | None:
 
 
 def _words(stem: str) -> list[str]:
-    """Return what in a file's name may be a split's: ``wiki``, ``my-train`` and ``train``."""
+    """List the parts of a file's name that may name a split: ``wiki``, ``my-train``, ``train``."""
     parts = _SHARD.sub("", stem).split(".")
     return [part[m.end() :] for part in parts for m in re.finditer(r"^|[-_]", part)]
 
@@ -304,7 +304,7 @@ def _refuse_lookalikes(
         doubtful += near
     if doubtful:
         raise UserError(
-            f"{where}: {doubtful[0]} looks like a split but is none: rename it to one of"
+            f"{where}: {doubtful[0]} looks like a split's name but is not: rename it to one of"
             f" {', '.join(_SPLIT_OF)}, or to something else."
         )
 
@@ -322,7 +322,7 @@ def _near(word: str) -> str | None:
 
 
 def _one_edit_apart(one: str, two: str) -> bool:
-    """Tell whether a letter more, less, changed or swapped with the next makes one from two."""
+    """Tell whether one letter added, dropped, changed or swapped turns one into the other."""
     for _ in range(2):  # what they begin with alike, then what they end with
         while one and two and one[0] == two[0]:
             one, two = one[1:], two[1:]

@@ -46,7 +46,7 @@ class TableDataset(SplitData):
         train: int32 [N, D], values from 0; -1 where one is missing.
         valid: int32 [N, D], the source's own, or rows of its training split by seed.
         test: int32 [N, D], the source's own, or rows of the source, the same for every seed.
-        values: of columns of text, what each value stands for.
+        values: the text behind each code, of columns of text.
         meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from), ``seed``,
             ``limit``.
     """
@@ -72,7 +72,7 @@ class TableDataset(SplitData):
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """Return what recognises this table again, as JSON-able values."""
+        """Return what identifies this table, as JSON-able values."""
         return {
             "name": self.name,
             "columns": list(self.columns),

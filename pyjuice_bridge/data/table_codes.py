@@ -41,7 +41,7 @@ class RawTable:
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """What the values of each column stand for, as the training split says.
+    """The values of each column, learnt from the training split.
 
     Attributes:
         columns: names of the columns.
@@ -174,7 +174,7 @@ def _integers(column: Column, where: str) -> NDArray[np.int64]:
         elif _NUMBER.fullmatch(text):
             numbers[cell] = float(text)
         else:
-            raise UserError(f"{where} holds {cell!r}, and only numbers in train: remove such rows.")
+            raise UserError(f"{where} holds {cell!r}, but only numbers in train: remove such rows.")
     return _whole(np.array([numbers[cell] for cell in column]), where)
 
 

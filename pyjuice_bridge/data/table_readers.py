@@ -58,7 +58,7 @@ def read_data_files(entry: DataSet, folder: Path) -> Found[RawTable]:
     for file in files.values():
         if not file.is_file():
             how = entry.how_to_get(folder)
-            raise UserError(f"{entry.name} is not whole in {folder} (no {file.name}): {how}.")
+            raise UserError(f"{entry.name} is incomplete in {folder} (no {file.name}): {how}.")
     least = int(entry.options["categories"])
     parts = {split: replace(_read([file]), at_least=least) for split, file in files.items()}
     return Found(parts, {s: file.name for s, file in files.items()}, {"source": [str(folder)]})
@@ -146,7 +146,7 @@ def _read_csv(path: Path, header: Header) -> RawTable:
 
 
 def _numbers(lines: Sequence[str]) -> Any:
-    """Integers [N, D] where every cell is one; None elsewhere."""
+    """Return integers [N, D] if every cell is one, otherwise None."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return np.loadtxt(lines, np.int64, comments=None, delimiter=",", ndmin=2)

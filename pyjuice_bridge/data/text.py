@@ -55,7 +55,7 @@ class TextDataset(SplitData):
         vocabulary: the string of every id, as its tokenizer writes it (``##ing``, ``Ġthe``).
         unit: what one token is, for tables of perplexities.
         tokenizer: JSON-able facts: ``kind``, ``source``, ``sha256`` and, for word pieces,
-            ``special`` (``{"cls_token": 101, …}``: ids that never stand in the streams).
+            ``special`` (``{"cls_token": 101, …}``: ids that never occur in the streams).
         decode_ids: ids to text, by the tokenizer's own rules; called through :meth:`decode`.
         meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from),
             ``document`` (what one is), ``variant``, ``seed``, ``limit``.
@@ -95,7 +95,7 @@ class TextDataset(SplitData):
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """Return what recognises this text again, as JSON-able values."""
+        """Return what identifies this text, as JSON-able values."""
         streams: dict[str, TokenStream] = {split: getattr(self, split) for split in SPLITS}
         return {
             "name": self.name,

@@ -46,7 +46,7 @@ def get_brown(entry: DataSet, folder: Path) -> Path:
     """Put the 500 samples of the package into one file, a line ``# ca01`` before each.
 
     Raises:
-        UserError: the package could not be got, or sent other bytes.
+        UserError: the package could not be fetched, or sent other bytes.
     """
     (file,) = entry.files
     if is_there(folder, file):
@@ -67,14 +67,14 @@ def get_brown(entry: DataSet, folder: Path) -> Path:
             verify(whole, file.sha256)
             whole.replace(folder / file.name)
     except UnreachableError as error:
-        raise UserError(f"brown could not be got: {error}.") from error
+        raise UserError(f"brown could not be fetched: {error}.") from error
     return folder
 
 
 def brown_samples(path: Path) -> Iterator[str]:
     """Read the samples of the Brown corpus without tags, one sentence a line.
 
-    Words stand apart from punctuation as published; quotation marks ```` `` ```` and ``''`` become
+    Punctuation is separated as published; quotation marks ```` `` ```` and ``''`` become
     ``"``, and the sentence ends that the tagged version doubles (``; ;``) are single.
     """
     lines: list[str] = []
@@ -107,7 +107,7 @@ def _wikitext(entry: DataSet, folder: Path) -> FoundText:
     place = inner[0] if inner else folder
     found = own(place) if visible_files(place, ENDINGS) else None
     if found is None or set(found.parts) != set(SPLITS):
-        raise UserError(f"{entry.name} is not whole in {place}: {entry.how_to_get(place)}.")
+        raise UserError(f"{entry.name} is incomplete in {place}: {entry.how_to_get(place)}.")
     first = islice(found.parts["test"].documents(), 3)
     found.meta["variant"] = "tokens" if any("<unk>" in text for text in first) else "raw"
     return found

@@ -81,7 +81,7 @@ def _dividing(fields: dict[str, str]) -> bool:
 
 
 def _innermost(pattern: re.Pattern[str], replacement: object, text: str) -> str:
-    """Replace until nothing is left to replace, from the inside outwards."""
+    """Replace from the inside outwards until nothing matches."""
     count = 1
     while count:
         text, count = pattern.subn(replacement, text)  # type: ignore[call-overload]

@@ -1,6 +1,6 @@
 """The one idea of distillation: a structure with named latents, observed in some stages.
 
-A *kind* of circuit says which structure it is, over which scopes its latent variables stand, and
+A *kind* of circuit says which structure it is, which scopes its latent variables have, and
 how each arm of the comparison begins; everything else (training, scoring, reporting) is the same
 for all kinds.  A kind is one file with one :class:`Kind`, listed in ``distill.registry``.
 """

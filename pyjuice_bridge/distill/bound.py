@@ -15,7 +15,7 @@ from pyjuice_bridge.errors import UserError
 def bound_and_marginal(
     engine: Engine, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, latent: str = "z"
 ) -> tuple[float, float]:
-    """Mean log p(x, z) and mean log p(x) of root 0, in nats per row.
+    """Compute the means of log p(x, z) and log p(x) of root 0, in nats per row.
 
     Works for every circuit that names its latents: an HCLT whose variables each have their own
     latent, or a patch circuit glued under a latent circuit.

@@ -19,7 +19,7 @@ def refuse_sweep(config: Settings) -> None:
 
 
 def default_ring(config: Settings, ring: int) -> None:
-    """Set how many pixels around it a teacher of raw pixels looks at, unless the config does."""
+    """Set the context of a teacher of raw pixels, unless the config does."""
     if getattr(config.teacher, "ring", ring) is None:
         config.teacher.ring = ring  # type: ignore[attr-defined]
 

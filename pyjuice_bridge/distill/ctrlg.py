@@ -6,7 +6,7 @@ A model is a folder, as ``huggingface_hub``'s model mixin writes it:
 - ``model.safetensors``: float32 ``alpha_exp`` [H, H], the transition probabilities themselves
   (row = state before); ``beta`` [H, V], the *logarithms* of the emission probabilities; ``gamma``
   [H], the logarithms of the initial probabilities (training there applies a softmax to them, so a
-  constant may be missing).  Zero probabilities are written as -1e30, its own stand-in for -∞.
+  constant may be missing).  Zero probabilities are written as -1e30, its own value for -∞.
 
 Conventions of its models: token ids are those of the causal model's tokenizer, prompt left out;
 sequences that end early are filled up with the end-of-sequence token; and the last state, H - 1, is
@@ -130,7 +130,7 @@ def _read_config(path: Path) -> dict[str, int]:
 def _read_tensors(
     path: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Read the tensors of these names, whose types and shapes are looked at before the numbers."""
+    """Read the named tensors; types and shapes are checked before any numbers."""
     _safetensors()
     from safetensors import safe_open
 
@@ -167,7 +167,7 @@ def _rows(array: NDArray[np.float32], folder: Path, name: str) -> NDArray[np.flo
     with np.errstate(invalid="ignore"):
         totals = array.sum(axis=1, keepdims=True, dtype=np.float64)
     if not array.min() >= 0 or not (np.abs(totals - 1) < _CLOSE).all():
-        raise UserError(f"{folder / WEIGHTS}: the rows of {name} are no distributions.")
+        raise UserError(f"{folder / WEIGHTS}: the rows of {name} are not distributions.")
     array /= totals.astype(np.float32)
     return array
 

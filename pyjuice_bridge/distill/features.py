@@ -102,7 +102,7 @@ def _own(teacher: object, samples: Samples) -> Teacher:
 
 
 def _from_teacher(context: Context, samples: Samples, teacher: Teacher) -> Features:
-    """Embed with a teacher that is there; lazily if it can."""
+    """Embed with a given teacher, lazily if it supports that."""
     facts = describe(teacher, samples.splits["train"][:_PROBE], samples.vocabulary)
     lazy: Callable[[Any], Embeddings] | None = getattr(teacher, "lazy", None)
     if lazy is None:
@@ -239,7 +239,7 @@ def _from_writer(samples: Samples, scale: str) -> Features:
 
 
 def _from_files(samples: Samples, path: str) -> Features:
-    """Open embeddings that were made elsewhere."""
+    """Open the user's own embeddings."""
     found, key, noun = load_embeddings(path), {}, samples.noun
     for split, each in samples.splits.items():
         if split not in found:

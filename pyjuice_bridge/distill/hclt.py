@@ -61,7 +61,7 @@ def _check(config: Settings) -> None:
 
 
 def _scopes(_: HcltCircuit, shape: Shape) -> IntArray:
-    """One latent for every pixel of an image, for every column of a table."""
+    """Return one latent for every pixel of an image, or column of a table."""
     channels = shape.sides[2] if shape.sides else 1
     return np.arange(len(shape.categories), dtype=np.int32).reshape(-1, channels)
 

@@ -48,7 +48,7 @@ def _check(config: Settings) -> None:
 
 
 def _scopes(_: HmmCircuit, shape: Shape) -> IntArray:
-    """One latent for every position of a window."""
+    """Return one latent for every position of a window."""
     return np.arange(len(shape.categories), dtype=np.int32)[:, None]
 
 
@@ -63,7 +63,7 @@ def _initialise(context: Context) -> list[Initialisation]:
     assert isinstance(section, HmmCircuit)
     sizes, made = context.config.sizes, []
     length = len(context.data.categories)
-    # The last state is that of the end, which no cluster stands for.
+    # The last state marks the end; it has no cluster.
     ended = _end(context) is not None
     found = latents(context, [(size or section.states) - ended for size in sizes], (length,))
     for size in sizes:
@@ -156,7 +156,7 @@ def _end(context: Context) -> int | None:
 
 
 def _finish(context: Context) -> Callable[[Circuit], Circuit]:
-    """Return what sets the state of the end right in a circuit, whose rows pseudocounts fill."""
+    """Return a function that restores the end state's rows, which pseudocounts fill."""
     end = _end(context)
     if end is None:
         return lambda circuit: circuit
@@ -176,7 +176,7 @@ def _with_end(
 def _until_end(
     x: NDArray[Any], z: NDArray[np.int32], end: int | None
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Leave out what only fills rows up, so that it counts for nothing."""
+    """Drop padding, so that it is not counted."""
     if end is None:
         return x, z
     ended = x == end

@@ -1,4 +1,4 @@
-"""Hidden Markov models of whole texts: one state stands for the end of the text.
+"""Hidden Markov models of whole texts: one state marks the end of the text.
 
 As in Ctrl-G (Zhang et al., arXiv 2406.13892): what follows a text's end are end tokens, which the
 last state alone emits and which it never leaves.  So a text's probability does not depend on how

@@ -114,7 +114,7 @@ def _check_points(context: Context, embeddings: Embeddings, clusters: int) -> No
 
 
 def _given(context: Context, clusters: int, positions: Sequence[int], path: str) -> LatentValues:
-    """Read cluster ids that were made elsewhere."""
+    """Read the user's own cluster ids."""
     samples = context.data.samples
     z = load_cluster_ids(path, missing=samples.lengths is not None)
     z = {split: ids for split, ids in z.items() if split in samples.splits}

@@ -144,7 +144,7 @@ class Prepared:
         return self.codec.measure
 
     def value(self, split: str, log_p: float) -> float:
-        """Return the measure's figure for a split's mean log p of rows, in nats."""
+        """Convert a split's mean log p of rows, in nats, to the measure."""
         return self.measure.of(-(log_p - self.correction[split]) / self.observed[split])
 
     def facts(self) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def no_check(config: Settings) -> None:
 
 
 def ancestor(arm: Arm, stage: str) -> Artifact | None:
-    """Return the artifact of a stage that an arm was made from, if there is one."""
+    """Return the artifact of a stage in an arm's ancestry, if there is one."""
     return next((a for a in arm.artifact.lineage() if a.stage == stage), None)
 
 

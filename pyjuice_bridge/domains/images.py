@@ -75,7 +75,7 @@ class ImageData(Prepared):
     colour: str
 
     def facts(self) -> dict[str, Any]:
-        """Return the set behind a figure; ``variant`` where its name stands for several sets."""
+        """Return the set behind a figure; ``variant`` if its name means several sets."""
         dataset = self.dataset
         variant = {key: dataset.meta[key] for key in ("variant",) if key in dataset.meta}
         return {
@@ -121,7 +121,7 @@ def prepare(dataset: Dataset, colour: str) -> ImageData:
     """Encode every split.
 
     Raises:
-        UserError: a colour transform was asked for on grey images.
+        UserError: the config sets a colour transform, but the images are grey.
     """
     height, width, channels = dataset.shape
     transform = _transform(colour, channels, dataset.name)

@@ -163,7 +163,7 @@ def _show(
 
 
 def frequencies(x: NDArray[np.int32], categories: IntArray) -> list[NDArray[np.float64]]:
-    """Return how often each value of each column occurs among those that are there."""
+    """Return the frequency of each column's values among its observed cells."""
     found = []
     for column, size in enumerate(categories):
         values = x[:, column]

@@ -120,7 +120,7 @@ def _section(config: Settings) -> TextSection:
 
 
 def tokenizer_of(config: Settings) -> str:
-    """Return what ``load_text`` cuts the text with: the teacher's pieces, or words."""
+    """Return the tokenizer for ``load_text``: the teacher's pieces, or words."""
     if _section(config).tokens == "words":
         return "words"
     return str(getattr(config.teacher, "tokenizer", "words"))

@@ -109,7 +109,7 @@ def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, 
 def _hidden(
     rows: NDArray[Any], lengths: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int32], slice]:
-    """Choose a few whole windows, and the span of them that is to be filled in."""
+    """Choose a few whole windows, and the span to hide in each."""
     window = rows.shape[1]
     whole = np.flatnonzero(lengths == window)
     chosen = whole[spread(len(whole), count)] if len(whole) else whole
@@ -133,7 +133,7 @@ def _questions(decode: Decode, rows: NDArray[np.int32], cut: slice) -> list[dict
 def _answers(
     model: TextModel, decode: Decode, rows: NDArray[np.int32], cut: slice, seed: int
 ) -> list[dict[str, str]]:
-    """Draw every span once given the rest, and find Viterbi's."""
+    """Fill every span by one draw given the rest, and by Viterbi."""
     if not len(rows):
         return []
     known = rows.copy()
@@ -149,7 +149,7 @@ def _answers(
 def picture(hmm: Hmm, length: int) -> NDArray[np.uint8]:
     """Draw transitions as grey levels [n, n], 255 where they are rarest; row = state before.
 
-    States that follow one another often stand together: they are ordered by the second eigenvector
+    States that follow one another are often neighbours: they are ordered by the second eigenvector
     of the symmetric, normalised joint distribution of neighbours.  The shade is the logarithm of
     the probability against a uniform choice, from a tenth of it to a hundred times.
     """

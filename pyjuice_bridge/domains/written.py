@@ -169,7 +169,7 @@ def _sampled(tools: Tools, section: WrittenSection, model: Any, ends: Sequence[i
 def _prepare(
     section: WrittenSection, sampled: Artifact, ends: Sequence[int], size: int, source: str
 ) -> WrittenData:
-    """Divide the sequences; they are drawn independently, so their order is no matter."""
+    """Divide the sequences, which are drawn independently, in their order."""
     from pyjuice_bridge.teachers.text_features import Cut
     from pyjuice_bridge.teachers.text_sample import read_sequences
 

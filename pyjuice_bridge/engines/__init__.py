@@ -27,7 +27,7 @@ def choose_engine(name: str = "auto", device: str = "auto") -> EngineChoice:
     Looking for Julia downloads nothing.
 
     Raises:
-        UserError: a name is unknown, or what was asked for cannot be used here.
+        UserError: a name is unknown, or the engine or device cannot be used here.
     """
     if name not in ENGINES:
         raise UserError(f"engine: {name!r} is not one of {', '.join(ENGINES)}.")
@@ -55,7 +55,7 @@ def get_engine(
     """Choose an engine as ``choose_engine`` does, and open it.
 
     Raises:
-        UserError: the device cannot do what was asked for.
+        UserError: the engine or device cannot be used here.
     """
     return open_engine(choose_engine(name, device), precision=precision)
 
@@ -80,7 +80,7 @@ def open_engine(choice: EngineChoice, *, precision: Precision = "float32") -> En
 
 
 def _line(engine: str, why: str, where: tuple[str, str]) -> tuple[str, str]:
-    """The device, and the decision in one line."""
+    """Return the device, and the reason for the choice in one line."""
     device, reason = where
     return device, f"engine {engine} ({why}) on {device} ({reason})"
 
@@ -93,17 +93,17 @@ def _torch_device(device: str) -> tuple[str, str]:
     if torch.cuda.is_available():
         return "cuda", "asked for" if device == "cuda" else "a CUDA device is there"
     if device == "cuda":
-        raise UserError("device: 'cuda' was asked for but PyTorch sees no CUDA device; set 'cpu'.")
+        raise UserError("device: 'cuda' is set, but PyTorch sees no CUDA device; set 'cpu'.")
     return "cpu", "no CUDA device"
 
 
 def _julia_device(state: JuliaState, device: str, *, strict: bool = True) -> tuple[str, str]:
-    """The device Julia would use; unless ``strict``, the CPU also where it cannot have the GPU."""
+    """Return the device Julia would use; without ``strict``, the CPU if no GPU is usable."""
     if device == "cpu":
         return "cpu", "asked for"
     if state.gpu and "CUDA" in state.packages:
         return "cuda", "asked for" if device == "cuda" else f"{state.gpu} is there"
     lacking = "no CUDA device" if not state.gpu else "no CUDA package for the GPU"
     if device == "cuda" and strict:
-        raise UserError(f"device: 'cuda' was asked for but Julia has {lacking}; set 'cpu'.")
+        raise UserError(f"device: 'cuda' is set, but Julia has {lacking}; set 'cpu'.")
     return "cpu", lacking

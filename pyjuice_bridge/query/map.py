@@ -39,7 +39,7 @@ def climb(
     sweeps: int,
     root: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Move one searched variable after another to its best value, from each row's best start.
+    """Improve one searched variable after another, from each row's best start.
 
     Args:
         engine: runs the circuit.

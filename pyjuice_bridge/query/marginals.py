@@ -117,7 +117,7 @@ def _flows(
 
 
 def _expected_log_ratio(used: NDArray[np.float64], a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Return Σ used · log(a / b) over what is used at all."""
+    """Return Σ used · log(a / b) over entries with used > 0."""
     seen = used > 0
     with np.errstate(divide="ignore"):
         logs = np.log(a[seen].astype(np.float64)) - np.log(b[seen].astype(np.float64))
@@ -139,7 +139,7 @@ def _same_structure(p: Circuit, q: Circuit) -> bool:
 
 
 def _shape_of(name: str, value: Any) -> Any:
-    """Return what two layers of one structure have in common in a field."""
+    """Return the part of a field that two layers of one structure share."""
     if name in ("params", "weights"):
         return value.shape
     return value.tolist() if isinstance(value, np.ndarray) else value

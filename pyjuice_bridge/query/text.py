@@ -45,11 +45,11 @@ class Opened(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """What runs it."""
+        """The engine that runs it."""
 
     @property
     def codec(self) -> Codec | None:
-        """What stands between its rows and data, where that is known."""
+        """The codec between rows and data, if there is one."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,7 +158,7 @@ class TextModel:
         """Compute p(x_t = v | all other observed tokens, before and after t): [N, V].
 
         Args:
-            x: texts; what stands at the position itself is ignored.
+            x: texts; their tokens at the position itself are ignored.
             positions: t, one for all texts or int [N]: 0 … T, where T is the token after the text.
 
         Raises:
@@ -182,7 +182,7 @@ class TextModel:
     def phrase_probability(self, prefixes: Texts, constraint: Constraint) -> NDArray[np.float64]:
         """Compute P(the next tokens fulfil the constraint | prefix), float64 [N].
 
-        The tokens of a prefix are what is known; a phrase must stand in the new tokens entirely.
+        The prefix is given; a phrase must lie in the new tokens entirely.
 
         Args:
             prefixes: N texts, possibly empty ones.

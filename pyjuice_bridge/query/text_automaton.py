@@ -1,7 +1,7 @@
 """Deterministic automata that watch a text for phrases (Aho & Corasick, CACM 1975).
 
 A state is what matters of the tokens so far: the longest beginning of a wanted phrase that the text
-ends with, and which groups of phrases have been found.  Tokens that stand in no phrase all do the
+ends with, and which groups of phrases have been found.  Tokens that are in no phrase all do the
 same, so the table has one column for all of them.
 """
 
@@ -28,7 +28,7 @@ class Automaton:
     """Finds one phrase of every group; phrases may overlap.  State 0 is the start.
 
     Attributes:
-        special: int64 [S], the tokens that stand in a phrase, ascending.
+        special: int64 [S], the tokens of all phrases, ascending.
         table: int64 [Q, S + 1], the state after each special token, and after any other one.
         found: bool [Q], whether all groups have been found; such a state is never left.
     """

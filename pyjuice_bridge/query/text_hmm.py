@@ -118,7 +118,7 @@ def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor
 
     Args:
         hmm: the model.
-        x: int64 [N, T], -1 where missing; what stands at the position itself is ignored.
+        x: int64 [N, T], -1 where missing; the token at the position itself is ignored.
         positions: int64 [N] in 0 … T; T is the token after the text.
 
     Raises:

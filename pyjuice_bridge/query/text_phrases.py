@@ -1,7 +1,7 @@
 """The probability that phrases occur in a text to come: an HMM times the phrases' automaton.
 
 Dynamic programming over (tokens left, automaton state, hidden state), as in Ctrl-G (Zhang et al.,
-arXiv 2406.13892); nothing is summed over the places where a phrase may stand.
+arXiv 2406.13892); nothing is summed over the positions where a phrase may occur.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pyjuice_bridge.query.text_hmm import HmmTensors, scaled
 class Constraint:
     """What the next tokens of a text must fulfil.
 
-    The text ends before its first end-of-sequence token, or goes on beyond the ``tokens`` tokens;
+    The text ends before its first end-of-sequence token, or continues beyond the ``tokens`` tokens;
     whatever would follow an end-of-sequence token is none of the text's business.  A phrase occurs
-    if all its tokens stand next to each other among the new tokens, before the end; phrases may
+    if its tokens are consecutive among the new tokens, before the end; phrases may
     overlap.  Build one with ``any_of`` or ``all_of``.
 
     Attributes:
@@ -57,7 +57,7 @@ class Constraint:
         if any(not group or not all(group) for group in self.groups):
             raise UserError("phrases: every phrase needs at least one token.")
         if any(self.eos in phrase for group in self.groups for phrase in group):
-            raise UserError(f"phrases: the end-of-sequence token {self.eos} cannot stand in one.")
+            raise UserError(f"phrases: the end-of-sequence token {self.eos} cannot be part of one.")
         if self.eos is None and (self.min_length or self.max_length is not None):
             raise UserError("min_length and max_length need eos, the end-of-sequence token.")
         if self.min_length < 0 or (

@@ -45,7 +45,7 @@ class PhraseProcessor:
 
     Args:
         hmm: over the same token ids; ids of the language model beyond its vocabulary are never
-            chosen, and are missing for the HMM where they stand in a prompt.
+            chosen, and are missing for the HMM if a prompt has them.
         constraint: about the generated tokens.
         prompt_length: how many tokens of the input, padding included, are not generated.
         skip: how many leading tokens of a prompt the HMM does not see (padding on the left, a token
@@ -130,7 +130,7 @@ class PhraseProcessor:
         return steered.to(scores.dtype)
 
     def _may_end_alone(self, scores: torch.Tensor, fulfilled: torch.Tensor) -> torch.Tensor:
-        """Tell which texts, bool [N], are beams that may end while others go on.
+        """Tell which texts, bool [N], are beams that may end while others continue.
 
         Beam sampling also draws forbidden tokens where there are too few others, and only it
         does; and beam search passes log-probabilities where sampling passes logits.

@@ -152,7 +152,7 @@ _VIEWS: Mapping[str, Callable[[Run, Sequence[str]], dict[str, Any]]] = {
 
 
 def _arms(run: Run, gallery: Gallery) -> list[str]:
-    """Every arm the run mentions; its place in the list decides its colour."""
+    """List every arm that the run mentions; its index decides its colour."""
     named = [r.arm for r in run.results] + [e.arm for e in run.epochs] + gallery.arms()
     usual = ("lvd", "random", "hclt")
     return [a for a in usual if a in named] + [a for a in dict.fromkeys(named) if a not in usual]
@@ -188,7 +188,7 @@ def _bounds(run: Run, states: int | None) -> Bounds | None:
 
 
 def _best(results: Sequence[ArmResult]) -> Mapping[str, float]:
-    """Lowest figure of each split, where there is more than one to choose from."""
+    """Find the lowest figure of each split that several arms have."""
     figures = {s: [r.values[s] for r in results if r.values[s] is not None] for s in SPLITS}
     return {s: min(f for f in v if f is not None) for s, v in figures.items() if len(v) > 1}
 

@@ -58,14 +58,14 @@ class Gallery:
         """Pixel value shown as full brightness (less than 255 for data with few grey levels)."""
 
     def arms(self) -> list[str]:
-        """Arms that have samples or inpaintings, in file order."""
+        """List the arms that have samples or inpaintings, in file order."""
         parts = [name.split("/") for name in self._figures]
         named = [p[1] for p in parts if len(p) == 2 and p[0] == "samples"]
         named += [p[1] for p in parts if len(p) == 3 and p[0] == "inpaint" and p[1] != "masks"]
         return list(dict.fromkeys(named))
 
     def samples(self, arms: Sequence[str]) -> tuple[Picture, ...]:
-        """Real images, then the samples of each arm, as square sheets of equal size."""
+        """Lay out real images and each arm's samples as square sheets of equal size."""
         if not any(f"samples/{arm}" in self._figures for arm in arms):
             return ()
         sheets = [("real", "Real images", "")]
@@ -75,12 +75,12 @@ class Gallery:
         )
 
     def inpaintings(self, arms: Sequence[str]) -> tuple[Group, ...]:
-        """One group per mask: the original, what the model saw, and what each arm filled in."""
+        """Group by mask: the original, the visible part, and each arm's inpainting."""
         masks = [n.removeprefix("inpaint/masks/") for n in self._figures if "inpaint/masks/" in n]
         return tuple(self._inpainting(mask, arms) for mask in masks)
 
     def clusters(self) -> tuple[Group, ...]:
-        """One group per position: a strip of real examples for each value of its latent."""
+        """Group by position: a strip of real examples for each value of its latent."""
         examples = self._figures.get("clusters/examples")
         if examples is None:
             return ()
@@ -175,7 +175,7 @@ class Gallery:
 
 
 def _width(columns: int, size: int, room: int) -> int:
-    """Width of a row of images, in the largest whole number of CSS pixels per pixel that fits."""
+    """Compute a row's width at the largest whole number of CSS pixels per pixel that fits."""
     across = columns * (size + 1) - 1
     return across * max(1, min(8, room // max(across, 1)))
 

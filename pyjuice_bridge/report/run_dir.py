@@ -265,7 +265,7 @@ def _figures(path: Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def _number(value: Any) -> float | None:
-    """A finite float, or None for null, NaN and the infinities."""
+    """Return a finite float, or None for null, NaN and the infinities."""
     if value is None:
         return None
     number = float(value)

@@ -104,7 +104,7 @@ def _gap(values: Mapping[str, Any]) -> Gap:
 
 
 def definition(results: Sequence[ArmResult]) -> str:
-    """How the perplexity is counted, in a few words; empty where results do not say."""
+    """Describe how perplexity is counted; return an empty text if results do not say."""
     facts = results[0].extra if results else {}
     if not {"window", "stride", "token"} <= set(facts):
         return ""

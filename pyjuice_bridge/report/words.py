@@ -18,18 +18,18 @@ _SPLIT = {"test": "test", "valid": "validation"}
 
 
 def arm_name(arm: str, states: int | None = None) -> str:
-    """Short name of an arm, for labels and headings; with its size where there are several."""
+    """Return an arm's short name for labels, with its size if there are several."""
     name = _ARMS[arm][0] if arm in _ARMS else arm
     return name if states is None else f"{name}, {states:,} states"
 
 
 def arm_description(arm: str) -> str:
-    """What the arm is, in a few words; empty for an arm the report does not know."""
+    """Describe an arm in a few words; return an empty text for an unknown one."""
     return _ARMS[arm][1] if arm in _ARMS else ""
 
 
 def outcome(results: Sequence[ArmResult], dataset: str | None) -> str:
-    """One sentence: the best arm, by how much, on what (the test split when all arms have it).
+    """Name the best arm in a sentence, by how much, and on which split (test if possible).
 
     Of an arm in several sizes its best counts, and another sentence says what holds at each size.
     """
@@ -67,7 +67,7 @@ def _best_first(figures: Sequence[tuple[float, ArmResult]], split: str, dataset:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """Seconds with a precision that fits their size: 4.21 s, 38 s, 12 min 05 s, 1 h 02 min."""
+    """Format seconds by their size: 4.21 s, 38 s, 12 min 05 s, 1 h 02 min."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -82,7 +82,7 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def bytes_text(size: int | None) -> str:
-    """A number of bytes in MiB, or in GiB from 1024 MiB on."""
+    """Format a number of bytes in MiB, or in GiB from 1024 MiB on."""
     if size is None:
         return "–"
     mebibytes = size / 2**20
@@ -90,7 +90,7 @@ def bytes_text(size: int | None) -> str:
 
 
 def spoken(name: str) -> str:
-    """A file's identifier as words: `latent_training` becomes `latent training`."""
+    """Spell an identifier as words: `latent_training` becomes `latent training`."""
     return name.replace("_", " ").strip()
 
 

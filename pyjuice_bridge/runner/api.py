@@ -166,7 +166,7 @@ def _checked(
     given: Given,
     overrides: Mapping[str, Any],
 ) -> Config:
-    """Put the config, what was handed over and the overrides together, and check them."""
+    """Merge and check the config, the caller's data and the overrides."""
     where = "config"
     if isinstance(config, Config):
         values = config.model_dump()
@@ -190,7 +190,7 @@ def _checked(
     data = values["data"] if isinstance(values.get("data"), Mapping) else {}
     for domain in given.data:
         if data.get("kind", "images") != domain:
-            raise UserError(f"{where}: {domain} handed over need 'data.kind: {domain}'")
+            raise UserError(f"{where}: the data passed to run need 'data.kind: {domain}'")
     return make_config(values, where)
 
 
@@ -244,7 +244,7 @@ def _run(
 
 
 def _start(engine: Engine, reporter: Reporter) -> None:
-    """Have an engine in another process ready before anything is timed."""
+    """Start an engine's process before anything is timed."""
     if engine.name == "torch":
         return
     began = time.perf_counter()

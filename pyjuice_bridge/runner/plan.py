@@ -124,7 +124,7 @@ def _pass_seconds(
 
 
 def _small(kind: Kind, config: Settings, arm: str, shape: Shape, states: int | None) -> Circuit:
-    """Build the structure of the smallest data of this sort that keep the engine busy."""
+    """Build the structure of the smallest data of this kind that keep the engine busy."""
     whole = kind.structure(config.circuit, arm, shape, states)
     if whole.meta["structure"] == "hclt":
         # Of equal size to another arm's, so its width belongs to the whole data.
@@ -142,7 +142,7 @@ def _small(kind: Kind, config: Settings, arm: str, shape: Shape, states: int | N
 
 
 def _smaller(shape: Shape) -> Iterator[Shape]:
-    """Yield the shapes of smaller data of the same sort, smallest first."""
+    """Yield the shapes of smaller data of the same kind, smallest first."""
     if shape.sides is None:
         for count in range(2, len(shape.categories)):
             yield replace(shape, categories=shape.categories[:count])

@@ -85,7 +85,7 @@ class Metrics:
 
 
 def score(context: Context, arm: Trained) -> Artifact:
-    """Measure the mean log p of every split under a finished arm; only here is test looked at."""
+    """Measure the mean log p of every split under a finished arm; nothing else reads test."""
     inputs = {"data": context.data.key, "engine": context.engine_key}
 
     def build(folder: Path) -> Mapping[str, Any]:

@@ -115,7 +115,7 @@ def table_for(
 
     Args:
         path: a run's folder, or a model file; one that lies in its run's folder knows its splits.
-        model: what was opened there; its codec says what values stand for.
+        model: the model opened there; its codec gives the values.
         data: a set's name or a path.
         split: "train", "valid" or "test"; None is "test", or everything where there are no splits.
         root: where ``data`` is, if it is known by name.

@@ -22,7 +22,7 @@ def locked(
 
     Args:
         folder: made when missing.
-        say: is told whom this process waits for.
+        say: called with whom this process waits for.
         name: of the file that is locked.
         leave: whether the file stays afterwards.
     """

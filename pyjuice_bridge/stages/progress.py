@@ -31,7 +31,7 @@ _PLAIN_INTERVAL = 15.0
 
 
 def _nothing() -> None:
-    """Take no notice."""
+    """Ignore progress."""
 
 
 def progress_console() -> Console:
@@ -161,7 +161,7 @@ class _LeftColumn(ProgressColumn):
     """The time left of a task, where it is estimated."""
 
     def render(self, task: Task) -> Text:
-        """Put the time into words."""
+        """Format the time."""
         left = task.time_remaining if task.fields["estimate"] else None
         return Text("" if left is None else f"about {seconds_text(left)} left")
 

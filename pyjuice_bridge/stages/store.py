@@ -301,12 +301,12 @@ def _decoded(value: Any) -> Any:
 
 
 def _tell(name: str, told: Mapping[str, Any] | None) -> None:
-    """Tell the other processes what a stage came to; None: they are to help building it."""
+    """Broadcast a stage's outcome to the other processes; None asks them to help build it."""
     processes.share({"name": name, "told": told})
 
 
 def _hear(name: str) -> dict[str, Any] | None:
-    """Return what the first process told."""
+    """Return what the first process broadcast."""
     heard: dict[str, Any] = processes.share({})
     if heard["name"] != name:
         raise UserError(

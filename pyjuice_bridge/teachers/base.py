@@ -245,7 +245,7 @@ def neighbours(grid: tuple[int, int]) -> list[tuple[NDArray[np.int64], NDArray[n
 
 
 def describe(teacher: Teacher, probe: NDArray[Any], vocabulary: Any = None) -> dict[str, Any]:
-    """Return what names a teacher's embeddings: its own description, or its vectors of ``probe``.
+    """Return the key of a teacher's embeddings: its description, or its vectors of ``probe``.
 
     Args:
         teacher: any teacher.

@@ -15,7 +15,7 @@ from pyjuice_bridge.teachers.base import FloatArray, Rows, TeacherInputs, Teache
 _ROWS = 20_000
 """Rows that mutual information is estimated from, at most."""
 _WIDE = 8
-"""Values of a column that are told apart; those of others are taken as numbers."""
+"""Most values of a column for one-hot vectors; columns with more are numbers."""
 
 
 class ColumnsSection(TeacherSection):
@@ -116,5 +116,5 @@ class ColumnEmbeddings:
 
 
 def _parts(size: int) -> int:
-    """Return how many numbers a value of so many is: one for two values or for many."""
+    """Return how many numbers describe a value of a column with ``size`` values."""
     return size if 2 < size <= _WIDE else 1

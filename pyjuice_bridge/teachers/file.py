@@ -102,7 +102,7 @@ def load_cluster_ids(path: Path | str, *, missing: bool = False) -> dict[str, ND
     Args:
         path: as in `load_embeddings`; in HDF5 the datasets are ``/z/train`` and so on, which is
             also how `Assignments.save` writes them.
-        missing: whether -1 may stand where there is no id.
+        missing: whether -1 may mark a missing id.
 
     Raises:
         UserError: nothing there, or arrays that are not such integers [N, positions].

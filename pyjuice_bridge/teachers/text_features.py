@@ -1,4 +1,4 @@
-"""What the latent variables of a hidden Markov model stand for, read from stored token states.
+"""Features of a hidden Markov model's latent variables, read from stored token states.
 
 A row is a window of a token stream: T positions from its first token on.  The feature of
 position t is, for models that read both ways, the mean of the states of the window's tokens

@@ -114,7 +114,7 @@ def resolve_precision(precision: Precision, device: str) -> str:
 
 
 def computing(device: str, precision: str) -> AbstractContextManager[object]:
-    """Have a CPU multiply matrices in ``precision``; sums and norms stay in float32."""
+    """Multiply matrices in ``precision`` on a CPU; sums and norms stay in float32."""
     if device != "cpu" or precision == "float32":
         return nullcontext()
     return torch.autocast("cpu", dtype=getattr(torch, precision))
@@ -176,7 +176,7 @@ def _load(kind: Any, source: str, **options: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence progress bars and reports of what a model file holds beside the model."""
+    """Silence progress bars and reports of unused weights."""
     talk = _transformers().utils.logging
     level, bar = talk.get_verbosity(), talk.is_progress_bar_enabled()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry

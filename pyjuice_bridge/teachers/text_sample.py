@@ -170,7 +170,7 @@ def _stored(
 def _reader(
     model: Any, length: int, settings: Mapping[str, Any]
 ) -> tuple[TextTeacher, Sequence[int]]:
-    """Return what reads each sequence as one context, and the ids before it."""
+    """Return a reader of each sequence as one context, and the ids before it."""
     prompt = settings["prompt"]
     teacher = TextTeacher(model, context=length + len(prompt or [0]), **settings)
     if not teacher.causal:

@@ -43,7 +43,7 @@ class WordPieces:
 
 
 def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -> WordPieces:
-    """Cut ``words`` into pieces, as they stand inside a text.
+    """Cut ``words`` into pieces, as they occur inside a text.
 
     Unknown words (``<unk>``) are the model's unknown token, ends of lines (``<eos>``) its
     separator; a word without any piece counts as unknown.
@@ -51,7 +51,7 @@ def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -
     Args:
         tokenizer: of the model.
         words: the vocabulary.
-        lead: what stands before a word, " " where a tokenizer tells words inside a text from
+        lead: the characters before a word, " " where a tokenizer tells words inside a text from
             those at its start.
         most: pieces of a word that are read; the rest of it is left out.
 

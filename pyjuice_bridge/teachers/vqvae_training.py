@@ -141,7 +141,7 @@ class VqVaeTeacher:
         return {"kind": "vqvae2", **asdict(self.settings), "weights": weights_hash(self.model)}
 
     def figures(self, images: Images) -> OwnFigures:
-        """Measure the teacher by itself on ``images``."""
+        """Measure the teacher alone on ``images``."""
         self._grid(images)
         nats, counts = _used(self.model, images, self.settings, self.device)
         cost = 0.0

@@ -157,7 +157,7 @@ MISTAKES = [
     (("infill", "{images}", "the [MASK]"), "does not model text"),
     (("evaluate", "{run}", "{other}", "--split", "test"), "has no test split"),
     (("evaluate", "{run}", "nowhere.txt"), "There is no text or path nowhere.txt"),
-    (("sample", "{run}", "--out", "{run}"), "is no regular file"),
+    (("sample", "{run}", "--out", "{run}"), "is not a regular file"),
 ]
 
 

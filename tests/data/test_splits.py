@@ -120,7 +120,7 @@ def test_every_spelling_of_every_split(tmp_path: Path, make, names: dict[str, st
         ({"train": "train", "test": "tset"}, "tset.* looks like a split"),
         ({"train": "trian", "test": "tset"}, "looks like a split"),
         ({"train": "train", "test": "test_images"}, "test_images.* looks like a split"),
-        ({"train": "Training", "valid": "train"}, "both stand for the train split: keep one"),
+        ({"train": "Training", "valid": "train"}, "both name the train split: keep one"),
         ({"valid": "dev", "test": "test"}, "train"),
     ],
 )

@@ -113,7 +113,7 @@ def test_words_become_values_of_train(tmp_path: Path) -> None:
     for row, says in {
         "pink,1,true,x": "column colour holds 'pink', which train lacks: give train every value",
         "red,3,true,x": "column size holds 3, more than any value of train (2)",
-        "red,big,true,x": "column size holds 'big', and only numbers in train",
+        "red,big,true,x": "column size holds 'big', but only numbers in train",
         "red,1,true": "row 2 has 3 cells and the first has 4",
     }.items():
         (tmp_path / "test.csv").write_text(f"colour,size,flag,more\n{row}\n")
@@ -241,7 +241,7 @@ def test_what_is_no_table(cells: object, says: str) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no table or path nltsc .*did you mean nltcs"):
         load_table("nltsc")
-    with pytest.raises(UserError, match="digits is images: table was asked for"):
+    with pytest.raises(UserError, match="of kind images, not table: use"):
         load_table("digits")
     with pytest.raises(UserError, match=r"valid is 3: give a share"):
         load_table(CELLS, valid=3)
@@ -286,7 +286,9 @@ def test_the_binary_sets_in_miniature(tmp_path: Path, monkeypatch) -> None:
             assert data.categories.tolist() == [2, 2]
             assert {s: getattr(data, s).tolist() for s in cells} == cells
             assert data.meta["sources"]["valid"] == "nltcs.valid.data"
-    with pytest.raises(UserError, match=r"kdd is not whole in .* \(no kdd\.train\.data\): put kdd"):
+    with pytest.raises(
+        UserError, match=r"kdd is incomplete in .* \(no kdd\.train\.data\): put kdd"
+    ):
         load_table("kdd", root=folder)
     with pytest.raises(UserError, match=r"ad is not on this machine: put ad\.train\.data"):
         load_table("ad")

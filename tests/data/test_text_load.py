@@ -164,7 +164,7 @@ def test_wikitext_counts_as_usual(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="several versions"):
         load_text("wikitext2", root=tmp_path, tokenizer="words")
     (folder / "wiki.valid.tokens").unlink()
-    with pytest.raises(UserError, match=r"is not whole in .*: put wiki\.train\.tokens"):
+    with pytest.raises(UserError, match=r"is incomplete in .*: put wiki\.train\.tokens"):
         load_text("wikitext2", root=folder, tokenizer="words")
     with pytest.raises(UserError, match="wikitext103 is not on this machine: put wiki"):
         load_text("wikitext103")

@@ -376,8 +376,11 @@ def test_tables_by_name(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ({"sick": [1]}, "there is no column 'size'"),
-        ({"sick": [1], "size": [10], "age": [3]}, "column 'age' is none of the circuit's"),
-        ({"sick": [1], "size": [15]}, "column 'size', row 0: 15 is none of its values: 10, 20, 30"),
+        ({"sick": [1], "size": [10], "age": [3]}, "column 'age' is not in the circuit"),
+        (
+            {"sick": [1], "size": [15]},
+            "column 'size', row 0: 15 is not one of its values: 10, 20, 30",
+        ),
         ({"sick": [1, 0], "size": [10]}, "one-dimensional and of one length"),
         ({"sick": [[1]], "size": [10]}, "one-dimensional and of one length"),
         ({"sick": ["yes"], "size": [10]}, "column 'sick': expected integers"),

@@ -251,8 +251,12 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"teacher": {"kind": "text", "features": "prefix"}}, {}, "looks at both sides"),
     ({"teacher": {"kind": "text", "layer": 7}}, {}, "not 7"),
     ({}, {"text": {"train": "abc"}}, "list of strings"),
-    ({}, {"images": np.zeros((9, 2, 2), np.uint8), "text": None}, "images handed over need"),
-    ({"data": {"name": "digits"}}, {}, "text handed over need 'data.kind: text'"),
+    (
+        {},
+        {"images": np.zeros((9, 2, 2), np.uint8), "text": None},
+        "passed to run need 'data.kind: images'",
+    ),
+    ({"data": {"name": "digits"}}, {}, "passed to run need 'data.kind: text'"),
 ]
 
 

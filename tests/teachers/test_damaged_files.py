@@ -207,11 +207,11 @@ def test_impossible_ctrlg_numbers(tmp_path: Path) -> None:
     good = load_file(path)
     for name, value in (("gamma", torch.nan), ("gamma", torch.inf), ("beta", torch.nan)):
         save_file({**good, name: good[name].fill_(value)}, path)
-        with pytest.raises(UserError, match=rf"the rows of exp\({name}\) are no distributions"):
+        with pytest.raises(UserError, match=rf"the rows of exp\({name}\) are not distributions"):
             load_ctrlg(tmp_path)
         good = load_file(ctrlg(tmp_path, "model.safetensors"))
     save_file({**good, "alpha_exp": -good["alpha_exp"]}, path)
-    with pytest.raises(UserError, match="the rows of alpha_exp are no distributions"):
+    with pytest.raises(UserError, match="the rows of alpha_exp are not distributions"):
         load_ctrlg(tmp_path)
     for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int32):
         save_file({**good, "beta": good["beta"].to(dtype)}, path)
