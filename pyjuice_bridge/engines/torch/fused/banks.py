@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -248,7 +249,7 @@ class BankJobs:
         self._run_select(tasks, given | places | lists | {"fill": 1})
         return found
 
-    def _run_select(self, tasks: int, given: dict[str, int]) -> None:
+    def _run_select(self, tasks: int, given: dict[str, Any]) -> None:
         run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
 
 
