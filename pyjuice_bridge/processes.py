@@ -110,10 +110,10 @@ def gather(rows: torch.Tensor, count: int, dim: int = 0) -> torch.Tensor:
     """Collect all ``count`` rows along ``dim``, of which every process has its ``part``."""
     if size() == 1:
         return rows
-    shape, own = list(rows.shape), part(count)
+    shape, span = list(rows.shape), part(count)
     shape[dim] = count
     whole = rows.new_zeros(shape)
-    whole.narrow(dim, own.start, own.stop - own.start).copy_(rows)
+    whole.narrow(dim, span.start, span.stop - span.start).copy_(rows)
     return add(whole)
 
 

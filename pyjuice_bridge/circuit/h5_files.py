@@ -78,8 +78,8 @@ class _Output(io.FileIO):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
-        found = super().readinto(view)
-        view[found:] = bytes(len(view) - found)
+        count = super().readinto(view)
+        view[count:] = bytes(len(view) - count)
         return len(view)
 
 
@@ -126,9 +126,9 @@ def open_checked(path: Path | str, kind: str, version: int) -> Iterator[h5py.Fil
             leads out of the file or hides where the data is (soft, external, user-defined).
     """
     with _opened(path) as file:
-        found = read_attribute(file, "format", str)
-        if found != kind:
-            raise UserError(f"{path}: format is {shown(found)}, but {kind!r} is needed here.")
+        actual = read_attribute(file, "format", str)
+        if actual != kind:
+            raise UserError(f"{path}: format is {shown(actual)}, but {kind!r} is needed here.")
         number = read_attribute(file, "version", int)
         if number != version:
             raise UserError(
@@ -246,9 +246,9 @@ def read_attribute(item: h5py.Group, name: str, kind: type[_T]) -> _T:
     """
     value = _scalar(item, name)
     if not isinstance(value, kind):
-        wanted = "text" if kind is str else "a whole number"
+        expected = "text" if kind is str else "a whole number"
         problem = "is missing" if value is None else f"is {shown(value)}"
-        raise UserError(f"{place(item)}: attribute {name!r} {problem}, must be {wanted}.")
+        raise UserError(f"{place(item)}: attribute {name!r} {problem}, must be {expected}.")
     return value
 
 

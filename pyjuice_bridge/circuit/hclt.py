@@ -124,22 +124,22 @@ def tree_copies(
     sizes = category_array(categories, len(tree))
     order = np.concatenate(levels)
     layers: list[Layer] = []
-    own = np.empty((len(tree), copies), np.int32)
+    leaf_of = np.empty((len(tree), copies), np.int32)
     for size in np.unique(sizes):
         nodes = order[sizes[order] == size]
         first = sum(layer.num_blocks for layer in layers)
-        own[nodes] = first + np.arange(nodes.size * copies).reshape(-1, copies)
+        leaf_of[nodes] = first + np.arange(nodes.size * copies).reshape(-1, copies)
         variables = nodes[:, None] + len(tree) * np.arange(copies)
         params = uniform_leaves(variables.size, latents, int(size))
         layers.append(InputLayer(_i32(variables.ravel()), _i32(np.arange(variables.size)), params))
-    products = np.empty_like(own)
+    products = np.empty_like(leaf_of)
     start = len(tree) * copies
     below = np.empty(0, np.int32)
     for level in levels:
         blocks = np.arange(level.size * copies).reshape(-1, copies)
         products[level] = start + blocks
         sums = start + blocks.size
-        layers.append(_products(level, own, below, tree, start - below.size * copies))
+        layers.append(_products(level, leaf_of, below, tree, start - below.size * copies))
         width = 1 if tree[level[0]] == -1 else latents
         flat = _i32(np.arange(blocks.size + 1))
         weights = uniform_weights(np.ones(blocks.size, np.int32), width, latents)

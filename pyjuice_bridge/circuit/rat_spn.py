@@ -121,15 +121,15 @@ class _Builder:
 
     def _by_width(self, regions: list[int]) -> dict[int, list[int]]:
         """Group regions by the width of their partitions."""
-        found: dict[int, list[int]] = defaultdict(list)
+        regions_by_width: dict[int, list[int]] = defaultdict(list)
         for region in regions:
             widths = {self.widths[a] * self.widths[b] for a, b in self.graph.splits[region]}
             if len(widths) > 1:
                 raise UserError(
                     f"Region {region} has partitions of different widths; use inputs equal to sums."
                 )
-            found[widths.pop()].append(region)
-        return found
+            regions_by_width[widths.pop()].append(region)
+        return regions_by_width
 
     def add_sums(self, regions: list[int], edges: list[list[int]], width: int, size: int) -> None:
         """Add a sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""

@@ -75,10 +75,10 @@ class RegionGraph:
     @cached_property
     def splits(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """The partitions of each region as (left child, right child)."""
-        found: list[list[tuple[int, int]]] = [[] for _ in self.scopes]
+        partitions: list[list[tuple[int, int]]] = [[] for _ in self.scopes]
         for region, left, right in self.partitions:
-            found[region].append((left, right))
-        return tuple(tuple(pairs) for pairs in found)
+            partitions[region].append((left, right))
+        return tuple(tuple(pairs) for pairs in partitions)
 
     def to_json(self) -> str:
         """Return the text of a region-graph file."""

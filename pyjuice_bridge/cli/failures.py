@@ -16,8 +16,8 @@ _SHORT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of m
 
 def sentence(error: Exception) -> str:
     """Say in one line what happened and what to do; never raise."""
-    if isinstance(error, OSError) and (known := _of_the_system(error)):
-        return known
+    if isinstance(error, OSError) and (explanation := _of_the_system(error)):
+        return explanation
     if _lacks_memory(error):
         why = " ".join(str(error).split())[:200]
         return f"there is not enough memory{f' ({why})' if why else ''}; make the circuit smaller"

@@ -61,8 +61,8 @@ def _show_runs(folder: Path, as_json: bool) -> None:
     if as_json:
         from pyjuice_bridge.files import read_json
 
-        found = {run.name: run / "results.json" for run in runs}
-        _print_json({name: read_json(path) for name, path in found.items() if path.exists()})
+        result_files = {run.name: run / "results.json" for run in runs}
+        _print_json({name: read_json(path) for name, path in result_files.items() if path.exists()})
         return
     make_console().print(runs_table(folder, runs))
 
@@ -194,18 +194,18 @@ def clean(folder: Path, yes: bool) -> None:
 
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    found = unused(folder)
-    if not found:
+    unused_stages = unused(folder)
+    if not unused_stages:
         click.echo("nothing to delete")
         return
-    sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in found}
+    sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in unused_stages}
     for path, size in sizes.items():
         click.echo(f"{path}  {bytes_text(size)}")
     total = bytes_text(sum(sizes.values()))
-    if not yes and not click.confirm(f"delete these {len(found)} folders ({total})?"):
+    if not yes and not click.confirm(f"delete these {len(unused_stages)} folders ({total})?"):
         click.echo("nothing deleted")
         return
-    kept = [path for path in found if not remove(path)]
-    for path in kept:
+    busy = [path for path in unused_stages if not remove(path)]
+    for path in busy:
         click.echo(f"kept {path}: a process is working on it")
-    click.echo(f"deleted {len(found) - len(kept)} folders")
+    click.echo(f"deleted {len(unused_stages) - len(busy)} folders")

@@ -30,9 +30,9 @@ def findings() -> Iterator[tuple[str, str]]:
     from pyjuice_bridge.engines.julia_environment import PACKAGES, julia_state, threads
 
     state = julia_state()
-    found = f"{state.version} ({state.executable})" if state.version else ""
+    version = f"{state.version} ({state.executable})" if state.version else ""
     problem = "" if state.usable else f"Julia {state.reason}; circuits run with PyTorch"
-    yield "julia", "; ".join(filter(None, (found, problem)))
+    yield "julia", "; ".join(filter(None, (version, problem)))
     if state.packages:
         names = [f"{name} {state.packages.get(name, 'missing')}" for name in PACKAGES]
         yield "julia packages", ", ".join(names)

@@ -125,8 +125,8 @@ def _image_figure(
     found, name = images_for(model, opened, data, split, root)
     images = found[:limit]
     bits = opened.bits_per_dim(images)
-    some = _some(len(images), len(found), name)
-    line = f"{bits:.4f} bits/dim on {some} images of {data}, by {_engine(opened)}"
+    counted = _some(len(images), len(found), name)
+    line = f"{bits:.4f} bits/dim on {counted} images of {data}, by {_engine(opened)}"
     return bits, len(images), name, line
 
 
@@ -140,8 +140,10 @@ def _table_figure(
     rows = found[:limit]
     bits = opened.evaluate(rows)
     nats = bits * math.log(2)
-    some = _some(len(rows), len(found), name)
-    line = f"{bits:.4f} bits/row ({nats:.4f} nats) on {some} rows of {data}, by {_engine(opened)}"
+    counted = _some(len(rows), len(found), name)
+    line = (
+        f"{bits:.4f} bits/row ({nats:.4f} nats) on {counted} rows of {data}, by {_engine(opened)}"
+    )
     return bits, len(rows), name, line
 
 

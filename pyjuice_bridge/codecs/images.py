@@ -121,11 +121,11 @@ class ImageCodec:
         if like is None:
             return images
         like = as_array(like, "images")
-        given = self._images(like)
-        if given is None:
+        originals = self._images(like)
+        if originals is None:
             return rows
-        given = given.reshape(len(given), *[1] * (rows.ndim - 2), *self.sides)
-        filled = np.where(given == MISSING, images, given).astype(np.uint8)
+        originals = originals.reshape(len(originals), *[1] * (rows.ndim - 2), *self.sides)
+        filled = np.where(originals == MISSING, images, originals).astype(np.uint8)
         return filled[..., 0] if like.ndim == 3 else filled
 
     def log_preimage(self, rows: NDArray[Any]) -> NDArray[np.float64]:

@@ -121,10 +121,10 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """Return the text of ids; missing ones (-1) are left out."""
-        known = [int(i) for i in ids if i >= 0]
+        observed = [int(i) for i in ids if i >= 0]
         if self._pieces is not None:
-            return self._pieces.decode(known)
-        return " ".join(self.words[i] for i in known)
+            return self._pieces.decode(observed)
+        return " ".join(self.words[i] for i in observed)
 
     def stream(self, name: str, part: Part) -> TokenStream:
         """Return the tokens of all documents of a text.

@@ -55,11 +55,11 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _one_each(self) -> Sweep:
-        given = self.pseudocounts
-        if given is not None and len(given) != len(self.states):
+        pseudocounts = self.pseudocounts
+        if pseudocounts is not None and len(pseudocounts) != len(self.states):
             raise ValueError(
-                f"'pseudocounts' has {len(given)} entries, but 'states' has {len(self.states)}; "
-                "give one for each"
+                f"'pseudocounts' has {len(pseudocounts)} entries, but 'states' has "
+                f"{len(self.states)}; give one for each"
             )
         return self
 

@@ -119,12 +119,12 @@ def unknown_set(name: str, domain: Domain | None = None) -> UserError:
     """Return the error for an unknown name or path."""
     if domain and name in SETS:
         kind = SETS[name].domain
-        return UserError(f"{name} is a set of kind {kind}, not {domain}: use data.kind {kind}.")
-    known = names_of(domain) if domain else tuple(SETS)
+        return UserError(f"{name} is {kind}, not {domain}: use data.kind {kind}.")
+    names = names_of(domain) if domain else tuple(SETS)
     near = difflib.get_close_matches(name, SETS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     what = {"text": "text", "table": "table"}.get(str(domain), "data set")
-    return UserError(f"There is no {what} or path {name[:80]} (known: {', '.join(known)}){hint}")
+    return UserError(f"There is no {what} or path {name[:80]} (known: {', '.join(names)}){hint}")
 
 
 def photographs() -> tuple[Photo, ...]:

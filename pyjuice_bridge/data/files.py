@@ -111,10 +111,10 @@ def verify(path: Path, sha256: str) -> None:
     Raises:
         UserError: the bytes are not the expected ones.
     """
-    found = file_digest(path)
-    if found != sha256:
+    digest = file_digest(path)
+    if digest != sha256:
         raise UserError(
-            f"{path} has sha256 {found}, not the expected {sha256}: delete it and get it again."
+            f"{path} has sha256 {digest}, not the expected {sha256}: delete it and get it again."
         )
 
 

@@ -44,10 +44,10 @@ def picture_folders(folder: Path) -> dict[str, Path]:
         paths = [p.relative_to(folder) for p in visible_files(folder, _ENDINGS)]
         deep = {split: p for p in paths for n in _names(p) if (split := split_called(n))}
         if len(deep) > 1:
-            found = " and ".join(map(str, deep.values()))
+            places = " and ".join(map(str, deep.values()))
             raise UserError(
-                f"{folder} has no folder train, but {found}: name the folder that holds the splits,"
-                " or give each split a folder."
+                f"{folder} has no folder train, but {places}: name the folder that holds the"
+                " splits, or give each split a folder."
             )
         return {"": folder}
     others = inner.keys() - splits.values()

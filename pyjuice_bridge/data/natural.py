@@ -77,14 +77,14 @@ def read(_: DataSet, folder: Path) -> FoundImages:
     photo = map_npy(folder / "photo.npy")
     if photo.shape != crops.shape[:1] or crops.shape[1:] != (SIDE, SIDE, 3):
         raise UserError(f"{folder}: crops.npy and photo.npy do not match: delete it and get it.")
-    held = np.isin(photo, test)
-    if held.all() or not held.any():
+    in_test = np.isin(photo, test)
+    if in_test.all() or not in_test.any():
         raise UserError(f"{folder}: no photographs for train or test: delete it and get it.")
     return FoundImages(
-        {"train": crops[~held], "test": crops[held]},
+        {"train": crops[~in_test], "test": crops[in_test]},
         {"train": "the training photographs", "test": f"{len(test)} photographs, always the same"},
         {"source": [str(folder)], "build": record},
-        groups=photo[~held],
+        groups=photo[~in_test],
     )
 
 
@@ -100,12 +100,12 @@ def photo_crops(path: Path) -> Images:
 
 def distinct_files(paths: Iterable[Path]) -> dict[str, Path]:
     """Return one path per content (sha256), the first of each; symbolic links are followed."""
-    found: dict[str, Path] = {}
+    by_digest: dict[str, Path] = {}
     for path in paths:
         real = path.resolve()
         if real.is_file():
-            found.setdefault(file_digest(real), real)
-    return found
+            by_digest.setdefault(file_digest(real), real)
+    return by_digest
 
 
 def photos_for_test(count: int) -> NDArray[np.int64]:

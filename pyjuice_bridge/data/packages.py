@@ -45,16 +45,16 @@ class Package:
         archives = scratch / "archives"
         archives.mkdir(parents=True, exist_ok=True)
         _run(self._command(archives), archives, str(self))
-        found = sorted(path for path in archives.iterdir() if path.is_file())
-        if not found:
+        archive_files = sorted(path for path in archives.iterdir() if path.is_file())
+        if not archive_files:
             raise UnreachableError(f"the {self} could not be fetched (its client wrote no file)")
         unpacked = scratch / "unpacked"
         unpacked.mkdir()
         if self.registry == "apt":
-            _run(["dpkg", "-x", str(found[0]), str(unpacked)], archives, str(self))
+            _run(["dpkg", "-x", str(archive_files[0]), str(unpacked)], archives, str(self))
         else:
-            with reading(found[0], f"the {self}"):
-                (_untar if self.registry == "npm" else _unzip)(found[0], members, unpacked)
+            with reading(archive_files[0], f"the {self}"):
+                (_untar if self.registry == "npm" else _unzip)(archive_files[0], members, unpacked)
         paths = {member: unpacked / member for member in members}
         return {member: path for member, path in paths.items() if path.is_file()}
 

@@ -219,12 +219,12 @@ def _places(folder: Path) -> list[Path]:
 
 def _batch_files(folder: Path, prefix: str) -> list[Path]:
     """Find the batches of the newer release in ``folder`` or one level down, in numeric order."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for place in _places(folder):
         for path in place.glob(f"{prefix}*"):
             if path.suffix in ("", ".npz") and path.is_file():
-                found.setdefault(path.stem, path)
-    return [found[stem] for stem in sorted(found, key=lambda stem: (len(stem), stem))]
+                by_name.setdefault(path.stem, path)
+    return [by_name[stem] for stem in sorted(by_name, key=lambda stem: (len(stem), stem))]
 
 
 def _stack_batches(name: str, files: Sequence[Path], side: int) -> Images:

@@ -116,15 +116,15 @@ class Coding:
         if name not in self.values:
             return _integers(column, where)
         code = {text: i for i, text in enumerate(self.values[name])}
-        known = {cell: code.get(str(cell).strip(), -2) for cell in set(column)}
-        known |= {cell: -1 for cell in known if _is_missing(cell)}
-        unseen = [cell for cell, value in known.items() if value == -2]
+        codes = {cell: code.get(str(cell).strip(), -2) for cell in set(column)}
+        codes |= {cell: -1 for cell in codes if _is_missing(cell)}
+        unseen = [cell for cell, value in codes.items() if value == -2]
         if unseen:
             raise UserError(
                 f"{where} holds {unseen[0]!r}, which train lacks: give train every value, or remove"
                 " such rows."
             )
-        return np.array([known[cell] for cell in column], np.int64)
+        return np.array([codes[cell] for cell in column], np.int64)
 
 
 def _is_boolean(column: Column) -> bool:

@@ -60,19 +60,19 @@ def tokenised(
 
 def _build(folder: Path, name: str, parts: Mapping[str, Part], tokenizer: Tokenizer) -> None:
     with scratch_folder(folder.parent) as scratch:
-        made = scratch / folder.name
-        made.mkdir()
+        target = scratch / folder.name
+        target.mkdir()
         for part_name, part in parts.items():
-            ends = _write(made / f"{part_name}.tokens", part.documents(), tokenizer)
+            ends = _write(target / f"{part_name}.tokens", part.documents(), tokenizer)
             if len(ends) == 1:
                 which = "text" if part_name == "all" else f"{part_name} split"
                 raise UserError(f"{name}: there is not a single token in the {which}.")
-            np.save(made / f"{part_name}.documents.npy", ends)
-        (made / "vocabulary.json").write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
+            np.save(target / f"{part_name}.documents.npy", ends)
+        (target / "vocabulary.json").write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
         if folder.exists():
             folder.replace(scratch / "damaged")
         try:
-            made.rename(folder)
+            target.rename(folder)
         except OSError as error:
             # Another process was faster; it wrote the same.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

@@ -46,14 +46,14 @@ def articles(lines: Iterable[str]) -> Iterator[str]:
     line like `` = a + b = `` elsewhere is text.  What precedes the first heading belongs to it.
     """
     article: list[str] = []
-    begun = False
+    in_article = False
     before = ""
     for line, after in _with_next(lines):
         if is_title(line) and not before.strip() and not after.strip():
-            if begun:
+            if in_article:
                 yield "".join(article)
                 article = []
-            begun = True
+            in_article = True
         article.append(line)
         before = line
     if article:

@@ -87,8 +87,8 @@ class Initialisation:
 
 def ancestry(artifacts: Sequence[Artifact]) -> tuple[Artifact, ...]:
     """Return the artifacts and all their ancestors, each once, parents first."""
-    found = {each.id: each for artifact in artifacts for each in artifact.lineage()}
-    return tuple(found.values())
+    by_id = {each.id: each for artifact in artifacts for each in artifact.lineage()}
+    return tuple(by_id.values())
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,11 @@ def bound_and_marginal(
         UserError: the circuit has no such latents, or the shapes disagree.
     """
     if latent not in circuit.latents:
-        known = ", ".join(sorted(circuit.latents)) or "none"
-        raise UserError(f"latents: the circuit has no latents called {latent!r} (it has {known}).")
-    wanted = (len(x), len(circuit.latents[latent]))
-    if z.shape != wanted:
-        raise UserError(f"z: expected shape {wanted} for the latents {latent!r}, got {z.shape}.")
+        names = ", ".join(sorted(circuit.latents)) or "none"
+        raise UserError(f"latents: the circuit has no latents called {latent!r} (it has {names}).")
+    expected = (len(x), len(circuit.latents[latent]))
+    if z.shape != expected:
+        raise UserError(f"z: expected shape {expected} for the latents {latent!r}, got {z.shape}.")
     if not len(x):
         raise UserError("x: the bound needs at least one row, got none.")
     joint = engine.log_likelihood(circuit, x, {latent: z})[:, 0]

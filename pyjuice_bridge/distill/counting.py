@@ -74,13 +74,13 @@ def count_parameters(
         for block, parent in enumerate(parents):
             rows = z[:, parent] if parent >= 0 else None
             _add(counts[layer.groups[block]], rows, values[:, which[block]])
-    made = [
+    arrays = [
         _normalised(tables[i], old, pseudocount)
         if (old := layer_params(layer)) is not None
         else None
         for i, layer in enumerate(circuit.layers)
     ]
-    return circuit.with_layer_params(made)
+    return circuit.with_layer_params(arrays)
 
 
 def latent_circuit(

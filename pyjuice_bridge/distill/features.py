@@ -84,10 +84,10 @@ def features_of(context: Context, patch: int) -> Features:
     if section.title is not None:
         return _from_trained(context, samples, section, inputs)
     with context.reporter.task(f"loading {getattr(section, 'source', section.kind)}"):
-        made = section.make(inputs)
-    if isinstance(made, TextTeacher):
-        return _from_stream(context, samples, made)
-    return _from_teacher(context, samples, made)
+        instance = section.make(inputs)
+    if isinstance(instance, TextTeacher):
+        return _from_stream(context, samples, instance)
+    return _from_teacher(context, samples, instance)
 
 
 def _own(teacher: object, samples: Samples) -> Teacher:

@@ -74,16 +74,16 @@ def _initialise(context: Context) -> list[Initialisation]:
     section = context.config.circuit
     assert isinstance(section, HcltCircuit)
     tree = data_tree(context)
-    made = []
+    initialisations = []
     for arm in context.config.arms or []:
         if arm == "lvd":
             scopes = _scopes(section, context.data.shape)
             positions = (len(scopes), scopes.size)
-            (found,) = latents(context, [section.latents], positions)
-            made.append(_counted(context, section, tree, found))
+            (assignments,) = latents(context, [section.latents], positions)
+            initialisations.append(_counted(context, section, tree, assignments))
         else:
-            made.append(random_hclt(context, tree, arm, section.latents))
-    return made
+            initialisations.append(random_hclt(context, tree, arm, section.latents))
+    return initialisations
 
 
 def _counted(

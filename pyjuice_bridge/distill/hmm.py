@@ -61,26 +61,26 @@ def _initialise(context: Context) -> list[Initialisation]:
     """Begin every arm in every size, the sizes one after the other."""
     section, arms = context.config.circuit, context.config.arms or []
     assert isinstance(section, HmmCircuit)
-    sizes, made = context.config.sizes, []
+    sizes, initialisations = context.config.sizes, []
     length = len(context.data.categories)
     # The last state marks the end; it has no cluster.
     ended = _end(context) is not None
-    found = latents(context, [(size or section.states) - ended for size in sizes], (length,))
+    assignments = latents(context, [(size or section.states) - ended for size in sizes], (length,))
     for size in sizes:
         for arm in arms:
             if arm == "lvd":
-                made.append(_counted(context, section, size, next(found)))
+                initialisations.append(_counted(context, section, size, next(assignments)))
             else:
-                made.append(_random(context, section, size))
-    return made
+                initialisations.append(_random(context, section, size))
+    return initialisations
 
 
 def _work(context: Context, section: HmmCircuit, size: int | None) -> float:
     """Estimate a pass: matrix products of every window, and the M-steps."""
     rows = len(context.data.rows["train"])
     steps = -(-rows // context.config.train.batch_size)
-    found = size_of(_structure(section, "random", context.data.shape, size))
-    return rows * found.flops + steps * _STEP_FLOPS * found.parameters
+    measured = size_of(_structure(section, "random", context.data.shape, size))
+    return rows * measured.flops + steps * _STEP_FLOPS * measured.parameters
 
 
 def _random(context: Context, section: HmmCircuit, size: int | None) -> Initialisation:

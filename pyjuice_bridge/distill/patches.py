@@ -104,18 +104,18 @@ def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> 
 def _initialise(context: Context) -> list[Initialisation]:
     section, arms = context.config.circuit, context.config.arms or []
     assert isinstance(section, PatchCircuit)
-    made: dict[str, Initialisation] = {}
+    initialisations: dict[str, Initialisation] = {}
     if "lvd" in arms or "random" in arms:
         parts = _Parts.of(context, section)
         if "lvd" in arms:
-            made["lvd"] = _distilled(parts)
+            initialisations["lvd"] = _distilled(parts)
         if "random" in arms:
-            made["random"] = _random(parts)
+            initialisations["random"] = _random(parts)
     if "hclt" in arms:
         structure = _structure(section, "hclt", context.data.shape, None)
         width = int(structure.meta["latent_states"])
-        made["hclt"] = random_hclt(context, data_tree(context), "hclt", width)
-    return [made[arm] for arm in arms]
+        initialisations["hclt"] = random_hclt(context, data_tree(context), "hclt", width)
+    return [initialisations[arm] for arm in arms]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class _Parts:
     @classmethod
     def of(cls, context: Context, section: PatchCircuit) -> _Parts:
         places = _scopes(section, context.data.shape)
-        (found,) = latents(context, [section.latents], (len(places),), patch=section.patch)
+        (assignments,) = latents(context, [section.latents], (len(places),), patch=section.patch)
         train = context.data.rows["train"]
         some = train[: max(1, _PATCH_ROWS // len(places))]
         patches = some[:, places].reshape(-1, places.shape[1])
@@ -145,12 +145,12 @@ class _Parts:
             context,
             "latent tree",
             {},
-            found.z["train"],
+            assignments.z["train"],
             count,
-            parents=(found.artifact,),
+            parents=(assignments.artifact,),
             bins=count,
         )
-        return cls(context, section, places, found, patch_tree, latent_tree)
+        return cls(context, section, places, assignments, patch_tree, latent_tree)
 
     def random_bundle(self) -> Circuit:
         sizes, seed = self.context.data.categories[self.places[0]], self.context.config.seed
@@ -281,12 +281,12 @@ def _bounds(parts: _Parts, bundle: Artifact, latent: Artifact) -> Mapping[str, t
             "patches": (counted, patches),
             "latent": (trained, patches),
         }
-        found = {}
+        bounds = {}
         for name, (above, below) in steps.items():
             with context.reporter.task(f"bound ({name})"):
                 glued = parts.glued(above, below)
-                found[name] = bound_and_marginal(context.engine, glued, valid, z)
-        return found
+                bounds[name] = bound_and_marginal(context.engine, glued, valid, z)
+        return bounds
 
     inputs = {"data": context.data.key, "engine": context.engine_key}
     artifact = context.store.stage("bounds", 1, inputs, build, parents=(bundle, latent))

@@ -88,15 +88,15 @@ def _structure(section: RatSpnCircuit, arm: str, shape: Shape, _: int | None) ->
 def _initialise(context: Context) -> list[Initialisation]:
     section = context.config.circuit
     assert isinstance(section, RatSpnCircuit)
-    made = []
+    initialisations = []
     for arm in context.config.arms or []:
         if arm == "random":
-            made.append(_random(context, section))
+            initialisations.append(_random(context, section))
         else:
             structure = _structure(section, arm, context.data.shape, None)
             width = int(structure.meta["latent_states"])
-            made.append(random_hclt(context, data_tree(context), arm, width))
-    return made
+            initialisations.append(random_hclt(context, data_tree(context), arm, width))
+    return initialisations
 
 
 def _random(context: Context, section: RatSpnCircuit) -> Initialisation:

@@ -69,7 +69,7 @@ def train_stage(
         memory = PeakMemory(engine)
         passes = range(passes_before, passes_before + options.epochs)
         with context.reporter.task(title, passes) as tick:
-            found = engine.fit(
+            fitted = engine.fit(
                 begin(),
                 x,
                 options,
@@ -79,13 +79,13 @@ def train_stage(
                 on_epoch=on_epoch,
                 on_batch=tick,
             )
-        circuit = finish(found.circuit)
+        circuit = finish(fitted.circuit)
         hdf5.save(circuit, folder / CIRCUIT)
         measured = measure(circuit) if measure is not None else {}
         (folder / _CHECKPOINT).unlink(missing_ok=True)
         return {
-            "seconds": sum(epoch.seconds for epoch in found.history),
-            "history": [asdict(epoch) for epoch in found.history],
+            "seconds": sum(epoch.seconds for epoch in fitted.history),
+            "history": [asdict(epoch) for epoch in fitted.history],
             "parameters": circuit.num_parameters,
             "made_by": engine.name,
             "peak_memory_bytes": memory.read(),

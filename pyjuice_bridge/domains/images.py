@@ -186,9 +186,9 @@ def _shape(config: Settings) -> Shape:
             raise UserError(f"'data.valid' is {valid}, which leaves no image to train on")
         train, sides, levels = min(train, section.limit or train), known.shape, known.categories
     else:
-        found = _split(config, section.name)
-        train, valid, sides = len(found.train), len(found.valid), found.shape
-        levels = found.categories
+        dataset = _split(config, section.name)
+        train, valid, sides = len(dataset.train), len(dataset.valid), dataset.shape
+        levels = dataset.categories
     transform = _transform(section.colour, sides[2], section.name)
     return _shape_of(ImageCodec(*sides, transform, levels), train, valid)
 
@@ -235,8 +235,8 @@ def _figures(
                     else:
                         arrays[f"inpaint/{arm.arm}/{name}"] = filled
         if clusters is not None and scopes is not None:
-            found = Assignments.load(clusters.path / ASSIGNMENTS)
-            arrays |= _examples(context.config, data.dataset.train, found, scopes)
+            assignments = Assignments.load(clusters.path / ASSIGNMENTS)
+            arrays |= _examples(context.config, data.dataset.train, assignments, scopes)
         write_arrays(folder / FIGURES, arrays)
 
     return context.store.stage("figures", 3, inputs, build, parents=parents)

@@ -164,12 +164,12 @@ def _show(
 
 def frequencies(x: NDArray[np.int32], categories: IntArray) -> list[NDArray[np.float64]]:
     """Return the frequency of each column's values among its observed cells."""
-    found = []
+    shares = []
     for column, size in enumerate(categories):
         values = x[:, column]
         counts = np.bincount(values[values != MISSING], minlength=size).astype(np.float64)
-        found.append(counts / max(1.0, counts.sum()))
-    return found
+        shares.append(counts / max(1.0, counts.sum()))
+    return shares
 
 
 def _marginals(model: Model, categories: IntArray) -> list[NDArray[np.float64]]:

@@ -244,8 +244,8 @@ def _shape(config: Settings) -> Shape:
     section = _section(config)
     published = _published(config)
     if published is None:
-        found = _split(config, section.name)
-        return prepare(found, section, tokenizer_of(config)).shape
+        dataset = _split(config, section.name)
+        return prepare(dataset, section, tokenizer_of(config)).shape
     known, vocabulary, about = published
     tokens = min(known, section.limit or known)
     if tokens < section.window:

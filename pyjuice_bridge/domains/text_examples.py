@@ -51,23 +51,23 @@ def examples(
 
     def build(folder: Path) -> None:
         hidden, cut = _hidden(data.rows["valid"], lengths, report.inpaint)
-        found: dict[str, Any] = {"infill": _questions(decode, hidden, cut), "arms": {}}
+        content: dict[str, Any] = {"infill": _questions(decode, hidden, cut), "arms": {}}
         pictures: dict[str, NDArray[Any]] = {}
         for arm in arms:
             with context.reporter.task(f"examples of {arm.arm}"):
                 model = Model(arm.circuit(), context.engine).text
                 blank = np.full((1, window), MISSING, np.int32)
                 drawn = model.infill(blank, report.samples, seed=seed)[0]
-                found["arms"][arm.arm] = {
+                content["arms"][arm.arm] = {
                     "samples": [decode(row) for row in drawn],
                     "states": _states(model.hmm, window, vocabulary),
                     "count": model.hmm.states,
                 }
                 pictures[f"transitions/{arm.arm}"] = picture(model.hmm, window)
                 answers = _answers(model, decode, hidden, cut, seed)
-                for item, answer in zip(found["infill"], answers, strict=True):
+                for item, answer in zip(content["infill"], answers, strict=True):
                     item["answers"][arm.arm] = answer
-        write_json(folder / EXAMPLES, found)
+        write_json(folder / EXAMPLES, content)
         write_arrays(folder / PICTURES, pictures)
 
     parents = [arm.artifact for arm in arms]
@@ -94,7 +94,7 @@ def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, 
     shares = state_shares(hmm, length)
     order = np.argsort(-shares, kind="stable")
     everywhere = shares @ hmm.emission
-    found: list[dict[str, Any]] = []
+    states: list[dict[str, Any]] = []
     for state in order[spread(len(order), _STATES)]:
         row = np.asarray(hmm.emission[state], np.float64)
         typical = row * np.log(np.maximum(row, 1e-300) / np.maximum(everywhere, 1e-300))
@@ -102,8 +102,8 @@ def _states(hmm: Hmm, length: int, vocabulary: Sequence[str]) -> list[dict[str, 
             name: [[vocabulary[i], float(row[i])] for i in np.argsort(-by, kind="stable")[:_WORDS]]
             for name, by in (("likely", row), ("typical", typical))
         }
-        found.append({"state": int(state), "share": float(shares[state]), **words})
-    return found
+        states.append({"state": int(state), "share": float(shares[state]), **words})
+    return states
 
 
 def _hidden(
@@ -136,10 +136,10 @@ def _answers(
     """Fill every span by one draw given the rest, and by Viterbi."""
     if not len(rows):
         return []
-    known = rows.copy()
-    known[:, cut] = MISSING
-    drawn = model.infill(known, seed=seed)[:, 0]
-    best, _ = model.viterbi(known)
+    observed = rows.copy()
+    observed[:, cut] = MISSING
+    drawn = model.infill(observed, seed=seed)[:, 0]
+    best, _ = model.viterbi(observed)
     return [
         {"sampled": decode(a[cut]), "viterbi": decode(b[cut])}
         for a, b in zip(drawn, best, strict=True)

@@ -225,8 +225,8 @@ def fill_up(x: NDArray[np.int32], end: int | None) -> NDArray[np.int32]:
 
 
 def _parts(count: int) -> dict[str, slice]:
-    held = max(1, count // _SHARE)
-    bounds = (0, count - 2 * held, count - held, count)
+    test_size = max(1, count // _SHARE)
+    bounds = (0, count - 2 * test_size, count - test_size, count)
     return {split: slice(*bounds[i : i + 2]) for i, split in enumerate(SPLITS)}
 
 
@@ -257,11 +257,11 @@ def _vocabulary(source: str, size: int) -> Vocabulary | None:
 
 
 def _shape_of(section: WrittenSection, size: int) -> Shape:
-    held = max(1, section.sequences // _SHARE)
-    rows = section.sequences - 2 * held
+    test_size = max(1, section.sequences // _SHARE)
+    rows = section.sequences - 2 * test_size
     note = f"{rows:,} training sequences of {section.length} tokens, {size:,} distinct"
     sizes = np.full(section.length, size, np.int32)
-    return Shape(rows, held, sizes, 4 * section.length, note)
+    return Shape(rows, test_size, sizes, 4 * section.length, note)
 
 
 def _shape(config: Settings) -> Shape:

@@ -92,12 +92,12 @@ def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Laten
     Raises:
         UserError: names the latents that do not fit, and what was expected.
     """
-    found = {}
+    arrays = {}
     for name, values in (latents or {}).items():
         if name not in circuit.latents:
             known = ", ".join(circuit.latents) or "none"
             raise UserError(f"The circuit has no latent {name!r}; it has: {known}.")
-        found[name] = given = _array(values, f"Latents {name!r}")
+        arrays[name] = given = _array(values, f"Latents {name!r}")
         blocks = circuit.latents[name]
         widths = np.array([circuit.widths[circuit.layer_of(int(b))] for b in blocks])
         soft = np.issubdtype(given.dtype, np.floating)
@@ -116,7 +116,7 @@ def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Laten
             raise UserError(
                 f"Latents {name!r} must hold states from 0 to {widths.max() - 1} (-1 = unknown)."
             )
-    return found
+    return arrays
 
 
 def check_weights(circuit: Circuit, weights: ArrayLike | None, rows: int) -> NDArray[np.float64]:
@@ -128,16 +128,16 @@ def check_weights(circuit: Circuit, weights: ArrayLike | None, rows: int) -> NDA
     if not rows:
         raise UserError("x has no rows; training and counting need at least one.")
     shape = (rows, len(circuit.roots))
-    given = np.ones(shape) if weights is None else _array(weights, "weights")
-    if given.dtype.kind not in "biuf":
-        raise UserError(f"weights must be numbers, got {given.dtype}.")
-    given = given.astype(np.float64, copy=False)
-    given = given[:, None] if given.ndim == 1 else given
-    if given.ndim != 2 or given.shape[0] != rows or given.shape[1] not in (1, shape[1]):
-        raise UserError(f"weights have shape {list(given.shape)}, expected {list(shape)}.")
-    if not np.isfinite(given).all() or (given < 0).any() or not given.any():
+    array = np.ones(shape) if weights is None else _array(weights, "weights")
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"weights must be numbers, got {array.dtype}.")
+    array = array.astype(np.float64, copy=False)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or array.shape[0] != rows or array.shape[1] not in (1, shape[1]):
+        raise UserError(f"weights have shape {list(array.shape)}, expected {list(shape)}.")
+    if not np.isfinite(array).all() or (array < 0).any() or not array.any():
         raise UserError("weights must be finite, not negative and not all zero.")
-    return np.broadcast_to(given, shape)
+    return np.broadcast_to(array, shape)
 
 
 def check_draws(n: Any, seed: Any) -> tuple[int, int]:

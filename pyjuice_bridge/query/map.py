@@ -65,9 +65,9 @@ def climb(
             rows = np.flatnonzero(searched[:, variable])
             step = max(1, _VALUES // int(circuit.categories[variable] * circuit.num_vars))
             for first in range(0, len(rows), step):
-                some = rows[first : first + step]
-                best[some], log_p[some] = _move(
-                    engine, circuit, best[some], log_p[some], int(variable), root
+                chunk = rows[first : first + step]
+                best[chunk], log_p[chunk] = _move(
+                    engine, circuit, best[chunk], log_p[chunk], int(variable), root
                 )
         if np.array_equal(before, best):
             break

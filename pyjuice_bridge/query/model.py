@@ -147,13 +147,13 @@ class Model:
         Raises:
             UserError: a row of ``given`` has probability zero.
         """
-        query, known = self._rows(x, "x"), self._rows(given, "given")
-        if query.shape != known.shape:
-            raise UserError(f"given: expected {len(query)} rows like x, got {len(known)}.")
-        clash = ((query != MISSING) & (known != MISSING) & (query != known)).any(axis=1)
-        both = np.where(known == MISSING, query, known)
+        query, condition = self._rows(x, "x"), self._rows(given, "given")
+        if query.shape != condition.shape:
+            raise UserError(f"given: expected {len(query)} rows like x, got {len(condition)}.")
+        clash = ((query != MISSING) & (condition != MISSING) & (query != condition)).any(axis=1)
+        both = np.where(condition == MISSING, query, condition)
         joint = self.engine.log_likelihood(self.circuit, both)
-        evidence = self.engine.log_likelihood(self.circuit, known)
+        evidence = self.engine.log_likelihood(self.circuit, condition)
         if np.isneginf(evidence).any():
             row = int(np.argwhere(np.isneginf(evidence))[0, 0])
             raise UserError(f"given: row {row} has probability zero under the model.")
@@ -199,9 +199,9 @@ class Model:
             array, or rows int32 [n, variables].
         """
         root = self._root("sample")
-        known = None if evidence is None else self._rows(evidence, "evidence")
-        count = draws_of(n, self.circuit.num_vars * (1 if known is None else len(known)))
-        drawn = self.engine.sample(self.circuit, count, known, seed=seed_of(seed), root=root)
+        rows = None if evidence is None else self._rows(evidence, "evidence")
+        count = draws_of(n, self.circuit.num_vars * (1 if rows is None else len(rows)))
+        drawn = self.engine.sample(self.circuit, count, rows, seed=seed_of(seed), root=root)
         return self.codec.decode(drawn, evidence)
 
     def inpaint(self, images: Any, mask: Any, *, seed: int | None = None) -> NDArray[np.uint8]:
@@ -262,16 +262,16 @@ class Model:
         """
         root = self._root("map_approximate")
         samples, sweeps = whole("samples", samples, _COUNT), whole("sweeps", sweeps, _COUNT)
-        known = self._rows(evidence, "evidence")
-        searched = known == MISSING
+        rows = self._rows(evidence, "evidence")
+        searched = rows == MISSING
         if variables is not None:
             searched &= np.isin(np.arange(self.circuit.num_vars), self._variables(variables))
-        starts = self.engine.mpe(self.circuit, known, root=root)[0][:, None]
+        starts = self.engine.mpe(self.circuit, rows, root=root)[0][:, None]
         if samples:
-            count = draws_of(samples, known.size, "samples")
-            drawn = self.engine.sample(self.circuit, count, known, seed=seed_of(seed), root=root)
+            count = draws_of(samples, rows.size, "samples")
+            drawn = self.engine.sample(self.circuit, count, rows, seed=seed_of(seed), root=root)
             starts = np.concatenate([starts, drawn], axis=1)
-        summed_out = (known == MISSING) & ~searched
+        summed_out = (rows == MISSING) & ~searched
         starts = np.where(summed_out[:, None], np.int32(MISSING), starts)
         best, log_p = climb(self.engine, self.circuit, searched, starts, sweeps=sweeps, root=root)
         label = f"approximate: MPE and {samples} samples, {sweeps} sweeps of coordinate ascent"

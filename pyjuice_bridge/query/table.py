@@ -66,9 +66,9 @@ def structures() -> dict[str, Circuit]:
         "glued patches": glue(hclt([-1, 0], 3, 3, seed=0), bundle, places),
     }
     shape = {"image_height": _HEIGHT, "image_width": _WIDTH, "image_channels": 1}
-    found = {k: replace(c, meta={**c.meta, **shape}) for k, c in images.items()}
-    found["HMM"] = random_hmm(3, values, seed=0).circuit(size)
-    return {**found, "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0)}
+    circuits = {k: replace(c, meta={**c.meta, **shape}) for k, c in images.items()}
+    circuits["HMM"] = random_hmm(3, values, seed=0).circuit(size)
+    return {**circuits, "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0)}
 
 
 def _hidden(images: NDArray[np.uint8]) -> NDArray[np.int16]:

@@ -124,19 +124,21 @@ def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor
     Raises:
         UserError: the other tokens have probability zero.
     """
-    known = torch.cat([x, x.new_full((len(x), 1), MISSING)], 1)
-    known = known.scatter(1, positions[:, None], MISSING)
-    length = known.shape[1]
+    others = torch.cat([x, x.new_full((len(x), 1), MISSING)], 1)
+    others = others.scatter(1, positions[:, None], MISSING)
+    length = others.shape[1]
     state = hmm.initial.expand(len(x), -1)
     before = torch.zeros_like(state)
     for t in range(length):
         before = torch.where((positions == t)[:, None], state, before)
-        state, _ = advance(hmm, state, known[:, t])
+        state, _ = advance(hmm, state, others[:, t])
     after = torch.ones_like(before)
     future = after
     for t in reversed(range(length - 1)):
         # p(x_{t+1} … | z_t), up to a factor per row.
-        future, _ = scaled((future * scaled(hmm.evidence(known[:, t + 1]))[0]) @ hmm.transition.t())
+        future, _ = scaled(
+            (future * scaled(hmm.evidence(others[:, t + 1]))[0]) @ hmm.transition.t()
+        )
         after = torch.where((positions == t)[:, None], future, after)
     both, _ = scaled(before * after)
     possible(both.amax(1).log(), "x")
@@ -147,7 +149,7 @@ def _tokens(hmm: HmmTensors, state: torch.Tensor) -> torch.Tensor:
     """Return the normalised distribution of the token, given state weights [N, H]."""
     step = max(1, _ENTRIES // len(hmm.emission))
     parts = []
-    for some in state.split(step):
-        weights = some @ hmm.emission.t()
+    for chunk in state.split(step):
+        weights = chunk @ hmm.emission.t()
         parts.append(weights / weights.sum(1, keepdim=True))
     return torch.cat(parts) if parts else state.new_empty(0, len(hmm.emission))

@@ -167,9 +167,9 @@ class Gallery:
 
     def _refuse(self, name: str, expected: str) -> NoReturn:
         array = self._figures.get(name)
-        found = "no such array" if array is None else f"{array.dtype} {list(array.shape)}"
+        actual = "no such array" if array is None else f"{array.dtype} {list(array.shape)}"
         raise UserError(
-            f"{self._path}: array {name} should be {expected}, found {found}; run again "
+            f"{self._path}: array {name} should be {expected}, found {actual}; run again "
             f"to rewrite the file."
         )
 

@@ -128,9 +128,9 @@ class Run:
     @property
     def sizes(self) -> list[int | None]:
         """Numbers of states in a run over several sizes, ascending; else a single None."""
-        found = {r.states for r in self.results} | {e.states for e in self.epochs}
-        found |= {b.states for b in self.bounds}
-        return [*sorted(n for n in found if n is not None)] or [None]
+        states = {r.states for r in self.results} | {e.states for e in self.epochs}
+        states |= {b.states for b in self.bounds}
+        return [*sorted(n for n in states if n is not None)] or [None]
 
     @property
     def dataset(self) -> str | None:

@@ -36,8 +36,8 @@ def read_columns(path: Path) -> tuple[tuple[Column, ...], int]:
         UserError: it is damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(_column(each) for each in found["columns"]), int(found["of"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(_column(each) for each in content["columns"]), int(content["of"])
     except FileNotFoundError:
         return (), 0
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -120,7 +120,7 @@ def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
     """Return what the page shows of a run on text alone."""
     from pyjuice_bridge.report.curves import sizes_chart
 
-    found = read_examples(run.path / "text.json")
+    examples = read_examples(run.path / "text.json")
     measured = (s for s in reversed(SPLITS) if any(r.values[s] is not None for r in run.results))
     split = next(measured, None)
     several = len(run.sizes) > 1 and split is not None
@@ -132,7 +132,7 @@ def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
         "kind": "text",
         "definition": definition(run.results),
         "token": token,
-        "examples": found,
+        "examples": examples,
         "sizes_chart": chart,
         "sizes_split": split,
         "transitions": matrices(run.figures, "transitions", run.path / "figures.npz"),

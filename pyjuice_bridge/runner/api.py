@@ -293,5 +293,5 @@ def _write(
     results.write_bounds(context, folder, trained)
     write_json(folder / "results.json", finite(rows))
     write_report(folder)
-    found: list[dict[str, Any]] = read_json(folder / "results.json")
-    return found
+    entries: list[dict[str, Any]] = read_json(folder / "results.json")
+    return entries

@@ -115,15 +115,15 @@ class _Curve:
 
     def before(self) -> list[tuple[dict[str, Any], bool]]:
         """Return the lines of the stages that count as passes, and whether each was reused."""
-        found = []
+        lines = []
         for stage in self._start.stages:
             self._passes += stage.passes
             if self._passes:
                 valid = self._context.data.value("valid", stage.marginal)
                 row = self._row(stage.name, valid=valid, total=stage.seconds, seconds=None)
-                found.append((row, stage.artifacts[-1].reused))
-        self.rows += [row for row, _ in found]
-        return found
+                lines.append((row, stage.artifacts[-1].reused))
+        self.rows += [row for row, _ in lines]
+        return lines
 
     def add(self, epoch: Epoch) -> dict[str, Any]:
         """Append the line of a pass."""
@@ -227,16 +227,16 @@ def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tu
             which = f"{len(tried) + 1}/{len(trials)}"
             title = f"tune {arm_name(start.arm, start.states)} {which}"
             with context.reporter.task(title) as tick:
-                found = context.engine.fit(
+                fitted = context.engine.fit(
                     start.circuit(),
                     rows,
                     _with(short, trial),
                     valid=context.data.rows["valid"],
                     on_batch=tick,
                 )
-            valid = found.history[-1].valid
+            valid = fitted.history[-1].valid
             assert valid is not None
-            seconds = sum(epoch.seconds for epoch in found.history)
+            seconds = sum(epoch.seconds for epoch in fitted.history)
             tried.append({**trial, "valid": valid, "seconds": seconds})
             write_json(log, tried)
         best = max(tried, key=lambda t: t["valid"])

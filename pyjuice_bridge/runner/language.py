@@ -127,10 +127,10 @@ def distill_language_model(
         "arms": ["lvd"],
     }
     result = run(config, writer=model, out=out, fresh=fresh, progress=progress, console=console)
-    found = result.model.text
+    text_model = result.model.text
     if ctrlg:
-        end = found.codec.end if found.codec is not None else None
+        end = text_model.codec.end if text_model.codec is not None else None
         if end is None:
             raise UserError("Ctrl-G's files name the token that ends a text; give sampling.end")
-        save_ctrlg(found.hmm, Path(out) / CTRLG, eos_token_id=end)
-    return found
+        save_ctrlg(text_model.hmm, Path(out) / CTRLG, eos_token_id=end)
+    return text_model

@@ -90,15 +90,15 @@ def score(context: Context, arm: Trained) -> Artifact:
 
     def build(folder: Path) -> Mapping[str, Any]:
         circuit = arm.circuit()
-        found = {}
+        figures = {}
         for split in SPLITS:
             with context.reporter.task(f"score {arm.start.name} on {split}"):
                 log_p = context.engine.log_likelihood(circuit, context.data.rows[split])
-            found[split] = float(np.mean(log_p))
+            figures[split] = float(np.mean(log_p))
             if count := int(np.isneginf(log_p).sum()):
                 said = context.data.measure.impossible(count, len(log_p))
                 context.reporter.say(f"{arm.start.name} on {split}: {said}")
-        return found
+        return figures
 
     return context.store.stage("score", 2, inputs, build, parents=(arm.artifact,), together=True)
 

@@ -60,13 +60,13 @@ def images_for(
             raise UserError(f"{data} has no test split: leave out --split to take all its images")
         if every is not None:
             return every, ""
-    found = load_dataset(data, root=root, seed=int(meta.get("seed", 0)))
-    if name != "test" and found.name == meta.get("dataset"):
+    dataset = load_dataset(data, root=root, seed=int(meta.get("seed", 0)))
+    if name != "test" and dataset.name == meta.get("dataset"):
         raise UserError(
             f"the {name} images of {data} are those of a run's own splits, and {path} is not in "
             "the folder of a run on these images; name that folder, or take the test images"
         )
-    return getattr(found, name), name
+    return getattr(dataset, name), name
 
 
 def stream_for(
@@ -93,8 +93,8 @@ def stream_for(
         return getattr(mine, name), name
     place = Path(data).expanduser()
     if not place.exists():
-        found = load_text(data, tokenizer=vocabulary.tokenizer, root=root)
-        return vocabulary.translated(getattr(found, name), found.vocabulary), name
+        dataset = load_text(data, tokenizer=vocabulary.tokenizer, root=root)
+        return vocabulary.translated(getattr(dataset, name), dataset.vocabulary), name
     parts = own(place).parts
     if "all" in parts:
         if split is not None:
@@ -140,8 +140,8 @@ def table_for(
     coding = Coding(columns, codec.categories, values)
     place = Path(data).expanduser()
     if not place.exists():
-        found = load_table(data, root=root, seed=int(meta.get("seed", 0)))
-        return getattr(found, name), name
+        dataset = load_table(data, root=root, seed=int(meta.get("seed", 0)))
+        return getattr(dataset, name), name
     parts = own_table(place).parts
     if len(parts) == 1:
         if split is not None:
@@ -161,8 +161,8 @@ def _own_splits(path: Path, data: str, root: Path | None) -> Any:
         return None
     try:
         config = load_config(folder / "config.yaml")
-        found = DOMAINS[config.data.kind].split(config, data, root)
+        dataset = DOMAINS[config.data.kind].split(config, data, root)
     except UserError:
         # Data that the run's settings do not fit; what is wrong with others shows on loading them.
         return None
-    return found if found.fingerprint == fingerprint else None
+    return dataset if dataset.fingerprint == fingerprint else None

@@ -30,8 +30,8 @@ def locked(
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("a+") as file:
-            held = try_lock(file.fileno())
-            if held and _same_file(folder / name, file.fileno()):
+            acquired = try_lock(file.fileno())
+            if acquired and _same_file(folder / name, file.fileno()):
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
                 file.flush()
@@ -42,7 +42,7 @@ def locked(
                     if not leave and _same_file(folder / name, file.fileno()):
                         (folder / name).unlink(missing_ok=True)
                 return
-            if not held and not waiting:
+            if not acquired and not waiting:
                 file.seek(0)
                 say(f"{folder.name}: waiting for process {file.read().strip() or 'unknown'}")
                 waiting = True

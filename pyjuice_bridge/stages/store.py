@@ -67,10 +67,10 @@ class Artifact:
 
     def lineage(self) -> tuple[Artifact, ...]:
         """List the ancestors and the artifact itself, each once, parents first."""
-        found: dict[str, Artifact] = {}
+        by_id: dict[str, Artifact] = {}
         for parent in self.parents:
-            found |= {artifact.id: artifact for artifact in parent.lineage()}
-        return (*found.values(), self)
+            by_id |= {artifact.id: artifact for artifact in parent.lineage()}
+        return (*by_id.values(), self)
 
 
 def fingerprint(value: object) -> str:
@@ -161,13 +161,13 @@ class Store:
 
     def _helped(self, name: str, build: Build) -> tuple[Mapping[str, Any], bool]:
         """Return what the first process found or built, after helping it if asked to."""
-        told = _hear(name)
-        if told is None:
+        outcome = _hear(name)
+        if outcome is None:
             with tempfile.TemporaryDirectory(prefix="pyjuice_bridge-") as scratch:
                 build(Path(scratch))
-            told = _hear(name)
-        assert told is not None
-        return _decoded(told["info"]), told["reused"]
+            outcome = _hear(name)
+        assert outcome is not None
+        return _decoded(outcome["info"]), outcome["reused"]
 
     def _build(
         self, name: str, origin: Mapping[str, Any], build: Build, together: bool
@@ -300,9 +300,9 @@ def _decoded(value: Any) -> Any:
     return [_decoded(item) for item in value] if isinstance(value, list) else value
 
 
-def _tell(name: str, told: Mapping[str, Any] | None) -> None:
+def _tell(name: str, outcome: Mapping[str, Any] | None) -> None:
     """Broadcast a stage's outcome to the other processes; None asks them to help build it."""
-    processes.share({"name": name, "told": told})
+    processes.share({"name": name, "told": outcome})
 
 
 def _hear(name: str) -> dict[str, Any] | None:
@@ -313,8 +313,8 @@ def _hear(name: str) -> dict[str, Any] | None:
             f"process {processes.rank()} came to {name} where the first one was at "
             f"{heard['name']}; do both read the same config and data?"
         )
-    told: dict[str, Any] | None = heard["told"]
-    return told
+    outcome: dict[str, Any] | None = heard["told"]
+    return outcome
 
 
 def _empty(folder: Path) -> None:

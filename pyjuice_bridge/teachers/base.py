@@ -177,8 +177,8 @@ def embed(teacher: Teacher, samples: NDArray[Any], vocabulary: Any = None) -> Fl
         UserError: the result is not finite floats [N, positions, dim].
     """
     wants = vocabulary is not None and "vocabulary" in signature(teacher.embed).parameters
-    found = teacher.embed(samples, **({"vocabulary": vocabulary} if wants else {}))
-    part = np.asarray(found)
+    vectors = teacher.embed(samples, **({"vocabulary": vocabulary} if wants else {}))
+    part = np.asarray(vectors)
     fits = part.ndim == 3 and len(part) == len(samples) and 0 not in part.shape[1:]
     if not fits or part.dtype.kind != "f":
         raise UserError(

@@ -57,9 +57,9 @@ class ColumnTeacher:
         self._width = max(_parts(int(size)) for size in categories)
         self._centres = np.zeros((len(categories), self._width), np.float32)
         for column in range(len(categories)):
-            known = train[:, column][train[:, column] >= 0]
-            if len(known):
-                self._centres[column] = self._coded(column, known).mean(axis=0)
+            observed = train[:, column][train[:, column] >= 0]
+            if len(observed):
+                self._centres[column] = self._coded(column, observed).mean(axis=0)
 
     def embed(self, samples: NDArray[Any], /) -> FloatArray:
         """Return float32 [N, D, columns * width]."""

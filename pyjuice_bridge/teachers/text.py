@@ -356,12 +356,12 @@ class TextTeacher:
             skip = len(self._before) + keep[chosen, 0] - rows[:, 0]
             for i, row in enumerate(chosen):
                 low, high = keep[row]
-                found = states[i, skip[i] : skip[i] + high - low].numpy()
+                vectors = states[i, skip[i] : skip[i] + high - low].numpy()
                 if pieces is not None:
                     at = starts[contexts.keep[row, 0] - base : contexts.keep[row, 1] - base + 1]
-                    found = np.add.reduceat(found, at[:-1] - low) / np.diff(at)[:, None]
+                    vectors = np.add.reduceat(vectors, at[:-1] - low) / np.diff(at)[:, None]
                 with np.errstate(over="ignore"):
-                    out[first[row, 0] : first[row, 1]] = found
+                    out[first[row, 0] : first[row, 1]] = vectors
         return out
 
     def _batch(
@@ -392,10 +392,10 @@ class TextTeacher:
             mask = torch.as_tensor(places, device=self.device).long()
         inner, once = self.layer < self.layers, {"use_cache": False} if self.causal else {}
         with torch.inference_mode(), computing(self.device, self.precision):
-            found = self._model(
+            output = self._model(
                 input_ids=x, attention_mask=mask, output_hidden_states=inner, **once
             )
-        states = found.hidden_states[self.layer] if inner else found.last_hidden_state
+        states = output.hidden_states[self.layer] if inner else output.last_hidden_state
         result: torch.Tensor = states.float().cpu()
         return result
 

@@ -138,9 +138,9 @@ def surroundings(model: Any, tokenizer: Any | None, causal: bool) -> tuple[list[
     if causal:
         for owner in (model.config, tokenizer):
             for name in ("bos_token_id", "eos_token_id"):
-                found = getattr(owner, name, None)
-                if isinstance(found, int):
-                    return [found], []
+                value = getattr(owner, name, None)
+                if isinstance(value, int):
+                    return [value], []
         return [], []
     if tokenizer is None:
         return [], []

@@ -188,8 +188,8 @@ def _reader(
 
 def own_ends(model: Any) -> list[int]:
     """List the ids that the model itself ends a text with; some have several."""
-    found = model.config.eos_token_id
-    return [found] if isinstance(found, int) else list(found or [])
+    ends = model.config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends or [])
 
 
 def _seed(seed: int, number: int) -> int:
@@ -212,9 +212,9 @@ def _sample(
     open_ = torch.ones(rows, dtype=torch.bool, device=generator.device)
     cache = None
     for t in range(length):
-        found = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = found.past_key_values
-        chances = (found.logits[:, -1].float() / temperature).softmax(-1)
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        chances = (output.logits[:, -1].float() / temperature).softmax(-1)
         ids = torch.multinomial(chances, 1, generator=generator)
         out[open_, t] = ids[open_, 0].int()
         for end in ends:

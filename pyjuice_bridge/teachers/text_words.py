@@ -38,8 +38,10 @@ class WordPieces:
         """Return the pieces of all tokens, one after the other."""
         starts = self.starts(tokens)
         step = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
-        found: NDArray[np.int32] = self.ids[np.repeat(self.offsets[tokens], np.diff(starts)) + step]
-        return found
+        pieces: NDArray[np.int32] = self.ids[
+            np.repeat(self.offsets[tokens], np.diff(starts)) + step
+        ]
+        return pieces
 
 
 def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -> WordPieces:
@@ -59,17 +61,17 @@ def word_pieces(tokenizer: Any, words: Sequence[str], *, lead: str, most: int) -
         UserError: a word has no piece and the tokenizer no unknown token.
     """
     texts = [lead + _PLAIN.get(word, word) for word in words]
-    found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    pieces: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     unknown = _first(tokenizer, "unk_token_id", "eos_token_id")
     end = _first(tokenizer, "sep_token_id", "eos_token_id", "unk_token_id")
     for i, word in enumerate(words):
-        special = unknown if word in _UNKNOWN or not found[i] else end if word in _END else None
+        special = unknown if word in _UNKNOWN or not pieces[i] else end if word in _END else None
         if special is not None:
-            found[i] = [special]
-        elif not found[i]:
+            pieces[i] = [special]
+        elif not pieces[i]:
             raise UserError(f'the tokenizer has no piece for the word "{word}"; leave it out')
-    counts = np.array([min(len(each), most) for each in found], np.int64)
-    ids = np.concatenate([np.array(each[:most], np.int32) for each in found])
+    counts = np.array([min(len(each), most) for each in pieces], np.int64)
+    ids = np.concatenate([np.array(each[:most], np.int32) for each in pieces])
     return WordPieces(np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]), ids)
 
 

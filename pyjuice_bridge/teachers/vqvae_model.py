@@ -71,10 +71,10 @@ class Book(nn.Module):
             with torch.no_grad():
                 self.codes[unused] = rows[chosen[unused]]
             ids = self._nearest(flat)
-        found = self.codes[ids].movedim(-1, 1)
-        loss = functional.mse_loss(found, z.detach())
-        loss = loss + _COMMITMENT * functional.mse_loss(z, found.detach())
-        return z + (found - z).detach(), ids, loss
+        codes = self.codes[ids].movedim(-1, 1)
+        loss = functional.mse_loss(codes, z.detach())
+        loss = loss + _COMMITMENT * functional.mse_loss(z, codes.detach())
+        return z + (codes - z).detach(), ids, loss
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         codes = self.codes.detach()
@@ -238,11 +238,11 @@ def _maps(channels: int) -> int:
 
 def _strides(patch: int) -> list[int]:
     """Divide a patch into steps of two pixels and one odd one."""
-    found = []
+    strides = []
     while patch % 2 == 0:
-        found.append(2)
+        strides.append(2)
         patch //= 2
-    return ([patch] if patch > 1 else []) + found or [1]
+    return ([patch] if patch > 1 else []) + strides or [1]
 
 
 def _down(inputs: int, outputs: int, stride: int) -> nn.Conv2d:

@@ -241,7 +241,7 @@ def test_what_is_no_table(cells: object, says: str) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no table or path nltsc .*did you mean nltcs"):
         load_table("nltsc")
-    with pytest.raises(UserError, match="of kind images, not table: use"):
+    with pytest.raises(UserError, match="digits is images, not table: use"):
         load_table("digits")
     with pytest.raises(UserError, match=r"valid is 3: give a share"):
         load_table(CELLS, valid=3)

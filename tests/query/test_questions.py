@@ -491,7 +491,7 @@ def test_text_keeps_its_tokens_when_it_is_saved(tmp_path: Path) -> None:
     assert repr(again) == repr(model) and len(repr(again.text.vocabulary)) < 80
     circuit = model.circuit
     other = Model(circuit, ENGINE, codec=TextCodec(4, 5, 5, vocabulary=Vocabulary(tuple("abcd"))))
-    with pytest.raises(UserError, match="that of another model"):
+    with pytest.raises(UserError, match="belongs to another model"):
         other.save(tmp_path / "a/other.h5")
     assert not (tmp_path / "a/other.h5").exists()
     tokens = tmp_path / "a/tokens.json"
