@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +14,7 @@ from pyjuice_bridge.errors import UserError
 if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model
 
-F = TypeVar("F", bound=Callable[..., Any])
+_Measured = tuple[float, Any, str, str]
 
 _ENGINE = click.option(
     "--engine",
@@ -71,19 +70,23 @@ def evaluate(
     from pyjuice_bridge.query.model import load
 
     opened = load(model, engine=engine, device=device)
-    if opened.codec.domain == "text":
-        figure, rows, name, line = _text_figure(opened, model, data, split, root, limit)
-    elif opened.codec.domain == "images":
-        figure, rows, name, line = _image_figure(opened, model, data, split, root, limit)
-    else:
-        figure, rows, name, line = _table_figure(opened, model, data, split, root, limit)
+    measured = {"text": _text_figure, "images": _image_figure}.get(
+        opened.codec.domain, _table_figure
+    )
+    figure, rows, name, line = measured(opened, model, data, split, root, limit)
+    impossible = 0
+    if not math.isfinite(figure):
+        asked = opened.text if opened.codec.domain == "text" else opened
+        impossible = int((asked.log_likelihood(rows) == -math.inf).sum())
+        line += f"; {opened.codec.measure.impossible(impossible, len(rows))}"
     if as_json:
         from pyjuice_bridge.files import finite
 
         answer = {
             "value": figure,
             "unit": opened.codec.measure.unit,
-            "rows": rows,
+            "rows": len(rows),
+            "impossible": impossible,
             "split": name or None,
             "data": data,
             "model": str(model),
@@ -96,8 +99,8 @@ def evaluate(
 
 def _text_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
-) -> tuple[float, int, str, str]:
-    """Return the figure, the number of windows, the split and a line with all of them."""
+) -> _Measured:
+    """Return the figure of a text, its windows, the split and a line with all of them."""
     from pyjuice_bridge.codecs import TextCodec
     from pyjuice_bridge.runner.splits import stream_for
 
@@ -109,7 +112,7 @@ def _text_figure(
     of = f"the {part} split of {data}" if part else data
     return (
         figure,
-        len(rows),
+        rows,
         part,
         f"perplexity {figure:.2f} on {_windows(len(rows))} of {rows.shape[1]} {codec.unit} of "
         f"{of}, by {_engine(opened)} (stride {codec.stride}, no context across windows)",
@@ -118,33 +121,31 @@ def _text_figure(
 
 def _image_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
-) -> tuple[float, int, str, str]:
-    """Return the figure, the number of images, the split and a line with all of them."""
+) -> _Measured:
+    """Return the figure of images, these, the split and a line with all of them."""
     from pyjuice_bridge.runner.splits import images_for
 
     found, name = images_for(model, opened, data, split, root)
     images = found[:limit]
     bits = opened.bits_per_dim(images)
-    counted = _some(len(images), len(found), name)
-    line = f"{bits:.4f} bits/dim on {counted} images of {data}, by {_engine(opened)}"
-    return bits, len(images), name, line
+    some = _some(len(images), len(found), name)
+    line = f"{bits:.4f} bits/dim on {some} images of {data}, by {_engine(opened)}"
+    return bits, images, name, line
 
 
 def _table_figure(
     opened: Model, model: Path, data: str, split: str | None, root: Path | None, limit: int | None
-) -> tuple[float, int, str, str]:
-    """Return the figure, the number of rows, the split and a line with all of them."""
+) -> _Measured:
+    """Return the figure of a table, its rows, the split and a line with all of them."""
     from pyjuice_bridge.runner.splits import table_for
 
     found, name = table_for(model, opened, data, split, root)
     rows = found[:limit]
     bits = opened.evaluate(rows)
     nats = bits * math.log(2)
-    counted = _some(len(rows), len(found), name)
-    line = (
-        f"{bits:.4f} bits/row ({nats:.4f} nats) on {counted} rows of {data}, by {_engine(opened)}"
-    )
-    return bits, len(rows), name, line
+    some = _some(len(rows), len(found), name)
+    line = f"{bits:.4f} bits/row ({nats:.4f} nats) on {some} rows of {data}, by {_engine(opened)}"
+    return bits, rows, name, line
 
 
 @click.command()

@@ -14,7 +14,7 @@ from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, read_run
-from pyjuice_bridge.report.words import arm_name, bytes_text, seconds_text
+from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.runner.plan import Plan
@@ -48,6 +48,7 @@ def results_table(run_dir: Path) -> Table:
         size = "–" if result.parameters is None else f"{result.parameters:,}"
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
         table.add_row(arm_name(result.arm, result.states), size, *figures, *spent)
+    table.caption = "\n".join(line for result in run.results for line in impossible(result)) or None
     return table
 
 

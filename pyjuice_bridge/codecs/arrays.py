@@ -20,8 +20,14 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray):
         return _filled(x, name)
     if hasattr(x, "detach"):  # a tensor, on any device
-        x = x.detach().cpu()
-        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
+        try:
+            x = x.detach().cpu()
+            x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
+        except (TypeError, NotImplementedError, RuntimeError):
+            raise UserError(
+                f"{name}: a tensor of {x.dtype} ({x.layout}, on {x.device}) cannot be read; give "
+                "a dense one of integers."
+            ) from None
     try:
         return np.asarray(x)
     except (ValueError, TypeError):

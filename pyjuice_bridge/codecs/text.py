@@ -16,7 +16,7 @@ from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
 from pyjuice_bridge.codecs.arrays import as_codes
 from pyjuice_bridge.data.text import TextDataset, TokenStream, windows
 from pyjuice_bridge.data.text_cache import Part, tokenised
-from pyjuice_bridge.data.text_tokenizers import WORDS, WordPieces, Words
+from pyjuice_bridge.data.text_tokenizers import WORDS, WordPieces, Words, check_text
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import atomic_file
 from pyjuice_bridge.measure import PERPLEXITY
@@ -39,6 +39,10 @@ class Vocabulary:
     words: tuple[str, ...]
     tokenizer: str = WORDS
     digest: str = ""
+
+    def __post_init__(self) -> None:
+        for word in self.words:
+            check_text(word, "vocabulary")
 
     @classmethod
     def of(cls, dataset: TextDataset, tokenizer: str) -> Vocabulary:
@@ -323,7 +327,7 @@ def text_list(data: Any) -> list[str] | None:
 
 def encode_texts(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32]:
     """Return the ids of texts, int32 [N, longest], filled up with -1."""
-    rows = [vocabulary.encode(text) for text in texts]
+    rows = [vocabulary.encode(check_text(text)) for text in texts]
     out = np.full((len(rows), max(map(len, rows), default=0)), MISSING, np.int32)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pyjuice_bridge.data.catalogue import DataSet, Photo, photographs
 from pyjuice_bridge.data.dataset import Images, as_images
-from pyjuice_bridge.data.files import UnreachableError, file_digest, reading, scratch_folder
+from pyjuice_bridge.data.files import UnreachableError, file_digest, reading, scratch_folder, verify
 from pyjuice_bridge.data.formats import map_npy
 from pyjuice_bridge.data.packages import Package, installed_file
 from pyjuice_bridge.data.readers import FoundImages
@@ -73,9 +73,12 @@ def read(_: DataSet, folder: Path) -> FoundImages:
         record: dict[str, Any] = json.loads(path.read_text("utf-8"))
         entries: list[dict[str, Any]] = record.pop("photographs")
         test = np.array([int(entry["id"]) for entry in entries if entry["test"]])
+        numbers = np.repeat(*np.array([[e["id"], e["crops"]] for e in entries], np.int64).T)
+        checksum = str(record["crops_sha256"])
+    verify(folder / "crops.npy", checksum)
     crops = as_images(map_npy(folder / "crops.npy"), f"{folder}: crops.npy")
     photo = map_npy(folder / "photo.npy")
-    if photo.shape != crops.shape[:1] or crops.shape[1:] != (SIDE, SIDE, 3):
+    if not np.array_equal(photo, numbers) or crops.shape != (len(photo), SIDE, SIDE, 3):
         raise UserError(f"{folder}: crops.npy and photo.npy do not match: delete it and get it.")
     in_test = np.isin(photo, test)
     if in_test.all() or not in_test.any():

@@ -17,7 +17,7 @@ from pyjuice_bridge.data.dataset import Images, as_images
 from pyjuice_bridge.data.files import cache_dir, file_digest, writing_cache
 from pyjuice_bridge.data.formats import map_npy
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import atomic_file, write_text
 
 _LAYOUT = 2
 
@@ -27,22 +27,29 @@ def stacked(
 ) -> Images:
     """Return all ``batches`` as one array uint8 [N, H, W, C], mapped from the cache.
 
-    The cached file is named by the contents of ``files``: where it is whole, ``batches`` is not
-    called.
+    The cached file is named by the contents of ``files``, and its checksum stands beside it: where
+    the two fit, ``batches`` is not called.
 
     Raises:
         UserError: the cache cannot be written.
     """
     folder = (cache or cache_dir()) / "stacked"
     path = folder / f"{name}-{_key(files)}.npy"
-    try:
-        return as_images(map_npy(path), str(path))
-    except UserError:  # missing or damaged
+    checksum = path.with_suffix(".sha256")
+    if not _whole(path, checksum):
         with writing_cache(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as stream:
                 _append(stream, iter(batches()))
+            write_text(checksum, file_digest(path))
     return as_images(map_npy(path), str(path))
+
+
+def _whole(path: Path, checksum: Path) -> bool:
+    try:
+        return checksum.read_bytes() == file_digest(path).encode()
+    except (OSError, UserError):  # one of them is missing
+        return False
 
 
 def _key(files: Sequence[Path]) -> str:

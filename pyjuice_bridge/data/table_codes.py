@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.data.text_tokenizers import check_text
 from pyjuice_bridge.errors import UserError
 
 Column = NDArray[Any] | Sequence[Any]
@@ -75,7 +76,7 @@ class Coding:
         sizes = []
         for name, column in zip(names, train.columns, strict=True):
             at = f"{where}: column {name}"
-            texts = _texts(column, at)
+            texts = tuple(check_text(text, at) for text in _texts(column, at))
             size = len(texts) if texts else int(_integers(column, at).max(initial=-1)) + 1
             size = size and max(size, train.at_least, 2 * _is_boolean(column))
             if not 1 <= size <= MOST_CATEGORIES:

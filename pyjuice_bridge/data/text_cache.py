@@ -12,13 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.files import cache_dir, reading, scratch_folder, writing_cache
+from pyjuice_bridge.data.files import (
+    cache_dir,
+    file_digest,
+    reading,
+    scratch_folder,
+    verify,
+    writing_cache,
+)
 from pyjuice_bridge.data.text import TokenStream
 from pyjuice_bridge.data.text_tokenizers import Tokenizer, batches
 from pyjuice_bridge.errors import UserError
 
 _LAYOUT = 1
 _IDS = np.dtype("<i4")
+_VOCABULARY = "vocabulary.json"
+_CHECKSUMS = "checksums.json"
+_TOKENS, _ENDS = ".tokens", ".documents.npy"
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,14 @@ def _build(folder: Path, name: str, parts: Mapping[str, Part], tokenizer: Tokeni
         target = scratch / folder.name
         target.mkdir()
         for part_name, part in parts.items():
-            ends = _write(target / f"{part_name}.tokens", part.documents(), tokenizer)
+            ends = _write(target / f"{part_name}{_TOKENS}", part.documents(), tokenizer)
             if len(ends) == 1:
                 which = "text" if part_name == "all" else f"{part_name} split"
                 raise UserError(f"{name}: there is not a single token in the {which}.")
-            np.save(target / f"{part_name}.documents.npy", ends)
-        (target / "vocabulary.json").write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
+            np.save(target / f"{part_name}{_ENDS}", ends)
+        (target / _VOCABULARY).write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
+        checksums = {path.name: file_digest(path) for path in sorted(target.iterdir())}
+        (target / _CHECKSUMS).write_text(json.dumps(checksums), "utf-8")
         if folder.exists():
             folder.replace(scratch / "damaged")
         try:
@@ -97,13 +109,14 @@ def _read(
     streams = {}
     try:
         with reading(folder, "tokens"):
-            vocabulary = list(json.loads((folder / "vocabulary.json").read_text("utf-8")))
+            checksums = json.loads((folder / _CHECKSUMS).read_text("utf-8"))
+            for name in (_VOCABULARY, *(f"{p}{end}" for p in parts for end in (_TOKENS, _ENDS))):
+                verify(folder / name, checksums[name])
+            vocabulary = list(json.loads((folder / _VOCABULARY).read_text("utf-8")))
             for part in parts:
-                ends = np.load(folder / f"{part}.documents.npy", allow_pickle=False)
-                path = folder / f"{part}.tokens"
-                if path.stat().st_size != int(ends[-1]) * _IDS.itemsize:
-                    return None
-                streams[part] = TokenStream(np.asarray(np.memmap(path, _IDS, "r")), ends)
+                ends = np.load(folder / f"{part}{_ENDS}", allow_pickle=False)
+                ids = np.memmap(folder / f"{part}{_TOKENS}", _IDS, "r")
+                streams[part] = TokenStream(np.asarray(ids), ends)
     except UserError:
         return None
     return streams, vocabulary

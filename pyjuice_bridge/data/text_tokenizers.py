@@ -68,7 +68,7 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def check_text(text: str) -> str:
+def check_text(text: str, where: str = "text") -> str:
     """Return a text that UTF-8 can hold.
 
     Raises:
@@ -79,7 +79,7 @@ def check_text(text: str) -> str:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         raise UserError(
-            f"text: character {error.start} of {text[:40]!a} is the lone surrogate"
+            f"{where}: character {error.start} of {text[:40]!a} is the lone surrogate"
             f" U+{code:04X}, which is no character: leave it out or replace it."
         ) from None
     return text

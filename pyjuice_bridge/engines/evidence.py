@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.engines.base import FitOptions, Latents
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import SEEDS, whole
 
 _SAMPLES = Interval(ge=0, lt=2**31)
@@ -93,6 +94,8 @@ def check_latents(circuit: Circuit, latents: Latents | None, rows: int) -> Laten
         UserError: names the latents that do not fit, and what was expected.
     """
     arrays = {}
+    if latents is not None and not isinstance(latents, Mapping):
+        raise UserError(f"latents is {shown(latents)}, must map the names of latents to arrays.")
     for name, values in (latents or {}).items():
         if name not in circuit.latents:
             known = ", ".join(circuit.latents) or "none"

@@ -20,7 +20,7 @@ from pyjuice_bridge.codecs.arrays import as_array
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine, Latents
 from pyjuice_bridge.engines.evidence import check_rows
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.query.draws import draws_of, seed_of
 from pyjuice_bridge.query.map import ApproximateMap, climb
@@ -66,6 +66,8 @@ class Model:
         codec: Codec | None = None,
         image_shape: Sequence[int] | None = None,
     ) -> None:
+        if not isinstance(circuit, Circuit):
+            raise UserError(f"circuit is {shown(circuit)}, must be a Circuit; load opens a file.")
         if image_shape is not None:
             codec = _image_codec(circuit, image_shape)
         if codec is not None:
@@ -86,7 +88,7 @@ class Model:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        path = Path(path)
+        path = _path(path)
         if path.is_dir():
             if not (path / "model.h5").exists():
                 raise UserError(f"{path} holds no model.h5; is it a finished run?")
@@ -102,7 +104,7 @@ class Model:
         Raises:
             UserError: a file cannot be written, or the folder holds the tokens of another text.
         """
-        path = Path(path)
+        path = _path(path)
         if isinstance(self.codec, TextCodec) and self.codec.vocabulary is not None:
             self.codec.vocabulary.save_beside(path)
         hdf5.save(self.circuit, path)
@@ -361,7 +363,11 @@ class Model:
 
     def _variables(self, variables: Sequence[int]) -> NDArray[np.int64]:
         bounds = Interval(ge=0, le=self.circuit.num_vars - 1)
-        return np.array([whole("a variable", v, bounds) for v in variables], np.int64)
+        try:
+            every = list(variables)
+        except TypeError:
+            raise UserError(f"variables is {shown(variables)}, must be a list of them.") from None
+        return np.array([whole("a variable", v, bounds) for v in every], np.int64)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self._facts())
@@ -405,6 +411,12 @@ class Model:
 def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
     """Open a trained circuit: an HDF5 file, or a run's folder (its ``model.h5``)."""
     return Model.load(path, engine=engine, device=device)
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise UserError(f"path is {shown(path)}, must be the path of a file or a run's folder.")
+    return Path(path)
 
 
 def _image_codec(circuit: Circuit, shape: Sequence[int]) -> ImageCodec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from annotated_types import Interval
 
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.query.text_automaton import Groups, Phrase, phrase_automaton
 from pyjuice_bridge.query.text_hmm import HmmTensors, scaled
+
+_MOST_TOKENS = 10**6
+"""Every token that is looked ahead has a table over the states, and more ids there are not."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +51,19 @@ class Constraint:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "eos", "min_length", "max_length"):
+        for name, low in (("tokens", 1), ("eos", 0), ("min_length", 0), ("max_length", 0)):
             value = getattr(self, name)
             if value is not None or name in ("tokens", "min_length"):
-                object.__setattr__(self, name, whole(name, value, Interval(gt=-(2**63))))
-        if self.tokens < 1:
-            raise UserError(f"tokens: at least one token must be looked ahead, got {self.tokens}.")
+                bounds = Interval(ge=low, le=_MOST_TOKENS)
+                object.__setattr__(self, name, whole(name, value, bounds))
         if any(not group or not all(group) for group in self.groups):
             raise UserError("phrases: every phrase needs at least one token.")
         if any(self.eos in phrase for group in self.groups for phrase in group):
             raise UserError(f"phrases: the end-of-sequence token {self.eos} cannot be part of one.")
         if self.eos is None and (self.min_length or self.max_length is not None):
             raise UserError("min_length and max_length need eos, the end-of-sequence token.")
-        if self.min_length < 0 or (
-            self.max_length is not None and self.max_length < self.min_length
-        ):
-            raise UserError("Lengths must fulfil 0 ≤ min_length ≤ max_length.")
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise UserError("Lengths must fulfil min_length ≤ max_length.")
 
     @classmethod
     def any_of(
@@ -76,7 +76,7 @@ class Constraint:
         max_length: int | None = None,
     ) -> Constraint:
         """Demand that at least one of the phrases occurs."""
-        return cls((_group(list(phrases)),), tokens, eos, min_length, max_length)
+        return cls((_group(_listed(phrases)),), tokens, eos, min_length, max_length)
 
     @classmethod
     def all_of(
@@ -92,7 +92,7 @@ class Constraint:
 
         An empty list leaves the lengths as the only constraint.
         """
-        groups = tuple(_group(item) for item in phrases)
+        groups = tuple(_group(item) for item in _listed(phrases))
         return cls(groups, tokens, eos, min_length, max_length)
 
     def may_end(self, step: int) -> bool:
@@ -103,6 +103,12 @@ class Constraint:
     def may_go_on(self, step: int) -> bool:
         """Tell whether the text may have more than ``step`` new tokens."""
         return self.max_length is None or step < self.max_length
+
+
+def _listed(phrases: Any) -> list[Any]:
+    if isinstance(phrases, str) or not isinstance(phrases, Iterable):
+        raise UserError(f"phrases is {shown(phrases)}, must be a list of phrases.")
+    return list(phrases)
 
 
 def _group(item: Sequence[Any]) -> tuple[Phrase, ...]:

@@ -73,9 +73,10 @@ class PhraseProcessor:
         self.hmm, self.constraint = hmm, constraint
         self.prompt_length = length = whole("prompt_length", prompt_length, Interval(ge=0))
         given = [skip] if np.ndim(skip) == 0 else list(cast(Sequence[int], skip))
-        skips = [whole("skip", number, Interval(gt=-(2**63))) for number in given]
-        if not skips or not all(0 <= n <= length for n in skips):
-            raise UserError(f"skip: must be 0 … {length}, the prompt's length, got {skip}.")
+        # From 0 to the length of the prompt.
+        skips = [whole("skip", number, Interval(ge=0, le=length)) for number in given]
+        if not skips:
+            raise UserError("skip is empty; give one number, or one for every prompt.")
         self._skip = torch.tensor(skips, device=hmm.device)
         self._known: _Texts | None = None
 

@@ -52,13 +52,15 @@ class ArmResult:
     device: str
     parameters: int | None
     values: Mapping[str, float | None]
-    """Figure of each split ("train", "valid", "test"), in `unit`; None where not measured."""
+    """Figure of each split ("train", "valid", "test"), in `unit`; None where there is none."""
     unit: str
     seconds: float | None
     peak_memory_bytes: int | None
     seed: int | None
     extra: Mapping[str, Any]
     """Everything else the line holds: command, machine, versions, date, …"""
+    impossible: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the splits without a figure for it: how many rows have probability 0, of how many."""
 
     @property
     def measure(self) -> Measure:
@@ -213,6 +215,11 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
         peak_memory_bytes=_integer(row.get("peak_memory_bytes")),
         seed=_integer(row.get("seed")),
         extra={k: v for k, v in row.items() if k not in _KNOWN and k not in SPLITS},
+        impossible={
+            split: (int(figure["impossible"]), int(figure["rows"]))
+            for split, figure in figures.items()
+            if figure is not None and figure.get("impossible")
+        },
     )
 
 

@@ -85,35 +85,40 @@ class Metrics:
 
 
 def score(context: Context, arm: Trained) -> Artifact:
-    """Measure the mean log p of every split under a finished arm; nothing else reads test."""
+    """Measure the mean log p of every split under a finished arm; nothing else reads test.
+
+    The artifact also notes how many rows of each split have probability 0, which is then said.
+    """
     inputs = {"data": context.data.key, "engine": context.engine_key}
 
     def build(folder: Path) -> Mapping[str, Any]:
         circuit = arm.circuit()
-        figures = {}
+        figures: dict[str, Any] = {"impossible": {}}
         for split in SPLITS:
             with context.reporter.task(f"score {arm.start.name} on {split}"):
                 log_p = context.engine.log_likelihood(circuit, context.data.rows[split])
             figures[split] = float(np.mean(log_p))
-            if count := int(np.isneginf(log_p).sum()):
-                said = context.data.measure.impossible(count, len(log_p))
-                context.reporter.say(f"{arm.start.name} on {split}: {said}")
+            figures["impossible"][split] = int(np.isneginf(log_p).sum())
         return figures
 
-    return context.store.stage("score", 2, inputs, build, parents=(arm.artifact,), together=True)
+    scores = context.store.stage("score", 3, inputs, build, parents=(arm.artifact,), together=True)
+    for split, count in scores.info["impossible"].items():
+        if count:
+            said = context.data.measure.impossible(count, len(context.data.rows[split]))
+            context.reporter.say(f"{arm.start.name} on {split}: {said}")
+    return scores
 
 
 def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -> dict[str, Any]:
     """Return an entry of ``results.json``."""
     data, states = context.data, arm.states
-    unit = data.measure.unit
     return {
         "model": arm.arm,
         **({} if states is None else {"states": states}),
         "engine": context.engine.name,
         "device": context.engine.device,
         "parameters": arm.artifact.info["parameters"],
-        **{s: {"value": data.value(s, scores.info[s]), "unit": unit} for s in SPLITS},
+        **{split: _figure(context, scores, split) for split in SPLITS},
         "seconds": arm.seconds,
         "peak_memory_bytes": arm.artifact.info["peak_memory_bytes"],
         "seed": context.config.seed,
@@ -127,6 +132,15 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         **context.engine.facts(),
         **({"processes": processes.started()} if processes.started() > 1 else {}),
     }
+
+
+def _figure(context: Context, scores: Artifact, split: str) -> dict[str, Any]:
+    """Return the figure of a split, and how many of its rows are why it has none."""
+    data = context.data
+    figure = {"value": data.value(split, scores.info[split]), "unit": data.measure.unit}
+    if count := scores.info["impossible"][split]:
+        figure |= {"impossible": count, "rows": len(data.rows[split])}
+    return figure
 
 
 def surroundings() -> dict[str, Any]:

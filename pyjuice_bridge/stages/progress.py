@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ Tick = Callable[[int, int], None]
 """Called with (work done, work in all)."""
 
 _PLAIN_INTERVAL = 15.0
+_PACKAGE = logging.getLogger("pyjuice_bridge")
 
 
 def _nothing() -> None:
@@ -40,7 +42,7 @@ def progress_console() -> Console:
 
 
 class Reporter:
-    """Messages of a run, to the console and to a log file.
+    """Messages of a run, and what the package warns of, to the console and to a log file.
 
     Args:
         console: where to speak; None is silent.
@@ -55,8 +57,10 @@ class Reporter:
         self._log, self._details = log, details
         self._live: Progress | None = None
         self._watch: Callable[[], object] = _nothing
+        self._warnings = _Warnings(self.say)
 
     def __enter__(self) -> Reporter:
+        _PACKAGE.addHandler(self._warnings)
         console = self._console
         # Where colours are forced, a console that writes to a file calls itself a terminal too.
         if console.is_terminal and not console.quiet and console.file.isatty():
@@ -77,6 +81,7 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        _PACKAGE.removeHandler(self._warnings)
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -140,6 +145,18 @@ class Reporter:
             yield lambda done, total: live.update(task, completed=done, total=total)
         finally:
             live.remove_task(task)
+
+
+class _Warnings(logging.Handler):
+    """Hands on what engines warn of."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one line."""
+        self._say(record.getMessage())
 
 
 class _Training:

@@ -1,6 +1,7 @@
 """Every reader of a user's file, on damaged files: one sentence says why they are refused."""
 
 import gzip
+import hashlib
 import json
 import pickle
 import shutil
@@ -165,8 +166,10 @@ def natural_photo(folder: Path) -> Path:
 def natural(folder: Path) -> Path:
     np.save(folder / "crops.npy", RNG.integers(0, 256, (12, 32, 32, 3), np.uint8))
     np.save(folder / "photo.npy", np.repeat(np.arange(4, dtype=np.int32), 3))
-    photographs = [{"id": i, "test": i == 0} for i in range(4)]
-    (folder / "build.json").write_text(json.dumps({"photographs": photographs, "pillow": "1"}))
+    photographs = [{"id": i, "test": i == 0, "crops": 3} for i in range(4)]
+    checksum = hashlib.sha256((folder / "crops.npy").read_bytes()).hexdigest()
+    record = {"photographs": photographs, "pillow": "1", "crops_sha256": checksum}
+    (folder / "build.json").write_text(json.dumps(record))
     return folder
 
 
@@ -238,6 +241,16 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     ),
     "words": (npy, map_npy),
 }
+
+
+@pytest.mark.parametrize("name", ["crops.npy", "photo.npy"])
+def test_natural_patches_with_flipped_bits_are_refused(tmp_path: Path, name: str) -> None:
+    path = natural(tmp_path) / name
+    raw = bytearray(path.read_bytes())
+    raw[-4] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=rf"{name}.*delete it and get it"):
+        load_dataset("natural_patches", root=tmp_path)
 
 
 @pytest.mark.parametrize("name", READERS)

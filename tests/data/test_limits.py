@@ -143,6 +143,11 @@ def test_lone_surrogates() -> None:
         Words().encode(["a \ud800b"])
 
 
+def test_lone_surrogates_in_tables() -> None:
+    with pytest.raises(UserError, match=r"column x1: character 1 of .* is the lone surrogate"):
+        load_table(np.array([["a", "b\udfff"], ["c", "d"]] * 10))
+
+
 def test_lone_surrogates_in_word_pieces(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("test_text_tokenizers")
     pieces = WordPieces(tokenizers.save_bert(tmp_path / "bert"))

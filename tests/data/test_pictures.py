@@ -146,7 +146,8 @@ def test_same_size_and_time_but_other_pixels(tmp_path: Path) -> None:
     assert everything == [14, 99]
 
 
-def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped", "checksum"])
+def test_a_damaged_cache_is_written_again(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "p"
     folder.mkdir()
     for i in range(5):
@@ -154,6 +155,8 @@ def test_a_damaged_cache_is_written_again(tmp_path: Path) -> None:
     first = load_dataset(folder).fingerprint
     (cached,) = Path(os.environ["XDG_CACHE_HOME"]).rglob("*.npy")
     raw = cached.read_bytes()
-    cached.write_bytes(raw[:-3])
+    if damage == "checksum":
+        cached.with_suffix(".sha256").unlink()
+    cached.write_bytes(raw[:-3] if damage == "cut" else raw[:-1] + bytes([raw[-1] ^ 1]))
     assert load_dataset(folder).fingerprint == first
     assert cached.read_bytes() == raw

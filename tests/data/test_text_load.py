@@ -226,12 +226,17 @@ def test_tokens_are_kept_by_content(tmp_path: Path, own_cache: Path, monkeypatch
     assert not list((own_cache / "tokens").glob(".*"))
 
 
-@pytest.mark.parametrize("damage", ["all.tokens", "all.documents.npy", "vocabulary.json"])
-def test_damaged_cache_is_made_anew(own_cache: Path, damage: str) -> None:
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(
+    "damage", ["all.tokens", "all.documents.npy", "vocabulary.json", "checksums.json"]
+)
+def test_damaged_cache_is_made_anew(own_cache: Path, damage: str, flipped: bool) -> None:
     first = load_text(numbered(20), tokenizer="words")
     (folder,) = (own_cache / "tokens").iterdir()
     raw = (folder / damage).read_bytes()
-    (folder / damage).write_bytes(raw[: len(raw) // 2])
+    half = len(raw) // 2
+    changed = raw[:half] + bytes([raw[half] ^ 1]) + raw[half + 1 :] if flipped else raw[:half]
+    (folder / damage).write_bytes(changed)
     again = load_text(numbered(20), tokenizer="words")
     assert again.fingerprint == first.fingerprint
     assert (folder / damage).read_bytes() == raw

@@ -21,6 +21,7 @@ from pyjuice_bridge.data.colour import COLOURS, get_colour
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.model import Model
+from pyjuice_bridge.query.text import TextModel
 
 ENGINE = get_engine("torch", "cpu")
 
@@ -268,20 +269,66 @@ def test_what_is_no_whole_number_is_refused_in_one_sentence(wrong: Any) -> None:
 def test_numbers_out_of_range_are_refused_in_one_sentence() -> None:
     questions = number_questions()
     for name, ask in questions.items():
-        if name not in ("eos", "max_length", "min_length", "tokens", "skip"):
-            with pytest.raises(UserError, match=rf"^{name.strip()} is -1, must be a whole number"):
-                ask(-1)
-    for name in ("n", "n ", "samples", "seed"):
+        with pytest.raises(UserError, match=rf"^{name.strip()} is -1, must be a whole number from"):
+            ask(-1)
+    for name in ("n", "n ", "samples", "seed", "tokens", "max_length"):
         with pytest.raises(UserError, match=r"is 1[0,]+,? (more|must)"):
             questions[name](10**23)
     for ask in (questions["n"], questions["n "]):
         with pytest.raises(UserError, match="n is 0"):
             ask(0)
-    for ask in (questions["tokens"], questions["min_length"], questions["max_length"]):
-        with pytest.raises(UserError, match=r"at least one token|Lengths must"):
-            ask(-1)
-    with pytest.raises(UserError, match="skip: must be 0 … 2"):
-        questions["skip"](-1)
+    with pytest.raises(UserError, match="tokens is 0, must be a whole number from 1"):
+        questions["tokens"](0)
+    with pytest.raises(UserError, match="skip is 3, must be a whole number from 0 to 2"):
+        questions["skip"](3)
+
+
+def odd_tensors() -> dict[str, torch.Tensor]:
+    ones = torch.ones(2, 4)
+    return {
+        "sparse": ones.to_sparse(),
+        "float8": ones.to(torch.float8_e4m3fn),
+        "without values": torch.ones(2, 4, device="meta", dtype=torch.int64),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_tensors())
+def test_tensors_that_are_no_arrays_are_refused_in_one_sentence(kind: str) -> None:
+    model = grey_model()
+    for ask in (model.log_likelihood, model.mpe, lambda x: model.sample(1, x)):
+        with pytest.raises(
+            UserError, match=r"a tensor of torch.* cannot be read; give a dense one"
+        ):
+            ask(odd_tensors()[kind])
+
+
+def test_what_is_no_circuit_path_or_list_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    model, x = grey_model(), np.zeros((1, 4), int)
+    for wrong in (3, "model.h5", None):
+        with pytest.raises(UserError, match="must be a Circuit"):
+            pj.Model(wrong)  # type: ignore[arg-type]
+    for wrong in (3, None, b"model.h5", "a\0b"):
+        for ask in (pj.load, model.save):
+            with pytest.raises(UserError, match="must be the path of a file or a run's folder"):
+                ask(wrong)  # type: ignore[operator]
+    with pytest.raises(UserError, match="variables is 3, must be a list"):
+        model.marginals(x, 3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="latents is 3, must map the names of latents to arrays"):
+        model.log_likelihood(x, 3)  # type: ignore[arg-type]
+    for make in (pj.Constraint.any_of, pj.Constraint.all_of):
+        for phrases in (3, "cat", None):
+            with pytest.raises(UserError, match=r"phrases is .*, must be a list of phrases"):
+                make(phrases, 3)  # type: ignore[arg-type]
+
+
+def test_lone_surrogates_in_questions_and_vocabularies_are_refused() -> None:
+    with pytest.raises(UserError, match=r"vocabulary: character 0 of .* lone surrogate"):
+        Vocabulary(("a", "\ud800"))
+    model = Model(random_hmm(2, 3, 0).circuit(2), ENGINE)
+    text = TextModel.of(model, ["a", "b", "[UNK]"])
+    for ask in (text.log_likelihood, text.perplexity, text.infill, text.viterbi):
+        with pytest.raises(UserError, match="lone surrogate"):
+            ask("a [MASK] \ud800")
 
 
 def test_samples_differ_from_call_to_call_unless_seeded() -> None:

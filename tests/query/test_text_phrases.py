@@ -121,7 +121,7 @@ def test_what_cannot_be_asked() -> None:
         with pytest.raises(UserError, match=message):
             make(*values, **named)  # type: ignore[operator]
 
-    refuses("at least one token must be looked ahead", Constraint.any_of, [[1]], 0)
+    refuses("tokens is 0, must be a whole number from 1 to", Constraint.any_of, [[1]], 0)
     refuses("every phrase needs at least one token", Constraint.any_of, [[]], 3)
     refuses("every phrase needs at least one token", Constraint.any_of, [], 3)
     refuses("every phrase needs at least one token", Constraint.all_of, [[1], []], 3)

@@ -150,7 +150,7 @@ def test_padding_after_the_end_says_nothing() -> None:
 def test_what_cannot_be_steered() -> None:
     with pytest.raises(UserError, match="cannot occur within 1 tokens"):
         MODEL.processor(Constraint.any_of([[0, 1]], 1), prompt_length=0)
-    with pytest.raises(UserError, match="skip: must be 0 … 1"):
+    with pytest.raises(UserError, match="skip is 2, must be a whole number from 0 to 1"):
         MODEL.processor(CONSTRAINTS[0], prompt_length=1, skip=2)
     processor = MODEL.processor(CONSTRAINTS[0], prompt_length=1, skip=[0, 1])
     with pytest.raises(UserError, match="2 numbers do not fit 3 texts"):

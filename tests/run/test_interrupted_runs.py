@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import tiny_runs
 import yaml
+from click.testing import CliRunner
 
 import pyjuice_bridge as pj
+from pyjuice_bridge.cli.main import main
 
 CONFIGS = {"hclt": tiny_runs.hclt_config, "patches": tiny_runs.patch_config}
 
@@ -243,7 +245,9 @@ def test_impossible_images_are_null_in_json(tmp_path: Path) -> None:
         rows[path.name] = json.loads(path.read_text(), parse_constant=pytest.fail)
     lines = (out / "metrics.jsonl").read_text().splitlines()
     curve = [json.loads(line, parse_constant=pytest.fail) for line in lines]
-    assert rows["results.json"][0]["test"] == {"unit": "bits/dim", "value": None}
+    impossible = {"unit": "bits/dim", "value": None, "impossible": 5, "rows": 20}
+    assert [row["test"] for row in rows["results.json"]] == [impossible] * 2
+    assert rows["results.json"][0]["train"].keys() == {"unit", "value"}
     assert rows["results.json"][0]["train"]["value"] > 0
     assert [line["valid"] is None for line in curve if line["stage"] == "train"] == [True] * 3
     assert rows["bound.json"][-1] == {
@@ -252,9 +256,37 @@ def test_impossible_images_are_null_in_json(tmp_path: Path) -> None:
         "bound": None,
         "marginal": None,
     }
-    assert result.report.exists()
+    said = "5 of 20 images have probability 0"
+    html = result.report.read_text()
+    assert f"LVD has no figure on the test images of array: {said}." in html
+    assert f"Random start on validation: {said}" in html
+    log = out / "log.txt"
+    for part in ("valid", "test"):
+        assert log.read_text().count(f"lvd on {part}: {said}") == 1
+    warning = "pseudocount is 0: 5 of 20 validation rows"
+    assert log.read_text().index(warning) < log.read_text().index("pass 2 (fine-tune)")
     again = pj.run(tiny_runs.hclt_config(train=train), images=splits, out=out)
     assert again.results == result.results and "lvd" in repr(again)
+    assert log.read_text().count(f"lvd on test: {said}") == 2
+
+
+def test_commands_name_impossible_images(tmp_path: Path) -> None:
+    train = {"epochs": 2, "batch_size": 60, "optimizer": "full_em", "pseudocount": 0.0}
+    seen = tiny_runs.images(60).clip(0, 11)
+    seen[-1] = 15
+    others = seen[:20].copy()
+    others[:3] = 14
+    splits, out = {"train": seen, "valid": others, "test": others}, tmp_path / "run"
+    pj.run(tiny_runs.hclt_config(train=train), images=splits, out=out, progress=False)
+    np.save(tmp_path / "others.npy", others)
+    said = "3 of 20 images have probability 0"
+    runner = CliRunner()
+    shown = " ".join(runner.invoke(main, ["show", str(out)]).output.split())
+    assert f"LVD on test: {said}" in shown
+    words = ["evaluate", str(out), str(tmp_path / "others.npy"), "--engine", "torch"]
+    assert runner.invoke(main, words).output.strip().endswith(said)
+    answer = json.loads(runner.invoke(main, [*words, "--json"]).output)
+    assert (answer["value"], answer["impossible"], answer["rows"]) == (None, 3, 20)
 
 
 def test_progress_is_on_standard_error_unless_refused(
