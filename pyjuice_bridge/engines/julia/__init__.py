@@ -15,6 +15,7 @@ from pyjuice_bridge.engines.evidence import check_latents, check_rows, check_wei
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request, exchange_folder
 from pyjuice_bridge.engines.julia.process import OnMessage, shared_worker
 from pyjuice_bridge.engines.resume import row_order, training_key
+from pyjuice_bridge.errors import UserError
 
 Arrays = Mapping[str, NDArray[Any] | None]
 
@@ -129,6 +130,7 @@ class JuliaEngine:
         seed: int,
         root: int = 0,
     ) -> NDArray[np.int32]:
+        _check_root(circuit, root)
         given = dict(latents or {})
         if evidence is None and given:
             rows = len(next(iter(given.values())))
@@ -142,6 +144,7 @@ class JuliaEngine:
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        _check_root(circuit, root)
         evidence = check_rows(circuit, evidence, "evidence")
         answer = self._ask("mpe", circuit, {"evidence": evidence}, None, {"root": root})
         return answer.arrays["x"], answer.arrays["value"]
@@ -149,6 +152,7 @@ class JuliaEngine:
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
+        _check_root(circuit, root)
         x = check_rows(circuit, x)
         facts: Facts = {"name": name, "root": root}
         return self._ask("posteriors", circuit, {"x": x}, None, facts).arrays["posteriors"]
@@ -172,9 +176,15 @@ class JuliaEngine:
             do,
             {"device": self.device, "precision": self._precision, **(facts or {})},
             {**arrays, **named},
-            {"circuit": circuit},
+            subject=circuit,
         )
         return ask(request, on_message)
+
+
+def _check_root(circuit: Circuit, root: int) -> None:
+    count = len(circuit.roots)
+    if not 0 <= root < count:
+        raise UserError(f"root is {root}; the circuit has {count}, counted from 0.")
 
 
 def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:
@@ -187,7 +197,7 @@ def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:
     worker = shared_worker()
     with exchange_folder(request.bytes) as folder:
         request.write(folder)
-        worker.ask(folder, on_message)
+        worker.ask(request, folder, on_message)
         return Answer.read(folder)
 
 
