@@ -11,25 +11,26 @@ A circuit is data ([`Circuit`](@ref), [`InputLayer`](@ref), [`ProductLayer`](@re
 module JuiceBridge
 
 using HDF5: HDF5, API
-using Random: AbstractRNG, RandomDevice, Xoshiro, randexp!, randstring
+using JSON3: JSON3
+using PrecompileTools: @compile_workload
+using Random: AbstractRNG, RandomDevice, Xoshiro, default_rng, randexp!, randstring
 
 export BridgeError, MISSING
-export Layer, InputLayer, ProductLayer, SumLayer, Circuit
+export InputLayer, ProductLayer, SumLayer, Circuit
 export num_blocks, num_parameters, num_categories, layer_of, layer_params, with_params
-export hidden_tree, print_tree
-export check, load_circuit, save_circuit, Assignments, load_assignments, save_assignments
-export mutual_information, chow_liu_tree, maximum_spanning_tree, tree_levels
-export hclt, hmm, random_hmm, patch_bundle, glue, RegionGraph, load_region_graph, rat_spn
+export hidden_tree, print_tree, chow_liu_tree
+export load_circuit, save_circuit, Assignments, load_assignments, save_assignments
+export hclt, hmm, random_hmm, patch_bundle, RegionGraph, load_region_graph, rat_spn
 export count_parameters, latent_circuit
-export log_likelihood, expected_counts, Counts, fit, FitOptions, Schedule, Epoch, FitResult
-export sample, mpe, posteriors
+export compiled, log_likelihood, expected_counts, mpe, posteriors
+export FitOptions, Schedule, FitResult
 export to_juice, from_juice, load_juice, save_juice, juice_rows, juice_em
+# Names that others have, too: take them with `using JuiceBridge: check, fit, glue, sample`.
 
 include("types.jl")
 include("ties.jl")
 include("scopes.jl")
 include("check.jl")
-include("json.jl")
 include("hdf5.jl")
 include("hdf5_attributes.jl")
 include("files.jl")
@@ -42,11 +43,12 @@ include("patches.jl")
 include("region_graph.jl")
 include("rat_spn.jl")
 include("counting.jl")
-include("show.jl")
 include("print_tree.jl")
 include("engine/engine.jl")
+include("show.jl")
+include("engine/workload.jl")
 include("serve.jl")
-include("serve_workload.jl")
 include("juice.jl")
+include("serve_workload.jl")
 
 end

@@ -28,7 +28,7 @@ function count_parameters(
 )
     hidden, owner = hidden_variables(circuit)
     check_counted(circuit, x, z)
-    pseudocount >= 0 || throw(BridgeError("pseudocount must be at least 0."))
+    pseudocount >= 0 || refuse("pseudocount must be at least 0.")
     edges = [EdgeColumns() for _ in circuit.layers]
     for (i, layer) in enumerate(circuit.layers)
         layer isa ProductLayer && continue
@@ -56,7 +56,7 @@ const EdgeColumns = Vector{NTuple{3,Int}}
 "By block: the hidden variable of a product block, and the product a block is a factor of."
 function hidden_variables(circuit)
     haskey(circuit.latents, "z") ||
-        throw(BridgeError("The circuit has no latents named \"z\"; build it with hclt()."))
+        refuse("The circuit has no latents named \"z\"; build it with hclt().")
     hidden, owner = zeros(Int, num_blocks(circuit)), zeros(Int, num_blocks(circuit))
     hidden[circuit.latents["z"]] = eachindex(circuit.latents["z"])
     for (i, layer) in enumerate(circuit.layers)
@@ -72,11 +72,9 @@ function hidden_variables(circuit)
         else
             true
         end
-        fits || throw(
-            BridgeError(
-                "The circuit is not a hidden tree with latents \"z\" at every product " *
-                "block: layer $i has other blocks.",
-            ),
+        fits || refuse(
+            "The circuit is not a hidden tree with latents \"z\" at every product " *
+            "block: layer $i has other blocks.",
         )
     end
     return hidden, owner
@@ -86,12 +84,10 @@ function check_counted(circuit, x, z)
     for (name, data, count) in
         (("x", x, circuit.num_vars), ("z", z, length(circuit.latents["z"])))
         size(data, 1) == count ||
-            throw(BridgeError("$name must be an integer matrix of shape [$count, rows]."))
+            wrong_size("$name must be an integer matrix of shape [$count, rows].")
     end
-    size(x, 2) == size(z, 2) || throw(
-        BridgeError(
-            "x has $(size(x, 2)) rows but z has $(size(z, 2)); they must be the same rows.",
-        ),
+    size(x, 2) == size(z, 2) || wrong_size(
+        "x has $(size(x, 2)) rows but z has $(size(z, 2)); they must be the same rows.",
     )
 end
 
@@ -150,11 +146,9 @@ end
 function take_values!(values, data, variable, size, name)
     for row in eachindex(values)
         value = data[variable, row]
-        MISSING <= value < size || throw(
-            BridgeError(
-                "$name must hold values from -1 to $(size - 1) in row $variable, " *
-                "but has $value.",
-            ),
+        MISSING <= value < size || refuse(
+            "$name must hold values from -1 to $(size - 1) in row $variable, " *
+            "but has $value.",
         )
         values[row] = value
     end
@@ -195,8 +189,8 @@ function latent_circuit(
     epsilon::Real,
     parents = nothing,
 )
-    0 <= epsilon <= 1 || throw(BridgeError("epsilon must be between 0 and 1."))
-    isempty(z) && throw(BridgeError("z must be a non-empty matrix of [positions, rows]."))
+    0 <= epsilon <= 1 || refuse("epsilon must be between 0 and 1.")
+    isempty(z) && refuse("z must be a non-empty matrix of [positions, rows].")
     tree = parents === nothing ? chow_liu_tree(z, clusters; bins = clusters) : parents
     circuit = count_parameters(hclt(tree, clusters, clusters; seed = 0), z, z; pseudocount)
     soft =

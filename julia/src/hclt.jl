@@ -7,7 +7,7 @@
 # categories.
 
 """
-    hclt(parents, latents, categories; seed)
+    hclt(parents, latents, categories; seed = default_rng())
 
 A hidden Chow-Liu tree with Dirichlet(1) parameters: a tree of hidden variables, each with
 one observed child (Liu & Van den Broeck, *Tractable Regularization of Probabilistic
@@ -22,7 +22,7 @@ Variable `i` has the product block of its input block and the sum blocks of its 
 children; its sum block, p(H_i | H_parent), is what the parent's product consumes.
 `latents["z"]` lists the product block of each variable: its node `j` means H_i = `j - 1`.
 """
-function hclt(parents, latents::Integer, categories; seed)
+function hclt(parents, latents::Integer, categories; seed = default_rng())
     circuit, products = tree_copies(parents, 1, latents, categories, generator(seed))
     return Circuit(
         circuit.num_vars,
@@ -44,7 +44,7 @@ function tree_copies(parents, copies, latents, categories, rng)
     tree = check_parents(parents)
     levels = reverse(tree_levels(tree))
     copies >= 1 && latents >= 1 ||
-        throw(BridgeError("latents and clusters must be at least 1."))
+        refuse("latents and clusters must be at least 1.")
     own, layers = tree_leaves(levels, copies, latents, categories, rng)
     products = similar(own)
     count = length(own)

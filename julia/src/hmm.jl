@@ -24,10 +24,10 @@ function hmm(
 )
     states = Base.length(initial)
     size(transition) == (states, states) && states > 0 ||
-        throw(BridgeError("An HMM needs initial [H] and transition [H, H]."))
+        wrong_size("An HMM needs initial [H] and transition [H, H].")
     size(emission, 2) == states && !isempty(emission) ||
-        throw(BridgeError("emission must have the shape [V, $states]."))
-    length >= 1 || throw(BridgeError("An HMM's circuit needs at least 1 position."))
+        wrong_size("emission must have the shape [V, $states].")
+    length >= 1 || refuse("An HMM's circuit needs at least 1 position.")
     leaves = InputLayer(1:length, ones(Int, length), as_groups(emission))
     between, prior = as_groups(transition), reshape(Array(initial), states, 1, 1)
     layers = Layer[leaves]
@@ -53,13 +53,13 @@ end
 as_groups(matrix) = reshape(Array(matrix), size(matrix)..., 1)
 
 """
-    random_hmm(states, vocabulary, length; seed)
+    random_hmm(states, vocabulary, length; seed = default_rng())
 
 The circuit of an [`hmm`](@ref) whose distributions are Dirichlet(1) draws.
 """
-function random_hmm(states::Integer, vocabulary::Integer, length::Integer; seed)
+function random_hmm(states::Integer, vocabulary::Integer, length::Integer; seed = default_rng())
     states >= 1 && vocabulary >= 1 ||
-        throw(BridgeError("An HMM needs at least 1 state and 1 token."))
+        refuse("An HMM needs at least 1 state and 1 token.")
     rng = generator(seed)
     initial = dirichlet_columns(rng, states)
     transition = dirichlet_columns(rng, states, states)

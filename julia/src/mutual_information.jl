@@ -29,9 +29,9 @@ function mutual_information(
     bins::Integer = 16,
     pseudocount::Real = 1.0,
 )
-    isempty(x) && throw(BridgeError("x must be a non-empty matrix of [variables, rows]."))
+    isempty(x) && refuse("x must be a non-empty matrix of [variables, rows].")
     bins >= 1 && pseudocount >= 0 ||
-        throw(BridgeError("bins must be at least 1 and pseudocount at least 0."))
+        refuse("bins must be at least 1 and pseudocount at least 0.")
     sizes = category_vector(categories, size(x, 1))
     counts = value_counts(x, sizes)
     bin_of, used = bin_borders(counts, sizes, bins)
@@ -46,11 +46,9 @@ function value_counts(x, sizes)
     counts = zeros(Int, maximum(sizes) + 1, length(sizes))
     for column in eachcol(x), (variable, value) in enumerate(column)
         if !(MISSING <= value < sizes[variable])
-            throw(
-                BridgeError(
-                    "x holds values outside 0..$(sizes[variable] - 1) (or -1, missing) " *
-                    "for variable $variable.",
-                ),
+            refuse(
+                "x holds values outside 0..$(sizes[variable] - 1) (or -1, missing) " *
+                "for variable $variable.",
             )
         end
         counts[value+2, variable] += 1

@@ -2,13 +2,13 @@
 # into.
 
 """
-    patch_bundle(parents, clusters, latents, categories; seed)
+    patch_bundle(parents, clusters, latents, categories; seed = default_rng())
 
 One HCLT per cluster over disjoint copies of the `D` variables of a patch, all with the same
 tree and in the same layers, with Dirichlet(1) parameters. Root `j` is cluster `j - 1` and
 reads the variables `(j - 1) * D + 1` to `j * D`. The arguments are those of [`hclt`](@ref).
 """
-function patch_bundle(parents, clusters::Integer, latents::Integer, categories; seed)
+function patch_bundle(parents, clusters::Integer, latents::Integer, categories; seed = default_rng())
     circuit, _ = tree_copies(parents, clusters, latents, categories, generator(seed))
     meta = Dict{String,Any}(
         "structure" => "patch bundle",
@@ -65,22 +65,17 @@ end
 
 "The input layer of `latent`, once everything is known to fit."
 function check_glue(latent, bundle, places)
-    isempty(places) && throw(
-        BridgeError("patch_variables must be a non-empty [variables, positions] matrix."),
-    )
-    sort(vec(places)) == 1:length(places) || throw(
-        BridgeError(
-            "patch_variables must hold every image variable 1..$(length(places)) " *
-            "exactly once.",
-        ),
+    isempty(places) &&
+        refuse("patch_variables must be a non-empty [variables, positions] matrix.")
+    sort(vec(places)) == 1:length(places) || refuse(
+        "patch_variables must hold every image variable 1..$(length(places)) " *
+        "exactly once.",
     )
     size, positions = Base.size(places)
     clusters = length(bundle.roots)
-    bundle.num_vars == clusters * size || throw(
-        BridgeError(
-            "patch_variables has $size variables per patch, but the bundle has " *
-            "$(bundle.num_vars) variables for $clusters clusters.",
-        ),
+    bundle.num_vars == clusters * size || refuse(
+        "patch_variables has $size variables per patch, but the bundle has " *
+        "$(bundle.num_vars) variables for $clusters clusters.",
     )
     leaf = isempty(latent.layers) ? nothing : latent.layers[1]
     fits =
@@ -88,18 +83,14 @@ function check_glue(latent, bundle, places)
         count(layer -> layer isa InputLayer, latent.layers) == 1 &&
         length(latent.roots) == 1 &&
         sort(leaf.variables) == 1:positions
-    fits || throw(
-        BridgeError(
-            "The latent circuit must have one root and one input block for each of the " *
-            "$positions positions, all in its first layer.",
-        ),
+    fits || refuse(
+        "The latent circuit must have one root and one input block for each of the " *
+        "$positions positions, all in its first layer.",
     )
     values = Base.size(leaf.params, 1)
-    values == clusters || throw(
-        BridgeError(
-            "The latent circuit has $values values per position, but the bundle has " *
-            "$clusters clusters.",
-        ),
+    values == clusters || refuse(
+        "The latent circuit has $values values per position, but the bundle has " *
+        "$clusters clusters.",
     )
     return leaf
 end

@@ -8,7 +8,7 @@ at the root.
 """
 function hidden_tree(circuit::Circuit)
     haskey(circuit.latents, "z") ||
-        throw(BridgeError("The circuit has no latents named \"z\"."))
+        refuse("The circuit has no latents named \"z\".")
     above = only_parents(circuit)
     is_product(block) = circuit.layers[layer_of(circuit, block)] isa ProductLayer
     function climb(block)
@@ -27,7 +27,7 @@ function hidden_tree(circuit::Circuit)
     position[0] = 0
     parents = [get(position, node > 0 ? climb(node) : -1, -1) for node in nodes]
     -1 in parents &&
-        throw(BridgeError("The latents \"z\" of this circuit are not nodes of one tree."))
+        refuse("The latents \"z\" of this circuit are not nodes of one tree.")
     return check_parents(parents)
 end
 

@@ -1,7 +1,7 @@
 # RAT-SPNs: circuits with dense sums and products over a region graph.
 
 """
-    rat_spn(graph, sums, inputs, categories; seed)
+    rat_spn(graph, sums, inputs, categories; seed = default_rng())
 
 A RAT-SPN over a [`RegionGraph`](@ref) with Dirichlet(1) parameters (Peharz et al., *Random
 Sum-Product Networks*, UAI 2019).
@@ -15,8 +15,8 @@ A partition is the Kronecker product of its two regions; a region with partition
 block over all of them together, of width one at the root. Regions are placed by their
 height above the leaves, one product and one sum layer per height and width.
 """
-function rat_spn(graph::RegionGraph, sums::Integer, inputs::Integer, categories; seed)
-    sums >= 1 && inputs >= 1 || throw(BridgeError("sums and inputs must be at least 1."))
+function rat_spn(graph::RegionGraph, sums::Integer, inputs::Integer, categories; seed = default_rng())
+    sums >= 1 && inputs >= 1 || refuse("sums and inputs must be at least 1.")
     builder = RatSpn(graph, sums, inputs, generator(seed))
     add_leaves!(builder, category_vector(categories, graph.num_vars))
     for regions in by_height(graph)
@@ -102,11 +102,9 @@ function by_width(builder, regions)
     for region in regions
         widths =
             unique(width(left) * width(right) for (left, right) in graph.splits[region])
-        length(widths) == 1 || throw(
-            BridgeError(
-                "Region $(region - 1) has partitions of different widths; use inputs " *
-                "equal to sums.",
-            ),
+        length(widths) == 1 || refuse(
+            "Region $(region - 1) has partitions of different widths; use inputs equal " *
+            "to sums.",
         )
         place = findfirst(entry -> first(entry) == widths[1], found)
         place === nothing && push!(found, widths[1] => Int[])

@@ -82,11 +82,14 @@ function load_region_graph(path::AbstractString)
         error isa SystemError || rethrow()
         throw(BridgeError("$path: cannot be read ($(Base.Libc.strerror(error.errnum)))."))
     end
-    try
-        return region_graph(parse_json(text))
+    data = try
+        JSON3.read(text)
     catch error
-        error isa JsonError &&
-            throw(BridgeError("$path: is not JSON text ($(sprint(showerror, error)))."))
+        throw(BridgeError("$path: is not JSON text ($(one_line(error)))."))
+    end
+    try
+        return region_graph(data)
+    catch error
         error isa BridgeError && throw(BridgeError("$path: $(error.message)"))
         rethrow()
     end
@@ -98,7 +101,7 @@ function region_graph(data)
     num_vars = whole_number(data["num_vars"], "num_vars")
     num_vars >= 1 || graph_error("num_vars must be at least 1")
     for key in ("regions", "partitions")
-        data[key] isa Vector || graph_error("$key must be a list")
+        data[key] isa AbstractVector || graph_error("$key must be a list")
     end
     scopes = map(enumerate(data["regions"])) do (i, region)
         check_keys(region, ("scope",), "regions[$(i - 1)]")
@@ -116,7 +119,7 @@ function region_graph(data)
 end
 
 function check_keys(data, keys, item)
-    data isa Dict && issetequal(Base.keys(data), keys) && return
+    data isa AbstractDict && issetequal(string.(Base.keys(data)), keys) && return
     names = join(keys, ", ")
     return graph_error("$item must be an object with the entries $names and no others")
 end
@@ -125,6 +128,6 @@ whole_number(value::Int, _) = value
 whole_number(::Any, item) = graph_error("$item must be an integer")
 
 function whole_numbers(values, item)
-    values isa Vector || graph_error("$item must be a list of integers")
+    values isa AbstractVector || graph_error("$item must be a list of integers")
     return Int[whole_number(value, item) for value in values]
 end

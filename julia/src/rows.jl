@@ -17,18 +17,14 @@ function dirichlet_columns(rng::AbstractRNG, dims::Integer...)
 end
 
 "The generator a builder draws from: `rng` itself, or a new one seeded by a number."
-generator(seed::Integer) = Xoshiro(seed)
+generator(seed) = Xoshiro(seed_number(seed))
 generator(rng::AbstractRNG) = rng
 
 "`categories` (one number, or one per variable) as a vector of `count` positive numbers."
 function category_vector(categories, count)
     fits = categories isa Integer || length(categories) == count
     if !(fits && all(c -> c isa Integer && c >= 1, categories))
-        throw(
-            BridgeError(
-                "categories must be a positive integer, or a vector of $count of them.",
-            ),
-        )
+        refuse("categories must be a positive integer, or a vector of $count of them.")
     end
     return categories isa Integer ? fill(Int(categories), count) : Vector{Int}(categories)
 end

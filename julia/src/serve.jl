@@ -15,6 +15,18 @@ end
 "Thrown out of a training whose listener wants no more of it."
 struct Dropped <: Exception end
 
+"Thrown where a circuit is neither here from the last question nor in the folder."
+struct Lacking <: Exception end
+
+"The circuit of the last question, since the next one may be about the same."
+mutable struct Kept
+    key::String
+    circuit::Union{Nothing,Circuit}
+    ready::Dict{Tuple{String,DataType},CompiledCircuit}
+end
+
+const KEPT = Kept("", nothing, Dict())
+
 "Who follows a training: functions of an epoch's figures, and of (batches done, batches in all)."
 struct Listener
     on_epoch::Any
@@ -26,7 +38,8 @@ end
 
 Answer the request in `folder` and return how that ended: `(outcome, sentence, trace)`. The outcome
 is `"done"`; or `"refused"`, where the sentence says what is wrong with the request; or `"failed"`,
-where something unexpected happened and `trace` tells where; or `"dropped"`.
+where something unexpected happened and `trace` tells where; or `"dropped"`; or `"lacking"`, where
+the circuit that the request names by its key is not that of the last one and must be sent.
 
 While it trains it calls `on_epoch(epoch, step_size, train, valid, seconds)` and
 `on_batch(done, total)`, which says whether to go on.
@@ -39,14 +52,22 @@ function respond(folder, @nospecialize(on_epoch), @nospecialize(on_batch))
         Base.invokelatest(serve, request, Listener(on_epoch, on_batch))
         return ("done", "", "")
     catch error
+        empty!(KEPT.ready)  # what is left in its buffers is anyone's guess
         cause = root_cause(error)
-        cause isa BridgeError && return ("refused", cause.message, "")
+        cause isa Refusal && return ("refused", sentence_of(cause), "")
         cause isa Dropped && return ("dropped", "", "")
+        cause isa Lacking && return ("lacking", "", "")
         trace = sprint(showerror, error, catch_backtrace())
         is_out_of_memory(cause) && return ("refused", OUT_OF_MEMORY, trace)
         return ("failed", "Julia stopped with " * one_line(cause), trace)
     end
 end
+
+"What a question is refused with, whoever is to blame; anything else is a failure."
+const Refusal = Union{BridgeError,ArgumentError,DimensionMismatch}
+
+sentence_of(error::BridgeError) = error.message
+sentence_of(error::Union{ArgumentError,DimensionMismatch}) = error.msg
 
 const OUT_OF_MEMORY = "Julia ran out of memory; take smaller batches or a smaller circuit."
 
@@ -79,6 +100,7 @@ function read_request(folder)
     return HDF5.h5open(joinpath(folder, "request.h5"), "r") do file
         attributes = keys(HDF5.attributes(file))
         facts = Dict{String,Any}(name => scalar_attribute(file, name) for name in attributes)
+        keep_circuit!(KEPT, get(facts, "circuit_key", ""), joinpath(folder, "circuit.h5"))
         return Request(folder, facts, read(file))
     end
 end
@@ -102,8 +124,32 @@ function write_result(file, name, arrays::AbstractDict)
     foreach(((key, array),) -> write_array(group, key, array), pairs(arrays))
 end
 
-circuit_of(request, name = "circuit") =
-    load_circuit(joinpath(request.folder, "$name.h5"))
+"Have the circuit called `key` in place of the last one; `\"\"` calls none."
+function keep_circuit!(kept::Kept, key, path)
+    (isempty(key) || key == kept.key) && return kept
+    isfile(path) || throw(Lacking())
+    kept.key, kept.circuit = "", nothing
+    empty!(kept.ready)
+    kept.circuit, kept.key = load_circuit(path), key
+    return kept
+end
+
+circuit_of(request, name) = load_circuit(joinpath(request.folder, "$name.h5"))
+
+function circuit_of(request)
+    key = get(request.facts, "circuit_key", "")
+    return isempty(key) ? circuit_of(request, "circuit") : KEPT.circuit::Circuit
+end
+
+"The request's circuit on its device."
+function ready_of(request)
+    device, precision = device_of(request), precision_of(request)
+    haskey(request.facts, "circuit_key") ||
+        return compiled(circuit_of(request); device, precision)
+    return get!(KEPT.ready, (device, precision)) do
+        return compiled(circuit_of(request); device, precision)
+    end
+end
 
 array_of(request, name) = get(request.arrays, name, nothing)
 
@@ -116,7 +162,7 @@ latents_of(request) = Dict{String,Any}(get(request.arrays, "latents", ()))
 
 device_of(request) = request.facts["device"]
 
-precision_of(request) = request.facts["precision"] == "float64" ? Float64 : Float32
+precision_of(request::Request) = request.facts["precision"] == "float64" ? Float64 : Float32
 
 parents_of(request) = request.arrays["parents"] .+ Int32(1)
 
@@ -189,27 +235,33 @@ function answer(::Val{:count_hmm}, request, _)
     return (; made = count_parameters(start, x, z; pseudocount))
 end
 
+function answer(::Val{:rat_spn}, request, _)
+    sizes, categories = request.arrays["sizes"], request.arrays["categories"]
+    stops = cumsum(sizes)
+    scopes = [
+        request.arrays["scopes"][(stop-size+1):stop] .+ 1 for
+        (stop, size) in zip(stops, sizes)
+    ]
+    partitions = [Tuple(column .+ 1) for column in eachcol(request.arrays["partitions"])]
+    graph = RegionGraph(length(categories), scopes, partitions)
+    sums, inputs = setting(request, "sums"), setting(request, "inputs")
+    return (; made = rat_spn(graph, sums, inputs, categories; seed = setting(request, "seed")))
+end
+
 # Running -------------------------------------------------------------------------------------
 
 function answer(::Val{:log_likelihood}, request, _)
-    values = log_likelihood(
-        circuit_of(request),
-        request.arrays["x"];
-        latents = latents_of(request),
-        device = device_of(request),
-        precision = precision_of(request),
-    )
+    latents = latents_of(request)
+    values = log_likelihood(ready_of(request), request.arrays["x"]; latents)
     return (; log_likelihood = values)
 end
 
 function answer(::Val{:expected_counts}, request, _)
     counts = expected_counts(
-        circuit_of(request),
+        ready_of(request),
         request.arrays["x"];
         weights = request.arrays["weights"],
         latents = latents_of(request),
-        device = device_of(request),
-        precision = precision_of(request),
     )
     layers = enumerate(counts.layers)
     named = Dict(string(i - 1) => counted for (i, counted) in layers if counted !== nothing)
@@ -217,6 +269,7 @@ function answer(::Val{:expected_counts}, request, _)
 end
 
 function answer(::Val{:fit}, request, listener)
+    empty!(KEPT.ready)  # training needs the memory
     fitted = fit(
         circuit_of(request),
         request.arrays["x"],
@@ -263,14 +316,12 @@ end
 
 function answer(::Val{:sample}, request, _)
     samples = sample(
-        circuit_of(request),
+        ready_of(request),
         setting(request, "n");
         evidence = array_of(request, "evidence"),
         latents = latents_of(request),
         seed = setting(request, "seed"),
         root = id_of(request, "root"),
-        device = device_of(request),
-        precision = precision_of(request),
     )
     return (; samples)
 end
@@ -287,12 +338,10 @@ end
 
 function answer(::Val{:posteriors}, request, _)
     values = posteriors(
-        circuit_of(request),
+        ready_of(request),
         request.arrays["x"],
         setting(request, "name");
         root = id_of(request, "root"),
-        device = device_of(request),
-        precision = precision_of(request),
     )
     return (; posteriors = values)
 end

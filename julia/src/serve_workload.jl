@@ -1,4 +1,4 @@
-# Requests that are answered once while the package is precompiled, so that a worker's first answers
+# Requests that are answered while the package is precompiled, so that a worker's first answers
 # need not wait for the compiler.
 
 const TINY_TREE = (parents = Int32[1, -1], categories = Int32[2, 2])
@@ -16,9 +16,9 @@ const TINY_TRAINING = (
     seed = 0,
 )
 
-function answer_workload(folder)
+function answer_workload(folder, precision)
     rows, z = UInt8[0 1 1; 1 0 1], Int32[0 1 1; 1 0 1]
-    running = (device = "cpu", precision = "float32", root = 0, n = 1, name = "z", seed = 0)
+    running = (device = "cpu", precision, root = 0, n = 1, name = "z", seed = 0)
     counting, weights = (; pseudocount = 1.0), ones(1, 3)
     building = (; counting..., bins = 2, latents = 2, clusters = 2, epsilon = 0.1, seed = 0)
     answer_tiny(folder, "hclt", building, TINY_TREE)
@@ -50,4 +50,6 @@ function answer_tiny(folder, question, facts, arrays)
     outcome == "done" || error(sentence, trace)
 end
 
-ccall(:jl_generating_output, Cint, ()) == 1 && mktempdir(answer_workload)
+@compile_workload for precision in ("float32", "float64")
+    mktempdir(folder -> answer_workload(folder, precision))
+end

@@ -4,7 +4,8 @@
 commas(number::Integer) = replace(string(number), r"(?<=\d)(?=(\d{3})+$)" => ",")
 
 "A number and its noun, in the plural where it takes one."
-counted_noun(number, noun) = "$(commas(number)) $noun$(number == 1 ? "" : "s")"
+counted_noun(number, noun, plural = noun * "s") =
+    "$(commas(number)) $(number == 1 ? noun : plural)"
 
 "Most layers that are listed; of more, the ones in the middle are left out."
 const SHOWN_LAYERS = 24
@@ -92,3 +93,41 @@ function Base.show(io::IO, assignments::Assignments)
     clusters = counted_noun(assignments.clusters, "cluster")
     return print(io, "Assignments(", join([clusters, positions, rows...], ", "), ")")
 end
+
+function Base.show(io::IO, counts::Counts)
+    entries = sum(length, filter(!isnothing, counts.layers); init = 0)
+    layers = counted_noun(count(!isnothing, counts.layers), "layer")
+    score = "log-likelihood $(rounded(counts.log_likelihood))"
+    return print(io, "Counts($layers, $(counted_noun(entries, "entry", "entries")), $score)")
+end
+
+function Base.show(io::IO, schedule::Schedule)
+    (; start, stop, kind, switch) = schedule
+    kind === :constant && return print(io, "Schedule($start, :constant)")
+    change = kind === :step ? ":step at $switch" : repr(kind)
+    return print(io, "Schedule($start → $stop, $change)")
+end
+
+"Options as the call that makes them, without those that are as usual."
+function Base.show(io::IO, options::FitOptions)
+    usual = FitOptions()
+    given = filter(fieldnames(FitOptions)) do name
+        return name === :optimizer || getfield(options, name) != getfield(usual, name)
+    end
+    parts = ("$name = $(repr(getfield(options, name)))" for name in given)
+    return print(io, "FitOptions(; ", join(parts, ", "), ")")
+end
+
+function Base.show(io::IO, epoch::Epoch)
+    valid = isnothing(epoch.valid) ? "" : ", valid $(rounded(epoch.valid))"
+    return print(io, "Epoch $(epoch.epoch): train $(rounded(epoch.train))$valid")
+end
+
+function Base.show(io::IO, result::FitResult)
+    passes = counted_noun(length(result.history), "epoch")
+    print(io, "FitResult($(result.circuit), $passes")
+    isempty(result.history) || print(io, ", last ", result.history[end])
+    return print(io, ")")
+end
+
+rounded(number) = round(number; sigdigits = 6)

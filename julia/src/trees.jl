@@ -25,7 +25,7 @@ the node of least eccentricity, the lowest index of two.
 function maximum_spanning_tree(weights::AbstractMatrix{<:Real})
     n = size(weights, 1)
     size(weights, 2) == n > 0 && all(isfinite, weights) ||
-        throw(BridgeError("weights must be a square matrix of finite numbers."))
+        refuse("weights must be a square matrix of finite numbers.")
     parents = fill(Int32(1), n)
     best = Vector{Float64}(weights[1, :])
     inside = falses(n)
@@ -80,14 +80,10 @@ end
 
 "`parents` as `Vector{Int32}`, once it is known to name one root and valid nodes."
 function check_parents(parents)
-    isempty(parents) && throw(BridgeError("parents must hold at least one node."))
-    all(p -> p isa Integer && 0 <= p <= length(parents), parents) || throw(
-        BridgeError(
-            "parents must hold nodes from 1 to $(length(parents)), or 0 at the root.",
-        ),
-    )
+    isempty(parents) && refuse("parents must hold at least one node.")
+    all(p -> p isa Integer && 0 <= p <= length(parents), parents) || refuse("parents must hold nodes from 1 to $(length(parents)), or 0 at the root.")
     count(==(0), parents) == 1 ||
-        throw(BridgeError("parents must hold 0 exactly once, at the root of the tree."))
+        refuse("parents must hold 0 exactly once, at the root of the tree.")
     return Vector{Int32}(parents)
 end
 
@@ -110,6 +106,6 @@ function tree_levels(parents)
         push!(levels, below)
     end
     sum(length, levels) == length(tree) ||
-        throw(BridgeError("parents holds a cycle: every node must lead to the root."))
+        refuse("parents holds a cycle: every node must lead to the root.")
     return levels
 end

@@ -3,13 +3,20 @@
 """
     BridgeError(message)
 
-Bad input: one sentence that names the file, array or argument and what to do about it.
+A bad file or circuit, or a device that is not there: one sentence that names what is wrong
+and what to do about it. Bad arguments are an `ArgumentError` or a `DimensionMismatch`.
 """
 struct BridgeError <: Exception
     message::String
 end
 
 Base.showerror(io::IO, error::BridgeError) = print(io, error.message)
+
+"An argument that is no good, in one sentence."
+refuse(sentence) = throw(ArgumentError(sentence))
+
+"An array that does not fit the others, in one sentence."
+wrong_size(sentence) = throw(DimensionMismatch(sentence))
 
 "The integer that marks an unobserved value; it is marginalised."
 const MISSING = -1
@@ -241,4 +248,14 @@ function with_params(circuit::Circuit, params::AbstractVector)
         layers[i] = with_params(layer, layers[layer.tied_to].weights)
     end
     return Circuit(circuit.num_vars, layers, circuit.roots; circuit.latents, circuit.meta)
+end
+
+"Two layers or circuits are equal if all that they hold is."
+function Base.:(==)(a::A, b::A) where {A<:Union{Layer,Circuit}}
+    return all(name -> getfield(a, name) == getfield(b, name), fieldnames(A))
+end
+
+function Base.hash(a::A, seed::UInt) where {A<:Union{Layer,Circuit}}
+    parts = map(name -> getfield(a, name), fieldnames(A))
+    return hash(parts, hash(nameof(A), seed))
 end

@@ -131,7 +131,7 @@ end
     end
     @test_throws BridgeError from_juice(both; num_vars = 1)
     @test_throws BridgeError from_juice(both; categories = 2)
-    @test_throws BridgeError to_juice(hclt(Int32[0], 2, 2; seed = 1); root = 2)
+    @test_throws ArgumentError to_juice(hclt(Int32[0], 2, 2; seed = 1); root = 2)
     @test_throws MethodError from_juice(3)
     @test num_categories(from_juice(both; num_vars = 3, categories = 5)) == [5, 5, 0]
 end

@@ -1,5 +1,8 @@
 using Test
 using JuiceBridge
+using JuiceBridge: Counts, Epoch, Layer, check, fit, glue, sample
+using JuiceBridge: maximum_spanning_tree, mutual_information, tree_levels
+using StableRNGs: StableRNG
 
 include("circuits.jl")
 include("oracle.jl")
@@ -7,7 +10,6 @@ include("engine_oracle.jl")
 include("engine_circuits.jl")
 
 @testset "JuiceBridge" begin
-    include("test_json.jl")
     include("test_check.jl")
     include("test_files.jl")
     include("test_trees.jl")
@@ -20,6 +22,7 @@ include("engine_circuits.jl")
     include("test_print_tree.jl")
     include("test_page.jl")
     include("test_engine.jl")
+    include("test_arguments.jl")
     include("test_engine_training.jl")
     include("test_engine_underflow.jl")
     include("test_engine_queries.jl")

@@ -95,7 +95,7 @@ end
         catch error
             error isa CompositeException ? error.exceptions[1].task.exception : error
         end
-        @test error isa BridgeError && startswith(error.message, "$name must hold")
+        @test error isa ArgumentError && startswith(error.msg, "$name must hold")
     end
     @test_throws "not a hidden tree" count(mixture(2, 3, 1))
     @test_throws "no latents" count(Circuit(2, circuit.layers, circuit.roots))

@@ -89,10 +89,10 @@ end
     x = rows_of(circuit, 3, 0)
     beyond = copy(x)
     beyond[3, 2] = 2
-    @test_throws BridgeError log_likelihood(circuit, x[2:end, :])
-    @test_throws BridgeError log_likelihood(circuit, Float64.(x))
+    @test_throws DimensionMismatch log_likelihood(circuit, x[2:end, :])
+    @test_throws ArgumentError log_likelihood(circuit, Float64.(x))
     @test_throws "in column 2 the variable 3 is 2" log_likelihood(circuit, beyond)
-    @test_throws BridgeError log_likelihood(circuit, x .- Int32(2))
+    @test_throws ArgumentError log_likelihood(circuit, x .- Int32(2))
     @test_throws "nonsense" log_likelihood(circuit, x; latents = Dict("nonsense" => x))
     @test_throws "size (4, 2)" log_likelihood(circuit, x; latents = Dict("z" => x[:, 1:2]))
     @test_throws "states from 0 to 2" log_likelihood(

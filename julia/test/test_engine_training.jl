@@ -148,11 +148,11 @@ end
 
 @testset "step sizes" begin
     size_at(schedule) = [JuiceBridge.step_size(schedule, step, 11) for step in (0, 5, 10)]
-    @test size_at(Schedule(1, 0)) ≈ [1, 0.5, 0]
-    @test size_at(Schedule(1, 0, :cosine)) ≈ [1, 0.5, 0] atol = 1e-12
-    @test size_at(Schedule(1, 0, :constant)) == [1, 1, 1]
-    @test size_at(Schedule(1, 0, :step, 0.5)) == [1, 1, 0]
-    @test_throws "unknown" Schedule(1, 0, :wild)
+    @test size_at(Schedule(1, 0.2)) ≈ [1, 0.6, 0.2]
+    @test size_at(Schedule(1, 0.2, :cosine)) ≈ [1, 0.6, 0.2]
+    @test size_at(Schedule(1, 0.2, :constant)) == [1, 1, 1]
+    @test size_at(Schedule(1, 0.2, :step, 0.5)) == [1, 1, 0.2]
+    @test_throws "kind is :wild" Schedule(1, 0.2, :wild)
 end
 
 @testset "the order of rows can be given" begin
@@ -218,7 +218,7 @@ end
 @testset "what cannot be trained" begin
     circuit = ENGINE_CIRCUITS["hclt"]
     x = rows_of(circuit, 4, 1)
-    @test_throws "unknown" fit(circuit, x, FitOptions(; optimizer = :sgd))
+    @test_throws "optimizer is :sgd" fit(circuit, x, FitOptions(; optimizer = :sgd))
     @test_throws "batch_size" fit(circuit, x, FitOptions(; batch_size = 0))
     @test_throws "pseudocount" fit(circuit, x, FitOptions(; pseudocount = -1))
     @test_throws "frozen" fit(circuit, x, FitOptions(; frozen = [99]))

@@ -41,8 +41,8 @@ tree_edges(parents) = Set(minmax(v, Int(p)) for (v, p) in enumerate(parents) if 
     end
     @test mutual_information([0 1 -1; -1 -1 1], 2; pseudocount = 0)[1, 2] == 0
     @test_throws "variable 2" mutual_information([0 1; 0 2], 2)
-    @test_throws BridgeError mutual_information(zeros(Int, 2, 0), 2)
-    @test_throws BridgeError mutual_information([0 1], 2; bins = 0)
+    @test_throws ArgumentError mutual_information(zeros(Int, 2, 0), 2)
+    @test_throws ArgumentError mutual_information([0 1], 2; bins = 0)
 end
 
 @testset "joint tables of any size and any number of variables" begin
@@ -116,8 +116,8 @@ end
         @test findall(==(0), parents) == [argmin(eccentricities(edges, n))]
     end
     @test maximum_spanning_tree(zeros(4, 4)) == [0, 1, 1, 1]
-    @test_throws BridgeError maximum_spanning_tree([0 NaN; NaN 0])
-    @test_throws BridgeError maximum_spanning_tree(zeros(2, 3))
+    @test_throws ArgumentError maximum_spanning_tree([0 NaN; NaN 0])
+    @test_throws ArgumentError maximum_spanning_tree(zeros(2, 3))
 end
 
 @testset "Chow-Liu trees" begin
@@ -135,6 +135,6 @@ end
     @test tree_levels([2, 0, 2, 1, 3, 1]) == [[2], [1, 3], [4, 6, 5]]
     @test_throws "exactly once" tree_levels([0, 0])
     @test_throws "cycle" tree_levels([0, 3, 2])
-    @test_throws BridgeError tree_levels([0, 5])
-    @test_throws BridgeError tree_levels(Int[])
+    @test_throws ArgumentError tree_levels([0, 5])
+    @test_throws ArgumentError tree_levels(Int[])
 end

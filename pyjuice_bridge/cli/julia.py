@@ -14,14 +14,14 @@ def julia() -> None:
 
 
 @julia.command()
-def setup() -> None:
-    """Install Julia and its packages.
-
-    Where they are missing; downloads about 2 GB, with the libraries for a GPU if there is one.
-    """
+@click.option("--cuda", is_flag=True, help="Also CUDA.jl and its libraries, for a GPU (2 GB).")
+@click.option("--juice", is_flag=True, help="Also Juice.jl, to convert its circuits.")
+def setup(cuda: bool, juice: bool) -> None:
+    """Install Julia and its packages, where they are missing."""
     from pyjuice_bridge.engines import julia_environment
 
-    julia_environment.setup()
+    wanted = {"CUDA": cuda, "ProbabilisticCircuits": juice}
+    julia_environment.setup([name for name, asked in wanted.items() if asked])
     click.echo("Julia is ready: 'engine: auto' takes it from now on.")
 
 

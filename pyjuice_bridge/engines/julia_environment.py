@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,12 @@ from pyjuice_bridge.errors import UserError
 
 SETUP = "python -m pyjuice_bridge julia setup"
 NEEDED = ("JuiceBridge", "PythonCall")
-PACKAGES = (*NEEDED, "HDF5", "CUDA", "ProbabilisticCircuits")
+EXTRAS = {
+    "CUDA": ("052768ef-5323-5732-b1bb-66c8b64840ba", "5"),
+    "ProbabilisticCircuits": ("2396afbe-23d7-11ea-1e05-f1aa98e17a44", "0.5"),
+}
+"""Packages that are installed only if asked for: their UUIDs and versions."""
+PACKAGES = (*NEEDED, "HDF5", *EXTRAS)
 
 _NO_DOWNLOADS = {
     "PYTHON_JULIAPKG_OFFLINE": "yes",
@@ -35,7 +40,7 @@ _NO_DOWNLOADS = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
 }
 _TELL = f"from {__name__} import tell; tell()"
-_INSTALL = f"from {__name__} import install; install()"
+_INSTALL = f"import sys; from {__name__} import install; install(sys.argv[1:])"
 _LOAD = """
 println("JuiceBridge is ready.")
 if isdefined(Main, :CUDA)
@@ -86,15 +91,18 @@ def _state(_settings: tuple[tuple[str, str], ...]) -> JuliaState:
         return JuliaState(reason="cannot be looked for (its packages may be damaged)")
 
 
-def setup() -> None:
+def setup(extras: Sequence[str] = ()) -> None:
     """Install Julia, where there is none, and the packages; then load them all once.
+
+    Args:
+        extras: names from ``EXTRAS`` to install as well.
 
     Raises:
         UserError: something could not be installed; what was printed says why.
     """
     if importlib.util.find_spec("juliacall") is None:
         raise UserError("juliacall is not installed; get it with: pip install juliacall")
-    done = subprocess.run(command("-c", _INSTALL), check=False)
+    done = subprocess.run(command("-c", _INSTALL, *extras), check=False)
     _state.cache_clear()
     if done.returncode:
         raise UserError("Julia could not be set up; the lines above say why.")
@@ -137,11 +145,14 @@ def find() -> JuliaState:
     version = _version(executable)
     packages = _packages(Path(project))
     missing = [name for name in NEEDED if name not in packages]
+    gone = _gone(Path(project))
     reason = ""
     if version is None:
-        reason = f"does not start ({executable})"
+        reason = f"does not start ({executable} does not answer '--version' as Julia does)"
     elif missing:
         reason = f"lacks {' and '.join(missing)} in {project}"
+    elif gone is not None:
+        reason = f"cannot load JuiceBridge: its folder {gone} is gone"
     return JuliaState(not reason, reason, executable, project, version, packages, _gpu())
 
 
@@ -172,27 +183,41 @@ def _option(name: str) -> str | None:
 
 
 def _version(executable: str) -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         shown = subprocess.run(
             [executable, "--version"], capture_output=True, text=True, timeout=60, check=True
         )
-        return shown.stdout.split()[2]
+        words = shown.stdout.split()
+        return words[2] if len(words) == 3 and words[:2] == ["julia", "version"] else None
     return None
 
 
 def _packages(project: Path) -> dict[str, str]:
     """Versions of our packages in the manifest of a Julia project."""
+    entries = _manifest(project)[1]
+    return {name: entries[name].get("version", "") for name in PACKAGES if name in entries}
+
+
+def _gone(project: Path) -> Path | None:
+    """The folder that the project has JuiceBridge in, if it is not there."""
+    folder, entries = _manifest(project)
+    path = entries.get("JuiceBridge", {}).get("path")
+    return None if path is None or (folder / path).is_dir() else folder / path
+
+
+def _manifest(project: Path) -> tuple[Path, dict[str, dict[str, str]]]:
+    """The folder of a project's manifest, and its entries for our packages."""
     folder = project.parent if project.is_file() else project
     names = ("JuliaManifest.toml", "Manifest.toml", "Manifest-v*.toml")
     path = next((found for name in names for found in folder.glob(name)), None)
     if path is None:
-        return {}
+        return folder, {}
     try:
         manifest = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
+        return folder, {}
     entries = manifest.get("deps", manifest)
-    return {n: str(entries[n][0].get("version", "")) for n in PACKAGES if n in entries}
+    return folder, {name: entries[name][0] for name in PACKAGES if name in entries}
 
 
 def _gpu() -> str | None:
@@ -211,20 +236,21 @@ def tell() -> None:
     sys.stdout.write(f"\n{json.dumps(asdict(find()))}\n")
 
 
-def install() -> None:
+def install(extras: Sequence[str]) -> None:
     """Install what is missing; ends the process, having said why, if that fails."""
     try:
-        _install()
+        _install(extras)
     except subprocess.CalledProcessError:  # Julia itself has said it
         sys.exit(1)
     except Exception as error:
         sys.exit(f"error: {_line(error)}")
 
 
-def _install() -> None:
+def _install(extras: Sequence[str]) -> None:
     if _option("exe") or _option("project"):
         executable, project = _places() or ("", "")
-        missing = [name for name in NEEDED if name not in _packages(Path(project))]
+        found = _packages(Path(project))
+        missing = [name for name in (*NEEDED, *extras) if name not in found]
         if missing:
             raise UserError(
                 f"PYTHON_JULIACALL_PROJECT is yours to manage and lacks {' and '.join(missing)}; "
@@ -234,6 +260,8 @@ def _install() -> None:
     else:
         import juliapkg
 
+        for name in extras:
+            juliapkg.add(name, *EXTRAS[name])
         juliapkg.resolve()
         executable, project = juliapkg.executable(), juliapkg.project()
     # Loading compiles what is left to compile, and gets what packages fetch on first use.

@@ -1,4 +1,4 @@
-"""The process that runs Julia: ``python -m pyjuice_bridge.engines.julia_worker``.
+"""The process that runs Julia: ``python -m pyjuice_bridge.engines.julia_worker PARENT``.
 
 A line of JSON on standard input names a folder that holds a request; ``JuiceBridge.respond`` reads
 it and leaves its answer there.  Lines of JSON on standard output tell what happens meanwhile and,
@@ -12,9 +12,13 @@ import json
 import os
 import select
 import shutil
+import signal
+import subprocess
 import sys
 import traceback
 from typing import IO, Any
+
+from pyjuice_bridge.engines import julia_watch
 
 _AS_FUNCTION = "f -> (x...) -> pyconvert(Bool, f(x...))"
 """Python's functions as Julia's; they say whether to go on."""
@@ -29,9 +33,26 @@ def _own_pipes() -> tuple[IO[str], IO[str]]:
     return os.fdopen(requests, "r", encoding="utf-8"), os.fdopen(answers, "w", encoding="utf-8")
 
 
+def _die_at_once() -> None:
+    """Let the system end this process on SIGTERM and SIGQUIT.
+
+    Julia would print a trace first, which never ends if a thread holds the lock of ``malloc``.
+    """
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGQUIT))
+
+
+def _start_watch(parent: str, requests: IO[str]) -> None:
+    """Start the process that ends this one with its parent."""
+    program = [sys.executable, "-I", "-S", julia_watch.__file__, parent, str(os.getpid())]
+    subprocess.Popen(program, stdin=requests, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     requests, answers = _own_pipes()
+    _start_watch(sys.argv[1], requests)
 
     def send(**message: Any) -> None:
         answers.write(json.dumps(message) + "\n")
@@ -53,6 +74,7 @@ def main() -> None:
         julia.seval("import JuiceBridge; using PythonCall: pyconvert")
         respond, as_function = julia.JuiceBridge.respond, julia.seval(_AS_FUNCTION)
         listeners = as_function(on_epoch), as_function(on_batch)
+        _die_at_once()
         send(ready={"julia": str(julia.VERSION), "threads": julia.Threads.nthreads()})
     except BaseException as error:
         traceback.print_exc()

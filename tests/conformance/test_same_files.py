@@ -16,7 +16,7 @@ from random_circuits import random_circuit
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.rat_spn import rat_spn
-from pyjuice_bridge.circuit.region_graph import load_region_graph
+from pyjuice_bridge.circuit.region_graph import load_region_graph, random_region_graph
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.cluster.assignments import Assignments
@@ -150,6 +150,21 @@ def test_structures(julia: Builders) -> None:
     above = PYTHON.hclt([-1, 0, 0], 4, 4, seed=4)
     places = np.array([[0, 4, 1], [8, 5, 2], [7, 3, 6]])
     assert_same(*(b.glue(above, bundles[1], places) for b in (julia, PYTHON)))
+
+
+def test_rat_spns(julia: Builders) -> None:
+    from pyjuice_bridge.engines.julia.builders import JuliaBuilders
+
+    assert isinstance(julia, JuliaBuilders)
+    for variables, depth, repeats in ((1, 1, 1), (7, 2, 1), (16, 3, 4)):
+        graph = random_region_graph(variables, depth, repeats, seed=3)
+        sizes = np.random.default_rng(variables).integers(2, 5, variables)
+        for sums, inputs in ((3, 2), (4, 4)):
+            given = (graph, sums, inputs, sizes)
+            found, expected = julia.rat_spn(*given, seed=1), rat_spn(*given, seed=1)
+            assert_same(found, expected, params=False)
+            check(found)
+    assert_same(julia.rat_spn(*given, seed=1), found)
 
 
 def test_counting(julia: Builders) -> None:

@@ -235,22 +235,43 @@ def test_what_others_print_does_not_disturb() -> None:
     assert done.stdout == "answer" and done.stderr.count("noise") == 2
 
 
+def test_a_checkout_finds_the_julia_package() -> None:
+    assert julia_environment.source() == ROOT / "julia"
+    links = [path for path in (ROOT / "pyjuice_bridge").rglob("*") if path.is_symlink()]
+    assert links == []
+
+
 def test_a_wheel_carries_the_julia_package(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
-    copy = tmp_path / "source"
+    copy, out = tmp_path / "source", tmp_path / "wheels"
     leave = shutil.ignore_patterns("__pycache__")
     for name in ("pyjuice_bridge", "julia"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=leave)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
-    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
-    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "-w", str(out), str(copy)], check=True, capture_output=True)
+    wheel = zipfile.ZipFile(next(out.glob("*.whl")))
     packages = json.loads(wheel.read("pyjuice_bridge/juliapkg.json"))["packages"]
-    assert set(packages) == set(julia_environment.PACKAGES)
+    assert set(packages) == {*julia_environment.NEEDED, "HDF5"}
     bridge = packages["JuiceBridge"]
     inside = f"pyjuice_bridge/{bridge['path']}"
     project = tomllib.loads(wheel.read(f"{inside}/Project.toml").decode())
     assert (project["name"], project["uuid"]) == ("JuiceBridge", bridge["uuid"])
-    sources = {p.relative_to(ROOT / "julia") for p in (ROOT / "julia" / "src").rglob("*.jl")}
-    assert {f"{inside}/{path}" for path in sources} <= set(wheel.namelist())
+    julia = ROOT / "julia"
+    sources = {path for part in ("src", "ext") for path in (julia / part).rglob("*.jl")}
+    expected = {f"{inside}/{path.relative_to(julia)}" for path in sources}
+    assert expected <= set(wheel.namelist())
+    assert not [name for name in wheel.namelist() if name.startswith(f"{inside}/test")]
+    unpacked = tmp_path / "unpacked"
+    wheel.extractall(unpacked)
+    code = "from pyjuice_bridge.engines import julia_environment as e; print(e.source())"
+    place = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(place.stdout.strip()) == unpacked / inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from julia_program import skip_without_julia
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.types import Circuit, layer_params
-from pyjuice_bridge.engines import get_engine
+from pyjuice_bridge.engines import get_engine, julia_watch
 from pyjuice_bridge.engines.base import Engine, FitOptions
+from pyjuice_bridge.engines.julia import ask, process
+from pyjuice_bridge.engines.julia.exchange import Answer, Request, exchange_folder
 from pyjuice_bridge.errors import UserError
 
 OPTIONS = FitOptions(epochs=6, batch_size=20, seed=3)
@@ -75,13 +78,9 @@ def test_what_julia_refuses_is_one_sentence(engine: Engine, circuit: Circuit) ->
 
 
 def test_an_unexpected_error_brings_its_trace(engine: Engine, circuit: Circuit) -> None:
-    from pyjuice_bridge.engines.julia import ask
-    from pyjuice_bridge.engines.julia.exchange import Request
-    from pyjuice_bridge.engines.julia.process import JuliaError
-
     before = engine.pid
-    with pytest.raises(JuliaError) as caught:
-        ask(Request("nonsense", {}, {}, {}))
+    with pytest.raises(process.JuliaError) as caught:
+        ask(Request("nonsense", {}, {}))
     assert "MethodError" in str(caught.value) and "\n" not in str(caught.value)
     assert "serve.jl" in caught.value.__notes__[0]
     assert engine.pid == before
@@ -211,6 +210,195 @@ def test_a_stopped_parent_leaves_a_good_checkpoint_and_no_worker(
             on_batch=stop,
         )
     assert len(history) >= 3 and history == list(range(len(history)))
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_a_worker_told_to_end_ends_at_once(
+    engine: Engine, circuit: Circuit, x: np.ndarray, attempt: int
+) -> None:
+    """In the middle of a batch, at a different place each time."""
+    long, victim = FitOptions(epochs=100_000, batch_size=20), engine.pid
+
+    def end(done: int, total: int) -> None:
+        if done == 20 + attempt:
+            time.sleep(0.013 * attempt)
+            os.kill(victim, signal.SIGTERM)
+
+    with pytest.raises(UserError, match="SIGTERM"):
+        engine.fit(circuit, x, long, on_batch=end)
+    assert gone(victim) and left_by(os.getpid()) == []
+    assert engine.log_likelihood(circuit, x).shape == (100, 1)
+
+
+def test_a_worker_that_does_nothing_any_more_is_ended(
+    engine: Engine, circuit: Circuit, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(process, "_IDLE_LOOKS", 5)
+    victim = engine.pid
+
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            os.kill(victim, signal.SIGSTOP)
+
+    with pytest.raises(UserError, match="no longer did anything"):
+        engine.fit(circuit, x, FitOptions(epochs=100_000, batch_size=20), on_batch=stop)
+    assert gone(victim) and left_by(os.getpid()) == []
+
+
+def test_processor_time_of_a_process_group() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    idle = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        until = time.monotonic() + 30
+        while (process.ticks(busy.pid) or 0) < 20 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert (process.ticks(busy.pid) or 0) >= 20
+        assert (process.ticks(idle.pid) or 0) <= 2
+    finally:
+        for each in (busy, idle):
+            each.kill()
+            each.wait()
+    assert process.ticks(idle.pid) is None
+
+
+ASK = """
+    import sys
+    import numpy as np
+    from pyjuice_bridge.circuit.hclt import hclt
+    from pyjuice_bridge.engines import get_engine
+
+    circuit = hclt([-1, *range(99)], 64, 4, seed=1)
+    engine = get_engine("julia", "cpu")
+    print(engine.pid, flush=True)
+    while True:
+        engine.log_likelihood(circuit, np.zeros((200_000, 100), np.uint8))
+"""
+
+
+def test_a_worker_ends_with_its_parent_while_it_computes() -> None:
+    """In a question that says nothing until it is answered."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(ASK)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    until = time.monotonic() + 60
+    while not left_by(parent.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    assert left_by(parent.pid) and alive(worker)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert gone(worker)
+    until = time.monotonic() + 10
+    while left_by(parent.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left_by(parent.pid) == []
+
+
+def test_folders_that_nobody_uses_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(julia_watch, "IN_MEMORY", tmp_path)
+    stale = tmp_path / f"{julia_watch.PREFIX}1-stale"
+    stale.mkdir()
+    (stale / "lock").touch()
+    other = tmp_path / "something-else"
+    other.mkdir()
+    with julia_watch.locked_folder(tmp_path) as used:
+        code = f"""
+            from pathlib import Path
+            from pyjuice_bridge.engines import julia_watch
+            julia_watch.IN_MEMORY = Path({str(tmp_path)!r})
+            julia_watch.sweep()
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+        assert used.is_dir() and other.is_dir() and not stale.exists()
+    assert not used.exists()
+
+
+def test_a_circuit_that_the_worker_has_is_not_sent_again(
+    engine: Engine, circuit: Circuit, x: np.ndarray
+) -> None:
+    first = engine.log_likelihood(circuit, x)
+    facts = {"device": "cpu", "precision": "float32"}
+    again = Request("log_likelihood", facts, {"x": x}, subject=circuit)
+    with exchange_folder(again.bytes) as folder:
+        again.write(folder)
+        process.shared_worker().ask(again, folder, lambda _: None)
+        assert not (folder / "circuit.h5").exists()
+        np.testing.assert_array_equal(Answer.read(folder).arrays["log_likelihood"], first)
+    table = layer_params(circuit.layers[0])
+    assert table is not None
+    other = circuit.with_layer_params(
+        [table[..., ::-1].copy(), *[None] * (len(circuit.layers) - 1)]
+    )
+    oracle = get_engine("torch", "cpu")
+    np.testing.assert_allclose(
+        engine.log_likelihood(other, x), oracle.log_likelihood(other, x), rtol=1e-5
+    )
+    np.testing.assert_array_equal(engine.log_likelihood(circuit, x), first)
+
+
+def test_a_circuit_that_the_worker_turns_out_to_lack_is_sent(
+    engine: Engine, circuit: Circuit, x: np.ndarray
+) -> None:
+    first = engine.log_likelihood(circuit, x)
+    worker = process.shared_worker()
+    engine.log_likelihood(hclt([-1, 0], 2, 2, seed=5), x[:, :2] % 2)
+    worker._kept = Request("", {}, {}, subject=circuit).key
+    np.testing.assert_array_equal(engine.log_likelihood(circuit, x), first)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("JULIA_NUM_THREADS", "abc", "threads"),
+        ("PYTHON_JULIACALL_EXE", shutil.which("ls") or "/bin/ls", "does not answer"),
+        ("JULIA_DEPOT_PATH", "/proc/none", "/proc/none"),
+    ],
+    ids=["threads", "no Julia", "depot"],
+)
+def test_why_julia_does_not_start_is_said(
+    name: str, value: str, words: str, tmp_path: Path
+) -> None:
+    code = """
+        from pyjuice_bridge.engines.julia.process import shared_worker
+        from pyjuice_bridge.errors import UserError
+
+        try:
+            shared_worker()
+        except UserError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, name: value, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert words in done.stdout and done.stdout.count("\n") == 1
+    if "see " in done.stdout:
+        assert Path(done.stdout.strip().rpartition("see ")[2].rstrip(".")).read_text()
+
+
+def test_numbers_out_of_range_are_one_sentence(
+    engine: Engine, circuit: Circuit, x: np.ndarray
+) -> None:
+    for question, words in (
+        (lambda: engine.sample(circuit, -1, seed=0), "n is -1"),
+        (lambda: engine.sample(circuit, 1, seed=2**70), "seed"),
+        (lambda: engine.sample(circuit, 1, seed=-1), "seed"),
+        (lambda: engine.mpe(circuit, x, root=5), "root is 5"),
+        (lambda: engine.posteriors(circuit, x, "z", root=-1), "root is -1"),
+        (lambda: engine.fit(circuit, x, FitOptions(epochs=-1)), "epochs"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            question()
+        assert "\n" not in str(caught.value)
 
 
 def test_the_parent_loads_neither_juliacall_nor_torch() -> None:

@@ -2,7 +2,7 @@
 module JuiceBridgeJuiceExt
 
 using JuiceBridge
-using JuiceBridge: ID_LIMIT, MISSING
+using JuiceBridge: ID_LIMIT, Layer, check
 using JuiceBridge: blocks_below, category_vector, child_range, fingerprint, layer_blocks
 using JuiceBridge: rename_over, root_block
 using Random: RandomDevice, randstring

@@ -1,30 +1,54 @@
 # What the engine does for its callers: checks, the trip to the device and back.
 
 """
-    log_likelihood(circuit, x; latents = nothing, device = "cpu", precision = Float32)
+    compiled(circuit; device = "cpu", precision = Float32)
 
-log p(x, observed latents) in nats: float64 `[roots, N]`.
+The circuit checked, laid out for a device and ready to run. What asks several questions of
+one circuit passes this in its place, and does that once: [`log_likelihood`](@ref),
+[`expected_counts`](@ref), [`sample`](@ref) and [`posteriors`](@ref) take either. Later
+changes of the circuit's arrays do not reach it, and one task at a time can use it.
 
-- `x`: integers `[num_vars, N]`, -1 where a value is missing (it is marginalised);
-- `latents`: name → states, integers `[positions, N]` (-1 = not observed), or weights
-  `[width, positions, N]` from 0 to 1;
 - `device`: `"cpu"`, `"cuda"`, `"cuda:1"`, … or an array type;
 - `precision`: of tiles and parameters; results equal those of the log domain to 1e-5 in
   either.
 """
-function log_likelihood(
-    circuit::Circuit,
-    x;
-    latents = nothing,
-    device = "cpu",
-    precision::Type = Float32,
-)
-    check_rows(circuit, x)
+function compiled(circuit::Circuit; device = "cpu", precision = Float32)
+    check_precision(precision)
+    A = array_type(device)
+    return CompiledCircuit(circuit, prepare(circuit, A, precision), A)
+end
+
+"A circuit with the buffers and parameters of the engine; see [`compiled`](@ref)."
+struct CompiledCircuit{P<:Pass}
+    circuit::Circuit
+    pass::P
+    array::Type
+end
+
+precision_of(::Pass{T}) where {T} = T
+
+"""
+    log_likelihood(circuit, x; latents = nothing, device = "cpu", precision = Float32)
+
+log p(x, observed latents) in nats: float64 `[roots, N]`.
+
+- `x`: integers `[num_vars, N]`, -1 or `missing` where a value is missing (it is
+  marginalised);
+- `latents`: name → states, integers `[positions, N]` (-1 = not observed), or weights
+  `[width, positions, N]` from 0 to 1;
+- `device`, `precision`: as in [`compiled`](@ref).
+"""
+function log_likelihood(circuit::Circuit, x; latents = nothing, on...)
+    return log_likelihood(compiled(circuit; on...), x; latents)
+end
+
+function log_likelihood(ready::CompiledCircuit, x; latents = nothing)
+    (; circuit, pass, array) = ready
+    x = check_rows(circuit, x)
     check_latents(circuit, latents, size(x, 2))
     return with_engine() do
-        A = array_type(device)
-        evidence = evidence_on_device(A, latents, precision)
-        return evaluate!(prepare(circuit, A, precision), rows_on_device(A, x), evidence)
+        evidence = evidence_on_device(array, latents, precision_of(pass))
+        return evaluate!(pass, rows_on_device(array, x), evidence)
     end
 end
 
@@ -48,14 +72,17 @@ function expected_counts(
     x;
     weights = nothing,
     latents = nothing,
-    device = "cpu",
-    precision::Type = Float32,
+    on...,
 )
-    check_rows(circuit, x)
+    return expected_counts(compiled(circuit; on...), x; weights, latents)
+end
+
+function expected_counts(ready::CompiledCircuit, x; weights = nothing, latents = nothing)
+    (; circuit, pass, array) = ready
+    x = check_rows(circuit, x)
     return with_engine() do
-        A = array_type(device)
-        rows, scale = training_rows(circuit, A, x, weights, latents, precision)
-        pass = prepare(circuit, A, precision)
+        T = precision_of(pass)
+        rows, scale = training_rows(circuit, array, x, weights, latents, T)
         counts = new_counts(pass)
         total = collect!(pass, counts, rows, 1:size(x, 2))
         finish_counts!(pass, counts)
@@ -77,9 +104,11 @@ function training_rows(circuit, A, x, weights, latents, ::Type{T}) where {T}
 end
 
 """
-    fit(circuit, x, options = FitOptions(); keywords...)
+    fit(circuit, x, options::FitOptions; keywords...)
+    fit(circuit, x; keywords...)
 
-Train by EM; returns a [`FitResult`](@ref).
+Train by EM; returns a [`FitResult`](@ref). Without `options`, those of
+[`FitOptions`](@ref) are keywords like the others: `fit(circuit, x; epochs = 3)`.
 
 - `weights`, `latents`, `device`, `precision`: as in [`expected_counts`](@ref);
 - `valid`: validation rows `[num_vars, M]`; the returned circuit is then the best one seen;
@@ -93,7 +122,7 @@ Train by EM; returns a [`FitResult`](@ref).
 function fit(
     circuit::Circuit,
     x,
-    options::FitOptions = FitOptions();
+    options::FitOptions;
     weights = nothing,
     latents = nothing,
     valid = nothing,
@@ -103,85 +132,91 @@ function fit(
     on_epoch = epoch -> nothing,
     on_batch = (done, total) -> nothing,
     device = "cpu",
-    precision::Type = Float32,
+    precision = Float32,
 )
-    check_rows(circuit, x)
-    isnothing(valid) || check_rows(circuit, valid, "valid")
-    check_options(circuit, options, order, size(x, 2))
+    check_precision(precision)
+    A = array_type(device)
+    pass = prepare(circuit, A, precision)
+    x = check_rows(circuit, x)
+    isnothing(valid) || (valid = check_rows(circuit, valid, "valid"))
+    isnothing(valid) || size(valid, 2) > 0 || refuse("valid has no rows; leave it out.")
+    check_training(circuit, options, order, size(x, 2))
     return with_engine() do
-        A = array_type(device)
         rows, scale = training_rows(circuit, A, x, weights, latents, precision)
         held_out = isnothing(valid) ? nothing : rows_on_device(A, valid)
-        pass = prepare(circuit, A, precision)
         permutations = isnothing(order) ? nothing : Matrix{Int32}(order)
-        trainer = Trainer(pass, rows, held_out, scaled(options, scale), permutations)
+        pseudocount = options.pseudocount / scale
+        trainer = Trainer(pass, rows, held_out, options, pseudocount, permutations)
         params = train!(trainer, checkpoint, String(key), on_epoch, on_batch)
         trained = with_params(circuit, circuit_params(pass.program, params))
         return FitResult(trained, trainer.state.history)
     end
 end
 
-"Options for counts that are divided by `scale`."
-function scaled(options::FitOptions, scale)
-    names = fieldnames(FitOptions)
-    same = NamedTuple{names}(getfield.(Ref(options), names))
-    return FitOptions(; same..., pseudocount = options.pseudocount / scale)
+function fit(circuit::Circuit, x; keywords...)
+    is_option(pair) = first(pair) in fieldnames(FitOptions)
+    options = FitOptions(; filter(is_option, keywords)...)
+    return fit(circuit, x, options; filter(!is_option, keywords)...)
 end
 
-function check_options(circuit, options::FitOptions, order, rows)
-    options.optimizer in (:full_em, :mini_em, :anemone) || throw(
-        BridgeError(
-            "The optimizer '$(options.optimizer)' is unknown; there is full_em, mini_em " *
-            "and anemone.",
-        ),
-    )
-    options.epochs >= 0 && options.batch_size >= 1 ||
-        throw(BridgeError("epochs must not be negative, and batch_size at least 1."))
-    options.pseudocount >= 0 && 0 <= options.momentum < 1 || throw(
-        BridgeError("pseudocount must not be negative, and momentum from 0 to below 1."),
-    )
-    all(in(eachindex(circuit.layers)), options.frozen) ||
-        throw(BridgeError("frozen names a layer that is not there."))
+function check_training(circuit, options::FitOptions, order, rows)
+    for i in options.frozen
+        i in eachindex(circuit.layers) ||
+            refuse("frozen names layer $i; the circuit has $(length(circuit.layers)) layers.")
+        layer = circuit.layers[i]
+        layer isa SumLayer && layer.tied_to > 0 || continue
+        refuse("frozen names layer $i, whose weights are those of layer $(layer.tied_to).")
+    end
     isnothing(order) && return nothing
     if size(order) != (rows, options.epochs)
-        expected = (rows, options.epochs)
-        throw(BridgeError("order has size $(size(order)), expected $expected."))
+        wrong_size("order has size $(size(order)), expected $((rows, options.epochs)).")
     end
-    all(isperm, eachcol(order)) ||
-        throw(BridgeError("Every column of order must be a permutation of 1 … $rows."))
+    return all(isperm, eachcol(order)) ||
+           refuse("Every column of order must be a permutation of 1 … $rows.")
 end
 
 """
-    sample(circuit, n; evidence = nothing, latents = nothing, seed, root = 1, …)
+    sample(circuit, n; evidence = nothing, latents = nothing, seed = default_rng(), root = 1, …)
 
 Draw int32 `[num_vars, n]`, or `[num_vars, n, N]` given `evidence` `[num_vars, N]` or
-latents of N columns.
+latents of N columns. `seed` is a number, or a generator that yields one.
 """
 function sample(
     circuit::Circuit,
     n::Integer;
     evidence = nothing,
     latents = nothing,
-    seed::Integer,
+    seed = default_rng(),
     root::Integer = 1,
-    device = "cpu",
-    precision::Type = Float32,
+    on...,
 )
+    return sample(compiled(circuit; on...), n; evidence, latents, seed, root)
+end
+
+function sample(
+    ready::CompiledCircuit,
+    n::Integer;
+    evidence = nothing,
+    latents = nothing,
+    seed = default_rng(),
+    root::Integer = 1,
+)
+    (; circuit, pass, array) = ready
     given = isnothing(latents) ? Dict() : latents
     alone = isnothing(evidence) && isempty(given)
     if isnothing(evidence)
         rows = alone ? 1 : last(size(first(values(given))))
         evidence = fill(Int8(MISSING), circuit.num_vars, rows)
     end
-    check_rows(circuit, evidence, "evidence")
+    evidence = check_rows(circuit, evidence, "evidence")
     check_latents(circuit, given, size(evidence, 2))
     root_block(circuit, root)
+    n >= 0 || refuse("n is $n; it is a number of samples, so not negative.")
+    number = seed_number(seed)
     return with_engine() do
-        A = array_type(device)
-        pass = prepare(circuit, A, precision)
-        observed = evidence_on_device(A, given, precision)
-        drawn =
-            draw_rows(circuit, pass, rows_on_device(A, evidence), observed, n, seed, root)
+        observed = evidence_on_device(array, given, precision_of(pass))
+        x = rows_on_device(array, evidence)
+        drawn = draw_rows(circuit, pass, x, observed, n, number, root)
         return alone ? drawn[:, :, 1] : drawn
     end
 end
@@ -194,8 +229,10 @@ log-values `[N]`, -Inf where the evidence is impossible. It runs on the host, wh
 device.
 """
 function mpe(circuit::Circuit, evidence; root::Integer = 1, device = "cpu")
-    check_rows(circuit, evidence, "evidence")
-    return with_engine(() -> best_rows(circuit, evidence, root))
+    array_type(device)
+    check(circuit)
+    rows = check_rows(circuit, evidence, "evidence")
+    return with_engine(() -> best_rows(circuit, rows, root))
 end
 
 """
@@ -203,19 +240,17 @@ end
 
 p(latent = j | x) of the latents `name`: float32 `[width, positions, N]`.
 """
-function posteriors(
-    circuit::Circuit,
-    x,
-    name::AbstractString;
-    root::Integer = 1,
-    device = "cpu",
-    precision::Type = Float32,
-)
-    check_rows(circuit, x)
+function posteriors(circuit::Circuit, x, name; root::Integer = 1, on...)
+    return posteriors(compiled(circuit; on...), x, name; root)
+end
+
+function posteriors(ready::CompiledCircuit, x, name; root::Integer = 1)
+    (; circuit, pass, array) = ready
+    name isa AbstractString ||
+        refuse("The name of a latent is text, such as \"z\", but this is $(repr(name)).")
+    x = check_rows(circuit, x)
     root_block(circuit, root)
     return with_engine() do
-        A = array_type(device)
-        pass = prepare(circuit, A, precision)
-        return latent_flows(circuit, pass, rows_on_device(A, x), name, root)
+        return latent_flows(circuit, pass, rows_on_device(array, x), name, root)
     end
 end

@@ -20,6 +20,9 @@ function array_type(device::AbstractString)
     throw(BridgeError("The device \"$device\" is not available: $hint."))
 end
 array_type(device::Type{<:AbstractArray}) = device
+function array_type(device)
+    return refuse("device is $(repr(device)); it must be a name such as \"cpu\", or an array type.")
+end
 
 "The array on the device; the same array where it is there already."
 on_device(::Type{Array}, array::AbstractArray) = convert(Array, array)
@@ -35,23 +38,77 @@ free_bytes(array::AbstractArray) = nothing
 "Operations below which another thread costs more than it saves."
 const GRAIN = 1 << 15
 
+"How many calls run in the engine, and the threads that BLAS had before the first of them."
+mutable struct BlasUsers
+    const lock::ReentrantLock
+    calls::Int
+    threads::Int
+end
+
+const BLAS_USERS = BlasUsers(ReentrantLock(), 0, 1)
+
+function enter_blas!(users::BlasUsers)
+    return lock(users.lock) do
+        users.calls == 0 && (users.threads = BLAS.get_num_threads())
+        users.calls += 1
+        return BLAS.set_num_threads(1)
+    end
+end
+
+function leave_blas!(users::BlasUsers)
+    return lock(users.lock) do
+        users.calls -= 1
+        return users.calls == 0 && BLAS.set_num_threads(users.threads)
+    end
+end
+
+"How many calls on a thread flush, one inside or beside another, and its former setting."
+mutable struct Flushing
+    calls::Int
+    before::Bool
+end
+
+const FLUSHING = Dict{Int,Flushing}()
+const FLUSHING_LOCK = Threads.SpinLock()
+
+"""
+Run `f()` with subnormal numbers flushed to zero. The task must stay on its thread, which has
+its former setting back after the last of the calls on it; tasks may take turns there.
+"""
+function flushing(f::F) where {F}
+    state = lock(FLUSHING_LOCK) do
+        return get!(() -> Flushing(0, false), FLUSHING, Threads.threadid())
+    end
+    state.calls == 0 && (state.before = get_zero_subnormals())
+    state.calls += 1
+    set_zero_subnormals(true)
+    try
+        return f()
+    finally
+        state.calls -= 1
+        state.calls == 0 && set_zero_subnormals(state.before)
+    end
+end
+
 """
     with_engine(f)
 
 Run `f()` as the engine wants the machine: subnormal numbers flushed to zero (they are slow
 and mean nothing here) and BLAS on one thread. Many small products run side by side on
 Julia's threads, and a large one is cut by columns: threads of BLAS would not flush, and
-cannot be told to. The former settings come back at the end.
+cannot be told to. The calling task stays on its thread. All threads get their former
+settings back, BLAS with the last of several concurrent calls.
 """
 function with_engine(f::F) where {F}
-    threads, flushed = BLAS.get_num_threads(), get_zero_subnormals()
-    BLAS.set_num_threads(1)
-    set_zero_subnormals(true)
+    task = current_task()
+    sticky = task.sticky
+    task.sticky = true
+    enter_blas!(BLAS_USERS)
     try
-        return f()
+        return flushing(f)
     finally
-        BLAS.set_num_threads(threads)
-        set_zero_subnormals(flushed)
+        leave_blas!(BLAS_USERS)
+        task.sticky = sticky
     end
 end
 
@@ -70,17 +127,11 @@ end
 
 function spread(body::F, count::Int, parts::Int) where {F}
     cut(part) = (1+count*(part-1)÷parts):(count*part÷parts)
-    tasks = map(2:parts) do part
-        Threads.@spawn begin
-            set_zero_subnormals(true)
-            body(cut(part), part)::Bool
-        end
-    end
+    tasks = map(part -> Threads.@spawn(flushing(() -> body(cut(part), part)::Bool)), 2:parts)
     found = body(cut(1), 1)::Bool
     for task in tasks
         found |= fetch(task)::Bool
     end
-    set_zero_subnormals(true)  # `fetch` may have moved this task to another thread
     return found
 end
 

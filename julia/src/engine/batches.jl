@@ -35,10 +35,12 @@ end
 """
     prepare(circuit, device, T)
 
-The engine's pass for a circuit: compiled, with parameters in precision `T` on the device.
+The engine's pass for a circuit: checked, since its loops look at no bounds, compiled, with
+parameters in precision `T` on the device.
 """
 function prepare(circuit::Circuit, device, ::Type{T}) where {T}
     A = array_type(device)
+    check(circuit)
     params = [engine_params(layer, A, T) for layer in circuit.layers]
     return Pass{T}(compile(circuit, A), params)
 end

@@ -129,20 +129,20 @@ function plan_layer(layer::InputLayer, i, context::Context)
     (; circuit, blocks, ints) = context
     categories, width, groups = size(layer.params)
     if groups * (categories + 1) > typemax(Int32)
-        throw(BridgeError("Input layer $i has more than 2^31 columns of parameters."))
+        refuse("Input layer $i has more than 2^31 columns of parameters.")
     end
     factors_only = all(reading_layers(circuit, i)) do j
         reader = circuit.layers[j]
         return reader isa ProductLayer && reader.kind === :hadamard
     end
-    return InputPlan(
-        i,
+    return InputPlan(;
+        layer = i,
         width,
-        num_blocks(layer),
-        ints(layer.variables),
-        ints((layer.groups .- Int32(1)) .* Int32(categories + 1)),
-        allunique(layer.groups),
-        !factors_only || any(view(blocks.is_root, layer_blocks(circuit, i))),
+        blocks = num_blocks(layer),
+        variables = ints(layer.variables),
+        bases = ints((layer.groups .- Int32(1)) .* Int32(categories + 1)),
+        apart = allunique(layer.groups),
+        tiled = !factors_only || any(view(blocks.is_root, layer_blocks(circuit, i))),
     )
 end
 
@@ -161,21 +161,21 @@ function plan_layer(layer::ProductLayer, i, context::Context)
     given = [lenders[source] != i for source in sources]
     handed = (readers[given], children[given])
     placed = (lows = lows[given], slots = slots[given])
-    return ProductPlan(
-        i,
+    return ProductPlan(;
+        layer = i,
         layer.kind,
-        circuit.widths[i],
-        num_blocks(layer),
+        width = circuit.widths[i],
+        blocks = num_blocks(layer),
         layer.offsets,
         sources,
-        blocks.places[children],
+        places = blocks.places[children],
         lows,
-        sort!(unique(Int.(sources))),
-        links(readers, children, blocks, ints; unique = :readers, lows, slots),
-        links(handed..., blocks, ints; unique = :children, placed...),
-        is_in_place(i, context),
-        mixer_of(i, context),
-        counts_along(i, context),
+        below = sort!(unique(Int.(sources))),
+        reads = links(readers, children, blocks, ints; unique = :readers, lows, slots),
+        pushes = links(handed..., blocks, ints; unique = :children, placed...),
+        in_place = is_in_place(i, context),
+        mixer = mixer_of(i, context),
+        counts_along = counts_along(i, context),
     )
 end
 
@@ -189,35 +189,36 @@ function plan_layer(layer::SumLayer, i, context::Context)
     foreach(g -> group_sizes[g] += 1, layer.groups)
     within(readers) = links(readers, 1:edges, nothing, ints; unique = :readers)
     owner = layer.tied_to == 0 ? i : layer.tied_to
-    return SumPlan(
-        i,
+    return SumPlan(;
+        layer = i,
         owner,
-        1 + count(other -> other isa SumLayer && other.tied_to == owner, circuit.layers),
+        sharers = 1 +
+                  count(other -> other isa SumLayer && other.tied_to == owner, circuit.layers),
         width,
         width_in,
-        num_blocks(layer),
+        blocks = num_blocks(layer),
         edges,
         layer.offsets,
-        blocks.layers[children],
-        blocks.places[children],
+        sources = blocks.layers[children],
+        places = blocks.places[children],
         layer.groups,
-        ints(layer.groups),
-        ints(readers),
-        sort!(unique(Int.(blocks.layers[children]))),
-        context.direct[i],
-        Int(blocks.places[first(children)]) - 1,
-        edges == num_blocks(layer),
-        allunique(layer.groups),
-        rest == 0 && layer.groups == repeat(1:num_groups; inner = per_group),
-        links(1:edges, children, blocks, ints; unique = :none),
-        links(1:edges, children, blocks, ints; unique = :children),
-        within(readers),
-        within(layer.groups),
-        Int32.(cumsum([1; group_sizes])),
-        Int32.(sortperm(layer.groups)),
-        context.lenders[i],
-        ints(lent_blocks(i, context)),
-        maximum(diff(layer.offsets)) * width_in,
+        groups_there = ints(layer.groups),
+        blocks_there = ints(readers),
+        below = sort!(unique(Int.(blocks.layers[children]))),
+        direct = context.direct[i],
+        before = Int(blocks.places[first(children)]) - 1,
+        single = edges == num_blocks(layer),
+        apart = allunique(layer.groups),
+        major = rest == 0 && layer.groups == repeat(1:num_groups; inner = per_group),
+        reads = links(1:edges, children, blocks, ints; unique = :none),
+        pushes = links(1:edges, children, blocks, ints; unique = :children),
+        by_slot = within(readers),
+        by_group = within(layer.groups),
+        group_offsets = Int32.(cumsum([1; group_sizes])),
+        group_edges = Int32.(sortperm(layer.groups)),
+        lender = context.lenders[i],
+        lent = ints(lent_blocks(i, context)),
+        terms = maximum(diff(layer.offsets)) * width_in,
     )
 end
 

@@ -3,31 +3,35 @@
 """
     check_rows(circuit, x, name = "x")
 
-Throw unless `x` is an integer matrix `[num_vars, N]` of values of the circuit's variables,
--1 where missing.
+The rows as an integer matrix `[num_vars, N]` of values of the circuit's variables, -1 where
+missing; throw unless `x` is one, or is one with `missing`.
 """
 function check_rows(circuit::Circuit, x, name = "x")
     if !(x isa AbstractMatrix) || size(x, 1) != circuit.num_vars
         shape = x isa AbstractArray ? size(x) : typeof(x)
-        throw(BridgeError("$name: expected size ($(circuit.num_vars), N), got $shape."))
+        wrong_size("$name: expected size ($(circuit.num_vars), N), got $shape.")
     end
-    if !(eltype(x) <: Integer)
-        expected = "expected integers, with -1 where a value is missing"
-        throw(BridgeError("$name: $expected, got $(eltype(x))."))
+    rows = with_missing(x)
+    if isnothing(rows)
+        expected = "expected integers, with -1 or missing where a value is missing"
+        refuse("$name: $expected, got $(eltype(x)).")
     end
     limits = num_categories(circuit)
-    for n in axes(x, 2), v in axes(x, 1)
-        MISSING <= x[v, n] < limits[v] ||
+    for n in axes(rows, 2), v in axes(rows, 1)
+        MISSING <= rows[v, n] < limits[v] ||
             limits[v] == 0 ||
-            throw(
-                BridgeError(
-                    "$name: in column $n the variable $v is $(x[v, n]); values must be " *
-                    "0 … $(limits[v] - 1), or -1 where missing.",
-                ),
+            refuse(
+                "$name: in column $n the variable $v is $(rows[v, n]); values must be " *
+                "0 … $(limits[v] - 1), or -1 where missing.",
             )
     end
-    return x
+    return rows
 end
+
+"Integers with -1 in place of `missing`; `nothing` for anything else."
+with_missing(x::AbstractMatrix{<:Integer}) = x
+with_missing(x::AbstractMatrix{<:Union{Missing,Integer}}) = coalesce.(x, Int32(MISSING))
+with_missing(::AbstractMatrix) = nothing
 
 """
     check_latents(circuit, latents, rows)
@@ -49,18 +53,14 @@ function check_latent(circuit, name, values, rows)
     soft = eltype(values) <: AbstractFloat
     expected = soft ? (maximum(widths), length(blocks), rows) : (length(blocks), rows)
     if size(values) != expected || soft && !allequal(widths)
-        throw(BridgeError("Latents '$name' have size $(size(values)), expected $expected."))
+        wrong_size("Latents '$name' have size $(size(values)), expected $expected.")
     end
     if soft && !all(w -> 0 <= w <= 1, values)
-        throw(BridgeError("Latents '$name' must hold weights from 0 to 1."))
+        refuse("Latents '$name' must hold weights from 0 to 1.")
     end
     if !soft && !all(MISSING .<= values .< widths)
         limit = maximum(widths) - 1
-        throw(
-            BridgeError(
-                "Latents '$name' must hold states from 0 to $limit (-1 = unknown).",
-            ),
-        )
+        refuse("Latents '$name' must hold states from 0 to $limit (-1 = unknown).")
     end
 end
 
@@ -70,7 +70,7 @@ function latent_blocks(circuit::Circuit, name)
     known =
         isempty(circuit.latents) ? "none" :
         join(sort!(collect(keys(circuit.latents))), ", ")
-    throw(BridgeError("The circuit has no latent '$name'; it has: $known."))
+    return refuse("The circuit has no latent '$name'; it has: $known.")
 end
 
 """
@@ -80,18 +80,17 @@ The weights of rows as float64 `[roots, rows]`: from `[rows]`, `[roots, rows]` o
 (all one).
 """
 function check_weights(circuit::Circuit, weights, rows)
-    rows > 0 ||
-        throw(BridgeError("x has no rows; training and counting need at least one."))
+    rows > 0 || refuse("x has no rows; training and counting need at least one.")
     shape = (length(circuit.roots), rows)
     given = isnothing(weights) ? ones(1, rows) : Float64.(weights)
     given isa AbstractVector && (given = reshape(given, 1, :))
     if !(given isa AbstractMatrix) ||
        size(given, 2) != rows ||
        size(given, 1) ∉ (1, shape[1])
-        throw(BridgeError("weights have size $(size(weights)), expected $shape."))
+        wrong_size("weights have size $(size(weights)), expected $shape.")
     end
     if !all(w -> isfinite(w) && w >= 0, given) || !any(>(0), given)
-        throw(BridgeError("weights must be finite, not negative and not all zero."))
+        refuse("weights must be finite, not negative and not all zero.")
     end
     return repeat(given, shape[1] ÷ size(given, 1), 1)
 end
@@ -99,7 +98,22 @@ end
 "The block of root number `root`, which counts from one."
 function root_block(circuit::Circuit, root)
     root in eachindex(circuit.roots) && return Int(circuit.roots[root])
-    throw(BridgeError("root is $root; the circuit has $(length(circuit.roots)) of them."))
+    return refuse("root is $root; the circuit has $(length(circuit.roots)) of them.")
+end
+
+"A precision the engine computes in."
+function check_precision(precision)
+    precision in (Float32, Float64) && return precision
+    return refuse("precision is $precision; it must be Float32 or Float64.")
+end
+
+const LARGEST_SEED = typemax(Int64)
+
+"A number from 0 to 2^63 - 1 that seeds generators; of a generator, its next one."
+function seed_number(seed)
+    seed isa AbstractRNG && return rand(seed, 0:LARGEST_SEED)
+    seed isa Integer && 0 <= seed <= LARGEST_SEED && return Int(seed)
+    return refuse("seed is $(repr(seed)); it must be from 0 to 2^63 - 1, or a generator.")
 end
 
 "Rows on the device, in their own type where a device can hold it."

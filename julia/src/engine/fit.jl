@@ -1,5 +1,11 @@
 # Training by EM: options, the loop over epochs and mini-batches, early stopping.
 
+const SCHEDULES = (:linear, :cosine, :constant, :step)
+
+const OPTIMIZERS = (:full_em, :mini_em, :anemone)
+
+one_of(names) = join(repr.(names), ", ", " or ")
+
 """
     Schedule(start = 0.1, stop = 0.01, kind = :linear, switch = 0.8)
 
@@ -14,10 +20,11 @@ struct Schedule
     switch::Float64
 
     function Schedule(start, stop, kind = :linear, switch = 0.8)
-        if kind ∉ (:linear, :cosine, :constant, :step)
-            kinds = "linear, cosine, constant or step"
-            throw(BridgeError("The schedule '$kind' is unknown; there is $kinds."))
+        kind in SCHEDULES || refuse("kind is $(repr(kind)); it must be $(one_of(SCHEDULES)).")
+        for (name, size) in ("start" => start, "stop" => stop)
+            0 < size <= 1 || refuse("$name is $size; a step size is above 0, at most 1.")
         end
+        0 <= switch <= 1 || refuse("switch is $switch; it must be from 0 to 1.")
         return new(start, stop, kind, switch)
     end
 end
@@ -47,18 +54,60 @@ How to train.
 - `momentum = 0.9`: on the counts, for `:anemone`;
 - `patience = nothing`: stop after this many epochs without a better validation score;
 - `frozen = Int[]`: layers whose parameters stay as they are;
-- `seed = 0`: orders the mini-batches, where no order is given.
+- `seed = 0`: orders the mini-batches, where no order is given; a number or a generator.
 """
-Base.@kwdef struct FitOptions
-    optimizer::Symbol = :mini_em
-    epochs::Int = 10
-    batch_size::Int = 512
-    step_size::Schedule = Schedule()
-    pseudocount::Float64 = 0.1
-    momentum::Float64 = 0.9
-    patience::Union{Nothing,Int} = nothing
-    frozen::Vector{Int} = Int[]
-    seed::Int = 0
+struct FitOptions
+    optimizer::Symbol
+    epochs::Int
+    batch_size::Int
+    step_size::Schedule
+    pseudocount::Float64
+    momentum::Float64
+    patience::Union{Nothing,Int}
+    frozen::Vector{Int}
+    seed::Int
+
+    function FitOptions(;
+        optimizer = :mini_em,
+        epochs = 10,
+        batch_size = 512,
+        step_size = Schedule(),
+        pseudocount = 0.1,
+        momentum = 0.9,
+        patience = nothing,
+        frozen = Int[],
+        seed = 0,
+    )
+        if optimizer ∉ OPTIMIZERS
+            refuse("optimizer is $(repr(optimizer)); it must be $(one_of(OPTIMIZERS)).")
+        end
+        check_whole(epochs, "epochs", 0:MOST_EPOCHS)
+        check_whole(batch_size, "batch_size", 1:ID_LIMIT)
+        isnothing(patience) || check_whole(patience, "patience", 1:ID_LIMIT)
+        0 <= pseudocount <= LARGEST_PSEUDOCOUNT ||
+            refuse("pseudocount is $pseudocount; it must be from 0 to $LARGEST_PSEUDOCOUNT.")
+        0 <= momentum < 1 || refuse("momentum is $momentum; it must be from 0 to below 1.")
+        return new(
+            optimizer,
+            epochs,
+            batch_size,
+            step_size,
+            pseudocount,
+            momentum,
+            patience,
+            frozen,
+            seed_number(seed),
+        )
+    end
+end
+
+const MOST_EPOCHS = 100_000
+const LARGEST_PSEUDOCOUNT = 10^9
+
+function check_whole(number, name, range)
+    number isa Integer && number in range && return number
+    bounds = "from $(first(range)) to $(last(range))"
+    return refuse("$name is $(repr(number)); it must be an integer $bounds.")
 end
 
 """
@@ -104,12 +153,13 @@ function best_epoch(state::FitState)
     return argmax(scores)
 end
 
-"One training of one circuit."
+"One training of one circuit; `pseudocount` is to be added to counts as they are collected."
 struct Trainer{P<:Pass,R<:Rows,X,A}
     pass::P
     rows::R
     valid::X
     options::FitOptions
+    pseudocount::Float64
     state::FitState{A}
     counts::Vector{A}
     prior::Vector{A}
@@ -117,14 +167,25 @@ struct Trainer{P<:Pass,R<:Rows,X,A}
     order::Union{Nothing,Matrix{Int32}}
 end
 
-function Trainer(pass::Pass, rows::Rows, valid, options::FitOptions, order)
+function Trainer(pass::Pass, rows::Rows, valid, options::FitOptions, pseudocount, order)
     total = size(rows.x, 2)
     batch = options.optimizer === :full_em ? total : min(options.batch_size, total)
     momentum_rows = zeros(1, pass.program.num_roots)
     state = FitState(pass.params, nothing, momentum_rows, 0, Epoch[], nothing)
     counts = new_counts(pass, options.frozen)
     prior = options.optimizer === :anemone ? new_counts(pass) : empty(counts)
-    return Trainer(pass, rows, valid, options, state, counts, prior, batch, order)
+    return Trainer(
+        pass,
+        rows,
+        valid,
+        options,
+        pseudocount,
+        state,
+        counts,
+        prior,
+        batch,
+        order,
+    )
 end
 
 num_batches(trainer::Trainer) = cld(size(trainer.rows.x, 2), trainer.batch)
@@ -166,12 +227,12 @@ end
 function take_step!(trainer::Trainer, columns)
     (; pass, counts, options, state) = trainer
     if options.optimizer === :full_em
-        m_step!(pass, counts, 1.0, options.pseudocount)
+        m_step!(pass, counts, 1.0, trainer.pseudocount)
         return 1.0
     end
     η = step_size(options.step_size, state.steps, num_batches(trainer) * options.epochs)
     if options.optimizer === :mini_em
-        m_step!(pass, counts, η, options.pseudocount)
+        m_step!(pass, counts, η, trainer.pseudocount)
     else
         take_anemone_step!(trainer, columns, η)
     end
@@ -203,7 +264,7 @@ function take_anemone_step!(trainer::Trainer, columns, η)
     downward!(pass, prior, weights)
     spread_missing!(pass, prior)
     finish_counts!(pass, prior)
-    anemone_step!(pass, counts, state.momentum, correction, prior, η, options.pseudocount)
+    anemone_step!(pass, counts, state.momentum, correction, prior, η, trainer.pseudocount)
     foreach(count -> fill!(count, 0), counts)
     foreach(count -> fill!(count, 0), prior)
     return nothing

@@ -30,7 +30,7 @@ What an input layer reads.
 - `apart`: no two blocks share a group, so that blocks can be counted side by side;
 - `tiled`: someone reads the layer as a tile, not only as a factor of a `:hadamard` product.
 """
-struct InputPlan{V}
+Base.@kwdef struct InputPlan{V}
     layer::Int
     width::Int
     blocks::Int
@@ -54,7 +54,7 @@ A product layer's children.
 - `counts_along`: a thread that has the flow of one block may count its leaves at once,
   since no other block shares them.
 """
-struct ProductPlan{V}
+Base.@kwdef struct ProductPlan{V}
     layer::Int
     kind::Symbol
     width::Int
@@ -86,7 +86,7 @@ A sum layer's edges.
 - `lender`, `lent`: where each block is the factor of exactly one product, all in the layer
   `lender`, its flow is that product's and is read there; 0 otherwise.
 """
-struct SumPlan{V}
+Base.@kwdef struct SumPlan{V}
     layer::Int
     owner::Int
     sharers::Int

@@ -123,11 +123,9 @@ function possible_upward!(pass::Pass, x, evidence, rows, root)
     impossible = findfirst(==(-Inf), Array(scores!(pass))[:, root])
     isnothing(impossible) && return pass
     column = rows[impossible]
-    throw(
-        BridgeError(
-            "Column $column of the evidence (row $(column - 1), counted from zero) has " *
-            "probability zero under the circuit.",
-        ),
+    refuse(
+        "Column $column of the evidence (row $(column - 1), counted from zero) has " *
+        "probability zero under the circuit.",
     )
 end
 
@@ -143,7 +141,7 @@ function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
     layers = [layer_of(circuit, b) for b in blocks]
     widths = circuit.widths[layers]
     allequal(widths) ||
-        throw(BridgeError("The latents '$name' have different numbers of values."))
+        refuse("The latents '$name' have different numbers of values.")
     out = zeros(Float32, maximum(widths; init = 0), length(blocks), size(x, 2))
     for rows in cut_rows(size(x, 2), micro_batch(pass))
         used = possible_upward!(pass, x, Evidence(), rows, root)
@@ -165,6 +163,7 @@ function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
                 out[:, p, rows] .= view(flow, :, :, isempty(lent) ? place : lent[place])
             end
         end
+        used.kept[layers] .= false
     end
     return out
 end

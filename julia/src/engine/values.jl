@@ -33,11 +33,11 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
 - `limit`: rows that go through together, 0 where not known yet;
 - `double`: the same in double precision, for columns that `T` cannot hold.
 """
-mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
+Base.@kwdef mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const program::Program{V}
     const params::Vector{P3}
     weights::Vector{A3}
-    batch::Int
+    batch::Int = 0
     const codes::BI
     const tiles::Vector{B3}
     const edges::Vector{B3}
@@ -59,8 +59,8 @@ mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const masked::Vector{Bool}
     const kept::Vector{Bool}
     const faint::Vector{Union{Nothing,Bool}}
-    limit::Int
-    double::Union{Nothing,Pass{Float64}}
+    limit::Int = 0
+    double::Union{Nothing,Pass{Float64}} = nothing
 end
 
 "Passes whose arrays are `Array`s: these have loops where others have broadcasts."
@@ -73,34 +73,32 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
     tiles() = [Buffer(like, T, 3) for _ = 1:layers]
     grids() = [Buffer(like, Float64, 2) for _ = 1:layers]
     flags() = fill(false, layers)
-    return Pass{T,V,P3,eltype(weights),typeof(tile),typeof(grid),typeof(codes)}(
+    types = eltype(weights), typeof(tile), typeof(grid), typeof(codes)
+    return Pass{T,V,P3,types...}(;
         program,
         params,
         weights,
-        0,
         codes,
-        tiles(),
-        tiles(),
-        tiles(),
-        tiles(),
-        tiles(),
-        tiles(),
-        tile,
-        Buffer(like, T, 3),
-        Buffer(like, T, 3),
-        Buffer(like, Float64, 2),
-        Buffer(like, Float64, 2),
-        Buffer(like, Int32, 2),
-        grids(),
-        grids(),
-        grid,
-        flags(),
-        flags(),
-        flags(),
-        flags(),
-        Union{Nothing,Bool}[nothing for _ = 1:layers],
-        0,
-        nothing,
+        tiles = tiles(),
+        edges = tiles(),
+        masks = tiles(),
+        flows = tiles(),
+        flips = tiles(),
+        spares = tiles(),
+        scratch = tile,
+        aside = Buffer(like, T, 3),
+        incoming = Buffer(like, T, 3),
+        mantissas = Buffer(like, Float64, 2),
+        exponents = Buffer(like, Float64, 2),
+        marks = Buffer(like, Int32, 2),
+        scales = grids(),
+        errors = grids(),
+        scores = grid,
+        lossy = flags(),
+        spared = flags(),
+        masked = flags(),
+        kept = flags(),
+        faint = Union{Nothing,Bool}[nothing for _ = 1:layers],
     )
 end
 

@@ -191,7 +191,7 @@ class JuliaEngine:
             do,
             {"device": self.device, "precision": self._precision, **(facts or {})},
             {**arrays, **named},
-            {"circuit": circuit},
+            subject=circuit,
         )
         return ask(request, on_message)
 
@@ -206,7 +206,7 @@ def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:
     worker = shared_worker()
     with exchange_folder(request.bytes) as folder:
         request.write(folder)
-        worker.ask(folder, on_message)
+        worker.ask(request, folder, on_message)
         return Answer.read(folder)
 
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.chow_liu import sample_rows
 from pyjuice_bridge.circuit.hclt import category_array, check_parents
+from pyjuice_bridge.circuit.region_graph import RegionGraph
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.engines.julia import Arrays, ask
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request
@@ -91,6 +92,17 @@ class JuliaBuilders:
     ) -> Circuit:
         facts = {"states": states, "vocabulary": vocabulary, "pseudocount": pseudocount}
         return _circuit("count_hmm", facts, {"x": x, "z": z})
+
+    def rat_spn(
+        self, graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        arrays = {
+            "scopes": _ids([v for scope in graph.scopes for v in scope]),
+            "sizes": _ids([len(scope) for scope in graph.scopes]),
+            "partitions": _ids(graph.partitions).reshape(-1, 3),
+            "categories": category_array(categories, graph.num_vars),
+        }
+        return _circuit("rat_spn", {"sums": sums, "inputs": inputs, "seed": seed}, arrays)
 
 
 def _build(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Answer:

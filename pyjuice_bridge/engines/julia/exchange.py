@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.h5_files import atomic_h5, write_array, write_attribute
 from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.engines.julia_watch import IN_MEMORY, locked_folder
 
-_IN_MEMORY = Path("/dev/shm")
 _MARGIN = 1 << 24
 
 Facts = Mapping[str, str | int | float | None]
@@ -33,33 +35,62 @@ class Request:
         do: what to do; ``julia/src/serve.jl`` lists what can be asked.
         facts: settings, None where one is not given.
         arrays: by name, a ``/`` in it making a group; None where one is not given.
-        circuits: by name.
+        circuits: by name, written into the folder.
+        subject: the circuit of a question to the engine, named by its ``key``.  The worker keeps
+            the last one, so it is written only if it is another.
     """
 
     do: str
     facts: Facts
     arrays: Mapping[str, NDArray[Any] | None]
-    circuits: Mapping[str, Circuit]
+    circuits: Mapping[str, Circuit] = field(default_factory=dict)
+    subject: Circuit | None = None
+
+    @cached_property
+    def key(self) -> str | None:
+        """A hash of everything in the subject."""
+        return None if self.subject is None else _circuit_key(self.subject)
 
     @property
     def bytes(self) -> int:
         """About how much is written."""
         arrays = [a for a in self.arrays.values() if a is not None]
-        for circuit in self.circuits.values():
+        for circuit in filter(None, (*self.circuits.values(), self.subject)):
             arrays += [v for layer in circuit.layers for v in vars(layer).values()]
         return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
 
     def write(self, folder: Path) -> None:
-        """``request.h5``, and ``<name>.h5`` for every circuit."""
+        """Write ``request.h5``, and ``<name>.h5`` for every circuit but the subject."""
         for name, circuit in self.circuits.items():
             hdf5.save(circuit, folder / f"{name}.h5")
         with atomic_h5(folder / "request.h5") as file:
-            for name, fact in {"do": self.do, **self.facts}.items():
+            facts = {"do": self.do, "circuit_key": self.key, **self.facts}
+            for name, fact in facts.items():
                 if fact is not None:
                     write_attribute(file, name, fact)
             for name, array in self.arrays.items():
                 if array is not None:
                     write_array(file, name, array)
+
+    def write_subject(self, folder: Path) -> None:
+        """Write the subject as ``circuit.h5``."""
+        assert self.subject is not None
+        hdf5.save(self.subject, folder / "circuit.h5")
+
+
+def _circuit_key(circuit: Circuit) -> str:
+    listed: list[tuple[str, Any]] = [("num_vars", circuit.num_vars), ("roots", circuit.roots)]
+    listed += sorted(circuit.latents.items())
+    for layer in circuit.layers:
+        listed += [(type(layer).__name__, ""), *vars(layer).items()]
+    digest = hashlib.sha256()
+    for name, value in listed:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{name} {value.dtype} {value.shape};".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(f"{name} {value};".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -90,12 +121,11 @@ def _collect(arrays: dict[str, NDArray[Any]], name: str, item: object) -> None:
 
 @contextmanager
 def exchange_folder(size: int) -> Iterator[Path]:
-    """A private folder, removed afterwards: in memory where there is ample room for ``size``."""
+    """Make a private folder, in memory if there is ample room for ``size`` bytes."""
     roomy = (
-        _IN_MEMORY.is_dir()
-        and os.access(_IN_MEMORY, os.W_OK)
-        and shutil.disk_usage(_IN_MEMORY).free > 4 * size + _MARGIN
+        IN_MEMORY.is_dir()
+        and os.access(IN_MEMORY, os.W_OK)
+        and shutil.disk_usage(IN_MEMORY).free > 4 * size + _MARGIN
     )
-    prefix, place = f"pyjuice_bridge-{os.getpid()}-", _IN_MEMORY if roomy else None
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as name:
-        yield Path(name)
+    with locked_folder(IN_MEMORY if roomy else Path(tempfile.gettempdir())) as folder:
+        yield folder

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyjuice_bridge.engines import julia_environment as environment
+from pyjuice_bridge.engines.julia.exchange import Request
+from pyjuice_bridge.engines.julia_watch import sweep
 from pyjuice_bridge.errors import UserError
 
 _E = TypeVar("_E", bound=Exception)
@@ -26,7 +29,16 @@ _WORKER = "pyjuice_bridge.engines.julia_worker"
 _PATIENCE_SECONDS = 5.0
 """How long a worker is given to drop a request, or to end, before it is killed."""
 _USUAL_START_SECONDS = 20.0
+_LOOK_SECONDS = 5.0
+"""How often a silent worker is looked at."""
+_IDLE_LOOKS = 24
+"""How many looks in a row may find that a worker with a request does nothing."""
+_IDLE_TICKS = 2
+"""Processor time that counts as nothing between two looks, in the clock's ticks."""
 _LOG_BYTES = 10_000
+_GOES_ON = "the same command goes on after the last pass that was finished"
+
+_ERROR = re.compile(r"^(?:ERROR: |error: )(?:LoadError: |InitError: )*")
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +66,14 @@ class Worker:
     """
 
     def __init__(self) -> None:
+        sweep()
         self._lock = threading.Lock()
         self.owner = os.getpid()
         self._read = b""
+        self._kept: str | None = None
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            environment.command("-m", _WORKER),
+            environment.command("-m", _WORKER, str(self._owner)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -70,12 +84,14 @@ class Worker:
         self.pid = self._process.pid
         try:
             first = self._first_message()
+        except _GoneError as gone:
+            raise self._no_start(gone.how) from None
         except BaseException:
             self.kill()
             raise
         if "failed" in first:
             self.kill()
-            raise _noted(UserError(f"Julia does not start: {first['failed']}"), self.log())
+            raise self._no_start(first["failed"])
         self.julia, self.threads = first["ready"]["julia"], int(first["ready"]["threads"])
 
     @property
@@ -83,28 +99,42 @@ class Worker:
         """Whether this process can ask it."""
         return self.owner == os.getpid() and self._process.poll() is None
 
-    def ask(self, folder: Path, on_message: OnMessage) -> None:
-        """Have the request in ``folder`` answered there; progress goes to ``on_message``.
+    def ask(self, request: Request, folder: Path, on_message: OnMessage) -> None:
+        """Have ``request``, written into ``folder``, answered there.
 
-        Whatever ends this call early, Ctrl-C or an error of ``on_message``, ends the request too.
+        Progress goes to ``on_message``.  Whatever ends this call early, Ctrl-C or an error of
+        ``on_message``, ends the request too.
 
         Raises:
             UserError: the request was refused, or the worker died.
             JuliaError: it failed.
         """
         with self._lock:
-            try:
-                self._send({"folder": str(folder)})
-                while "answer" not in (message := self._next_message()):
-                    on_message(message)
-            except BaseException:
-                self._drop()
-                raise
-        outcome, sentence, trace = message["answer"]
+            if request.key is not None and request.key != self._kept:
+                request.write_subject(folder)
+            outcome, sentence, trace = self._answer(folder, on_message)
+            if outcome == "lacking":
+                request.write_subject(folder)
+                outcome, sentence, trace = self._answer(folder, on_message)
+            self._kept = request.key or self._kept
         if outcome == "refused":
-            raise UserError(sentence)
+            raise _noted(UserError(sentence), trace)
         if outcome != "done":
             raise _noted(JuliaError(sentence), trace)
+
+    def _answer(self, folder: Path, on_message: OnMessage) -> tuple[str, str, str]:
+        try:
+            self._send({"folder": str(folder)})
+            while "answer" not in (message := self._next_message(watched=True)):
+                on_message(message)
+        except _GoneError as gone:
+            text = f"Julia's process ended ({gone.how}); {_GOES_ON}."
+            raise _noted(UserError(text), self.log()) from None
+        except BaseException:
+            self._drop()
+            raise
+        outcome, sentence, trace = message["answer"]
+        return outcome, sentence, trace
 
     def log(self) -> str:
         """The last lines that the worker printed."""
@@ -117,7 +147,7 @@ class Worker:
         if self.alive and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 self._process.wait(_PATIENCE_SECONDS)
             self.kill()
 
@@ -129,19 +159,19 @@ class Worker:
 
     def _first_message(self) -> dict[str, Any]:
         try:
-            return self._next_message(time.monotonic() + _USUAL_START_SECONDS)
+            return self._next_message(until=time.monotonic() + _USUAL_START_SECONDS)
         except TimeoutError:
             logger.warning("Julia compiles its packages, which takes minutes and happens once.")
         return self._next_message()
 
     def _drop(self) -> None:
-        """Take back the request that is being answered; no answer to it is wanted any more."""
+        """Take back the request that is being answered; kill the worker if it does not let go."""
         try:
             self._send({"cancel": True})
             until = time.monotonic() + _PATIENCE_SECONDS
-            while "answer" not in self._next_message(until):
+            while "answer" not in self._next_message(until=until):
                 pass
-        except (UserError, TimeoutError):
+        except (_GoneError, TimeoutError, KeyboardInterrupt):
             self.kill()
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -150,39 +180,93 @@ class Worker:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            raise self._death() from None
+            raise self._gone() from None
 
-    def _next_message(self, until: float | None = None) -> dict[str, Any]:
-        """The next line the worker sends, waited for ``until`` that time at most."""
+    def _next_message(
+        self, *, until: float = float("inf"), watched: bool = False
+    ) -> dict[str, Any]:
+        """Wait for the next line of the worker, ``until`` that time at most.
+
+        Raises:
+            TimeoutError: there was none.
+            _GoneError: the worker ended; or it is ``watched``, did nothing and was killed.
+        """
         assert self._process.stdout is not None
+        idle, used = 0, ticks(self.pid)
         with selectors.DefaultSelector() as ready:
             ready.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._read:
-                left = None if until is None else until - time.monotonic()
-                if not ready.select(left):
+                left = until - time.monotonic()
+                if ready.select(max(0.0, min(left, _LOOK_SECONDS))):
+                    part = os.read(self._process.stdout.fileno(), 1 << 16)
+                    if not part:
+                        raise self._gone()
+                    self._read += part
+                elif left <= 0:
                     raise TimeoutError
-                part = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not part:
-                    raise self._death()
-                self._read += part
+                elif watched:
+                    before, used = used, ticks(self.pid)
+                    idle = 0 if used is None or used > (before or 0) + _IDLE_TICKS else idle + 1
+                    if idle >= _IDLE_LOOKS:
+                        self.kill()
+                        raise _GoneError("it no longer did anything and was killed")
         line, _, self._read = self._read.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def _death(self) -> UserError:
-        """What to say when the worker is gone, with its last words."""
+    def _gone(self) -> _GoneError:
+        """How the worker ended."""
         try:
             status = self._process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            status = 0
-        how = f"exit status {status}"
-        if status < 0:
-            how = f"killed by {signal.Signals(-status).name}"
-        if status == -signal.SIGKILL:
-            how += ", perhaps because memory ran out"
-        sentence = f"Julia's process ended ({how}); the same command goes on after the last pass"
-        return _noted(UserError(f"{sentence} that was finished."), self.log())
+            return _GoneError("it closed its pipes and was killed")
+        if status >= 0:
+            return _GoneError(f"exit status {status}")
+        reason = ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
+        return _GoneError(f"killed by {signal.Signals(-status).name}{reason}")
+
+    def _no_start(self, how: str) -> UserError:
+        """What to say when the worker does not get as far as answering."""
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="pyjuice_bridge-julia-", suffix=".log", delete=False, encoding="utf-8"
+        ) as kept:
+            kept.write(self.log())
+        text = f"Julia does not start: {start_failure(self.log()) or how}; see {kept.name}."
+        return _noted(UserError(text), self.log())
+
+
+class _GoneError(Exception):
+    """The worker has ended; ``how`` says it in words."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+def ticks(group: int) -> int | None:
+    """Processor time of a process group in the clock's ticks, with that of children waited for.
+
+    None while one of them waits for a disk, and where the system does not tell (no ``/proc``).
+    """
+    total, told = 0, False
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, process_group, *rest = path.read_text().rpartition(")")[2].split()
+            if int(process_group) == group:
+                if state == "D":
+                    return None
+                told = True
+                total += sum(map(int, rest[8:12]))
+    return total if told else None
+
+
+def start_failure(log: str) -> str:
+    """Return the line of what a worker printed that says why Julia did not start."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    line = errors[0] if errors else (lines[-1] if lines else "")
+    return _ERROR.sub("", line).rstrip(".")[:300]
 
 
 def worker_environment() -> dict[str, str]:
