@@ -73,7 +73,7 @@ class Worker:
         self._kept: str | None = None
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            environment.command("-m", _WORKER, str(self._owner)),
+            environment.command("-m", _WORKER, str(self.owner)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
