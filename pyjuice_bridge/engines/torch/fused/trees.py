@@ -29,6 +29,8 @@ from pyjuice_bridge.engines.torch.program import (
 )
 
 Longs = NDArray[np.int64]
+_WIDE, _MOST_WIDE = 32, 256
+"""Trees of wider blocks and more nodes are faster level by level: their tables are in no cache."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def cut(program: Program) -> Cut | None:
     banks: list[Bank] = []
     for target, blocks, roots in finder.targets():
         bank = finder.bank(target, blocks, roots)
-        if bank is None:
+        if bank is None or (bank.width > _WIDE and bank.nodes > _MOST_WIDE):
             return None
         banks.append(bank)
     inside = {layer for layer, seen in enumerate(finder.covered) if seen.any()}
