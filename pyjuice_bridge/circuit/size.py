@@ -19,25 +19,28 @@ class Size:
         flops: of the three products of every sum block (upward, downward, counts).
         activations: values of product and sum blocks.
         blocks: product and sum blocks.
+        widest: values of the layer with the most.
     """
 
     parameters: int
     flops: float
     activations: int
     blocks: int
+    widest: int
 
 
 def size_of(circuit: Circuit) -> Size:
     """Measure a circuit without allocating its parameters."""
-    flops, activations, blocks = 0.0, 0, 0
+    flops, activations, blocks, widest = 0.0, 0, 0, 0
     for layer, width in zip(circuit.layers, circuit.widths, strict=True):
         if isinstance(layer, InputLayer):
             continue
         blocks += layer.num_blocks
         activations += layer.num_blocks * width
+        widest = max(widest, layer.num_blocks * width)
         if isinstance(layer, SumLayer):
             flops += 6.0 * len(layer.children) * width * layer.weights.shape[2]
-    return Size(circuit.num_parameters, flops, activations, blocks)
+    return Size(circuit.num_parameters, flops, activations, blocks, widest)
 
 
 def nearest_width(build: Callable[[int], Circuit], parameters: int) -> int:

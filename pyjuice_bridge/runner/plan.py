@@ -30,6 +30,8 @@ _ENTRIES = 1 << 17
 _FEW, _MANY = 16, 128
 """Rows of the steps that are tried."""
 _EPOCHS = 3
+_TILE_BYTES, _LEAST_ROWS = 1 << 24, 8
+"""On a CPU, engines cut a batch so that the widest layer's values take that much memory."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def make_plan(config: Settings) -> Plan:
             if which not in measured:
                 measured[which] = _pass_seconds(engine, kind, config, arm, shape, states)
             passes = config.train.epochs
-            memory = _memory(config, shape, size)
+            memory = _memory(config, shape, size, choice.device)
             seconds = passes * measured[which]
             arms.append(ArmPlan(arm, size.parameters, passes, memory, seconds, states))
     most = max(arm.memory_bytes for arm in arms)
@@ -86,8 +88,8 @@ def _note(config: Settings, shape: Shape, device: str, memory: int) -> str:
     return (
         f"{shape.note}; time is that of the EM passes, from steps of a small circuit tried on "
         f"{device}; teacher and clustering come on top; memory comes on top of PyTorch itself "
-        f"(some 300 MiB) and holds a whole batch of {_batch(config, shape)}, which the engine cuts "
-        f"where it does not fit: {gpu}"
+        f"(some 300 MiB) and holds the values of as many rows of a batch of "
+        f"{_batch(config, shape)} as go through the circuit together on {device}: {gpu}"
     )
 
 
@@ -95,12 +97,14 @@ def _batch(config: Settings, shape: Shape) -> int:
     return shape.train if config.train.optimizer == "full_em" else config.train.batch_size
 
 
-def _memory(config: Settings, shape: Shape, size: Size) -> int:
+def _memory(config: Settings, shape: Shape, size: Size, device: str) -> int:
     """Add up parameters, counts, best so far (and Anemone's averages), rows, a batch's values."""
     bytes_each = 8 if config.precision == "float64" else 4
     copies = 5 if config.train.optimizer == "anemone" else 3
-    batch = min(_batch(config, shape), shape.train)
-    activations = batch * (size.activations * bytes_each + 8 * size.blocks)
+    together = min(_batch(config, shape), shape.train)
+    if device == "cpu":
+        together = min(together, max(_LEAST_ROWS, _TILE_BYTES // (size.widest * bytes_each)))
+    activations = together * (size.activations * bytes_each + 8 * size.blocks)
     return copies * size.parameters * bytes_each + shape.train * shape.row_bytes + activations
 
 
