@@ -152,11 +152,13 @@ def test_a_closed_output_ends_quietly_after_the_run(config: Path, tmp_path: Path
 def test_signals_end_a_run_as_ctrl_c_does(config: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "r"
     many = ("--set", "train.epochs=100000")
-    process = started("run", config, *many, "--out", out)
+    # A shell's background jobs ignore Ctrl-C, and so do their children.
+    number = getattr(signal, name)
+    heeding = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
+    process = started("run", config, *many, "--out", out, preexec_fn=heeding)
     assert process.stderr is not None
     while "pass 3 " not in (line := process.stderr.readline()):
         assert line, "the run has ended"
-    number = getattr(signal, name)
     process.send_signal(number)
     _, said = process.communicate()
     last = said.splitlines()[-1]
