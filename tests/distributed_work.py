@@ -81,7 +81,7 @@ def trainings() -> dict[str, np.ndarray]:
             latents["z"] = rng.integers(-1, width, (ROWS, len(circuit.latents["z"])))
         weights = rng.random((ROWS, len(circuit.roots))) * 5 * (rng.random((ROWS, 1)) < 0.8)
         for optimizer, settings in SETTINGS.items():
-            options = FitOptions(optimizer, epochs=EPOCHS, **settings)  # type: ignore[arg-type]
+            options = FitOptions(optimizer, epochs=EPOCHS, skip=0.0, **settings)  # type: ignore[arg-type]
             trained = ENGINE.fit(circuit, x, options, weights=weights, latents=latents, valid=valid)
             case = f"{name} {optimizer}"
             for i, params in enumerate(map(layer_params, trained.circuit.layers)):

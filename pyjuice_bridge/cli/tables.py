@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -59,7 +60,8 @@ def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
         try:
             run = read_run(path)
         except UserError as error:
-            table.add_row(path.name, "–", "–", "–", "–", str(error))
+            said = str(error).replace(f"{path}{os.sep}", "")
+            table.add_row(path.name, "–", "–", "–", "–", said)
             continue
         if not run.results:
             table.add_row(path.name, run.dataset or "–", "–", "–", "–", "unfinished")
