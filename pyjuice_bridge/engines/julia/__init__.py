@@ -131,6 +131,8 @@ class JuliaEngine:
         root: int = 0,
     ) -> NDArray[np.int32]:
         _check_root(circuit, root)
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed is {seed}; it must be from 0 to 2^63 - 1.")
         given = dict(latents or {})
         if evidence is None and given:
             rows = len(next(iter(given.values())))
