@@ -15,10 +15,10 @@ from pathlib import Path
 
 import PIL
 
-from pyjuice_bridge.config import load_config
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.data.codecs import codec_bits
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.runner.config import load_config
 
 NAMES = {"png": "PNG", "webp": "WebP, lossless"}
 

@@ -295,7 +295,7 @@ def measure(cases: Mapping[str, Callable[[], Case]], repeats: int, device: str) 
     if where == "cpu":
         missing.append("Anything on CUDA, Juice.jl's own EM included, which has no CPU version.")
     # Imported after the engines have started: it loads PyTorch, which is part of a start.
-    from pyjuice_bridge.pipeline.record import surroundings
+    from pyjuice_bridge.runner.results import surroundings
 
     facts = {**surroundings(), **{f"{n} engine": e.facts() for n, e in engines.items()}}
     return {

@@ -15,36 +15,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyjuice_bridge.circuit.hmm import Hmm
     from pyjuice_bridge.circuit.types import Circuit
-    from pyjuice_bridge.config import Config, load_config, make_config
     from pyjuice_bridge.data import load_text
     from pyjuice_bridge.errors import UserError
-    from pyjuice_bridge.pipeline.api import RunResult, load, run
-    from pyjuice_bridge.pipeline.text_distill import distill_language_model
-    from pyjuice_bridge.pipeline.text_models import open_text
-    from pyjuice_bridge.pipeline.text_writing import Sampling
-    from pyjuice_bridge.query.model import Model
+    from pyjuice_bridge.query.model import Model, load
     from pyjuice_bridge.query.text import TextModel
     from pyjuice_bridge.query.text_phrases import Constraint
+    from pyjuice_bridge.runner.api import RunResult, run
+    from pyjuice_bridge.runner.config import Config, load_config, make_config
+    from pyjuice_bridge.runner.language import Sampling, distill_language_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Circuit": "circuit.types",
-    "Config": "config",
+    "Config": "runner.config",
     "Constraint": "query.text_phrases",
     "Hmm": "circuit.hmm",
     "Model": "query.model",
-    "RunResult": "pipeline.api",
-    "Sampling": "pipeline.text_writing",
+    "RunResult": "runner.api",
+    "Sampling": "runner.language",
     "TextModel": "query.text",
     "UserError": "errors",
-    "distill_language_model": "pipeline.text_distill",
-    "load": "pipeline.api",
-    "load_config": "config",
+    "distill_language_model": "runner.language",
+    "load": "query.model",
+    "load_config": "runner.config",
     "load_text": "data",
-    "make_config": "config",
-    "open_text": "pipeline.text_models",
-    "run": "pipeline.api",
+    "make_config": "runner.config",
+    "run": "runner.api",
 }
 
 __all__ = [
@@ -62,7 +59,6 @@ __all__ = [
     "load_config",
     "load_text",
     "make_config",
-    "open_text",
     "run",
 ]
 

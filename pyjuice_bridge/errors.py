@@ -6,3 +6,12 @@ class UserError(Exception):
 
     The command line prints the message alone; from Python it is an ordinary exception.
     """
+
+
+def shown(value: object) -> str:
+    """Show a value on one short line, for a message."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python does not write such long numbers out
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}…"

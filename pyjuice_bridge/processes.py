@@ -1,8 +1,8 @@
 """Several processes on one run, started by torchrun and joined by ``torch.distributed``.
 
-Every process goes through the same steps on the same data and takes its part of the heavy ones; the
-first one alone keeps files and talks.  Outside ``joined`` a process works by itself, and every
-function here is what it is for one process: a slice of everything, a sum of one term.
+Every process goes through the same steps on the same data and takes its part of the heavy ones;
+only the first one writes files and reports.  Outside ``joined`` a process works by itself, and
+every function here does what it does for one process: a slice of everything, a sum of one term.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     import torch
 
 _STEP = timedelta(minutes=30)
-"""How long processes wait for one another in the middle of common work."""
+"""How long processes wait for each other during shared work."""
 _STAGE = timedelta(days=30)
-"""How long they wait for work that the first one does alone."""
+"""How long they wait for work that only the first one does."""
 _GRACE_SECONDS = 10.0
-"""What a process that is told to end has to do so; torchrun kills it after 30."""
+"""How long a process that received SIGTERM has to end; torchrun kills it after 30."""
 
 T = TypeVar("T")
 
 
 class LostError(UserError):
-    """Other processes of the run cannot be reached any more."""
+    """The other processes of the run cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Group:
     size: int
     store: Any
     waiting: Any
-    """The process group for what may take long."""
+    """The process group for waits of any length."""
 
 
 _joined: _Group | None = None
@@ -54,49 +54,49 @@ _times_joined = 0
 
 
 def started() -> int:
-    """The number of processes that torchrun started, one without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def started_here() -> int:
-    """How many of them run on this machine."""
+    """Return how many of the started processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", started()))
 
 
 def leads() -> bool:
-    """Whether this is the first process, or the only one; also before they are joined."""
+    """Return True in the first or only process; also before processes are joined."""
     return started() == 1 or int(os.environ.get("RANK", 0)) == 0
 
 
 def speaks() -> bool:
-    """Whether it is up to this process to tell the user: the first one, or the first to fail."""
+    """Return True if this process reports to the user: the first one, or the first to fail."""
     return leads() if _failed_first is None else _failed_first
 
 
 def rank() -> int:
-    """The number of this process among those that work together here, from 0."""
+    """Return the number of this process, from 0, among those that work together here."""
     group = _group()
     return 0 if group is None else group.rank
 
 
 def size() -> int:
-    """How many processes work together here."""
+    """Return how many processes work together here."""
     group = _group()
     return 1 if group is None else group.size
 
 
 def part(rows: int) -> slice:
-    """This process's share of so many rows."""
+    """Return this process's share of ``rows`` rows."""
     return slice(rank() * rows // size(), (rank() + 1) * rows // size())
 
 
 def mine(piece: int) -> bool:
-    """Whether this process does a numbered piece of work."""
+    """Return True if the piece of work with this number is this process's."""
     return piece % size() == rank()
 
 
 def add(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of all processes' tensors, in place of each."""
+    """Sum a tensor over all processes, in place."""
     group = _group()
     if group is not None:
         import torch.distributed as dist
@@ -107,18 +107,18 @@ def add(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather(rows: torch.Tensor, count: int, dim: int = 0) -> torch.Tensor:
-    """All ``count`` rows along ``dim``, of which every process has its ``part``."""
+    """Collect all ``count`` rows along ``dim``, of which every process has its ``part``."""
     if size() == 1:
         return rows
-    shape, own = list(rows.shape), part(count)
+    shape, span = list(rows.shape), part(count)
     shape[dim] = count
     whole = rows.new_zeros(shape)
-    whole.narrow(dim, own.start, own.stop - own.start).copy_(rows)
+    whole.narrow(dim, span.start, span.stop - span.start).copy_(rows)
     return add(whole)
 
 
 def share(value: T) -> T:
-    """The first process's plain JSON value, once it gets there."""
+    """Return the first process's plain JSON value; the others wait for it."""
     group = _group()
     if group is None:
         return value
@@ -147,7 +147,7 @@ def meet() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Work by itself inside the block, on something that is no common work."""
+    """Work by itself inside the block, on something that is not shared."""
     global _apart
     before, _apart = _apart, True
     try:
@@ -164,7 +164,7 @@ def joined(device: str) -> Iterator[None]:
         device: ``cpu``, or ``cuda`` for the GPU of the process's number on its machine.
 
     Raises:
-        LostError: a process is lost, or torchrun says to end, as it does when one is lost.
+        LostError: a process is lost, or torchrun sends SIGTERM, as it does when one is lost.
         UserError: there are fewer GPUs than processes.
     """
     global _joined, _failed_first
@@ -194,14 +194,16 @@ def _group() -> _Group | None:
 
 
 def _backend(device: str) -> str:
-    """What tensors are sent by; a process takes the GPU of its number."""
+    """Return the communication backend; a process takes the GPU of its number."""
     if device == "cpu":
         return "gloo"
     import torch
 
     here, there = started_here(), torch.cuda.device_count()
     if here > there:
-        raise UserError(f"device: {here} processes need a GPU each, here are {there}; start fewer")
+        raise UserError(
+            f"device: {here} processes need a GPU each, but there are {there}; start fewer"
+        )
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return "cpu:gloo,cuda:nccl"
 
@@ -224,7 +226,7 @@ def _join(backend: str) -> _Group:
 
 
 def _fails_first() -> bool:
-    """Whether no other process has failed before this one; asked once."""
+    """Return True if no other process failed before this one; to be called once."""
     if _joined is None:
         return leads()
     try:
@@ -258,8 +260,8 @@ def _lost(count: int) -> LostError:
 class _Listener:
     """Raises an error on SIGTERM.
 
-    A process that waits on a GPU for one that is lost never comes to raising it: that one says the
-    sentence and ends all the same.
+    A process that waits on a GPU for a lost one never gets to raise it: a thread then prints the
+    sentence and ends the process.
     """
 
     def __init__(self, count: int) -> None:
@@ -279,7 +281,7 @@ class _Listener:
                 signal.signal(number, signal.SIG_IGN)
 
     def stop(self) -> None:
-        """Undo everything."""
+        """Restore the signal handlers."""
         if self._active:
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
             signal.set_wakeup_fd(-1)

@@ -20,9 +20,14 @@ from pyjuice_bridge.cluster import cluster_embeddings
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.engines.torch import TorchEngine, fit
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.store import Store
-from pyjuice_bridge.teachers import ArrayEmbeddings, TokenStates, cached_embeddings
-from pyjuice_bridge.teachers.text_states import write_states
+from pyjuice_bridge.stages.store import Store
+from pyjuice_bridge.teachers import (
+    ArrayEmbeddings,
+    TokenStates,
+    open_embeddings,
+    store_embeddings,
+)
+from pyjuice_bridge.teachers.store import Blocks
 
 ENGINE = TorchEngine()
 ROWS, VALID, EPOCHS = 41, 7, 3
@@ -92,7 +97,9 @@ def features(folder: Path, counted: Counted) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 17, (301, 4, 3, 1), np.uint8)
     counted.images = 0
-    made = cached_embeddings(counted, images, folder / "cache", {"of": "images"})
+    shared = Path(processes.share(str(folder / "stored")))
+    store_embeddings(counted, images, shared, "images", {"of": "images"})
+    made = open_embeddings(shared, "images")
     found = {"embeddings": made.read(slice(None), slice(None))}
     states = rng.normal(size=(50, 3)).astype(np.float16)
     bounds = [0, 20, 30, 50]
@@ -100,8 +107,8 @@ def features(folder: Path, counted: Counted) -> dict[str, np.ndarray]:
     def shard(number: int) -> np.ndarray:
         return states[bounds[number] : bounds[number + 1]]
 
-    shared = Path(processes.share(str(folder / "states")))
-    assert list(write_states(shared, bounds, 3, {}, shard)) == bounds[1:]
+    blocks = Blocks(shared, "states", bounds, (-1, 3), "float16")
+    assert list(blocks.fill({}, shard)) == bounds[1:]
     found["states"] = TokenStates.open(shared).gather(np.arange(50))
     spread = rng.normal(size=(300, 6, 5)).astype(np.float32)
     parts = {"train": ArrayEmbeddings(spread), "valid": ArrayEmbeddings(spread[:31] + 0.1)}

@@ -32,6 +32,7 @@ def cases(*, quick: bool, cuda: bool) -> list[Case]:
     found += [_hclt(side, latents) for side in (8, 28) for latents in (16, 64, 256)]
     found += [
         Case("patches-256", partial(patches_problem, 256, 4, 16, 256, categories=256, batches=4)),
+        Case("patches-256-k8", partial(patches_problem, 256, 4, 8, 256, categories=256, batches=4)),
         Case("rat_spn", partial(rat_spn_problem, 8, 4, 8, 16, 512, categories=256, batches=4)),
         Case(BASELINE, partial(mnist_problem, 32, 512, rows=60_000), ("epoch",)),
     ]

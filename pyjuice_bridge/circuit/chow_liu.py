@@ -33,7 +33,7 @@ def chow_liu_tree(
     rows: int | None = None,
     seed: int = 0,
 ) -> IntArray:
-    """The Chow-Liu tree of ``x``, rooted at its centre: parents, int32 [n], -1 at the root.
+    """Learn the Chow-Liu tree of ``x``, rooted at its centre: parents, int32 [n], -1 at the root.
 
     The arguments are those of :func:`mutual_information`.
     """
@@ -52,7 +52,7 @@ def mutual_information(
     rows: int | None = None,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Mutual information of every pair of variables, in nats.
+    """Estimate the mutual information of every pair of variables, in nats.
 
     A variable with more than ``bins`` values is binned: going through its values in order, a bin is
     closed when it holds its share of the rows not yet binned, so a very frequent value (the black
@@ -84,7 +84,7 @@ def mutual_information(
 
 
 def sample_rows(x: NDArray[Any], rows: int | None, seed: int) -> NDArray[Any]:
-    """At most ``rows`` of the rows of ``x`` in their order, drawn by ``seed`` (None: all)."""
+    """Draw at most ``rows`` rows of ``x`` by ``seed``, in their order (None: all)."""
     if rows is None or rows >= len(x):
         return x
     chosen = np.random.default_rng(seed).choice(len(x), rows, replace=False)
@@ -92,7 +92,7 @@ def sample_rows(x: NDArray[Any], rows: int | None, seed: int) -> NDArray[Any]:
 
 
 def maximum_spanning_tree(weights: NDArray[np.float64]) -> IntArray:
-    """The spanning tree of greatest total weight, rooted at its centre.
+    """Find the spanning tree of greatest total weight, rooted at its centre.
 
     Prim's algorithm from node 0; equal weights go to the lowest index.  The centre is the node of
     least eccentricity, the lowest index of two.
@@ -123,7 +123,7 @@ def maximum_spanning_tree(weights: NDArray[np.float64]) -> IntArray:
 
 
 def _rooted_at_centre(parents: IntArray) -> IntArray:
-    """The same tree rooted in the middle of a longest path."""
+    """Root the tree in the middle of a longest path."""
     neighbours: list[list[int]] = [[] for _ in parents]
     for node, parent in enumerate(parents.tolist()):
         if parent >= 0:
@@ -139,7 +139,7 @@ def _rooted_at_centre(parents: IntArray) -> IntArray:
 
 
 def _walk(neighbours: list[list[int]], start: int) -> tuple[list[int], list[int]]:
-    """Breadth-first order from ``start`` and the parent of each node in it."""
+    """Return the breadth-first order from ``start`` and each node's parent in it."""
     above = [-2] * len(neighbours)
     above[start] = -1
     order = [start]
@@ -166,7 +166,7 @@ def _chunks(rows: int, per_row: int, budget: int) -> list[slice]:
 def _binned(
     x: NDArray[Any], sizes: IntArray, bins: int
 ) -> tuple[NDArray[Any], IntArray, NDArray[np.bool_]]:
-    """Bin ids [n, N], bins used by each variable, and which variables miss values.
+    """Return bin ids [n, N], each variable's number of bins, and which variables miss values.
 
     A missing value has the id just above the variable's last bin.
     """
@@ -196,7 +196,7 @@ def _binned(
 def _bin_borders(
     counts: NDArray[np.int64], sizes: IntArray, bins: int
 ) -> tuple[NDArray[np.int64], IntArray]:
-    """The bin of every value, int64 [n, C], and the number of bins of each variable."""
+    """Return the bin of every value, int64 [n, C], and each variable's number of bins."""
     n, widest = counts.shape
     bin_of = np.broadcast_to(np.arange(widest), (n, widest)).copy()
     many = sizes > bins
@@ -223,7 +223,7 @@ def _bin_borders(
 def _pairwise(
     codes: NDArray[Any], used: IntArray, missing: NDArray[np.bool_], pseudocount: float
 ) -> NDArray[np.float64]:
-    """Mutual information of all pairs from the bin ids."""
+    """Compute the mutual information of all pairs from the bin ids."""
     slots = int((used + missing).max())
     margins = np.stack([np.bincount(column, minlength=slots) for column in codes])
     mode = margins.argmax(axis=1)
@@ -253,7 +253,7 @@ def _joint(
     left: NDArray[np.int64],
     slots: int,
 ) -> NDArray[np.int64]:
-    """Joint counts of one variable with the variables ``others``.
+    """Count the values of one variable jointly with the variables ``others``.
 
     ``left`` is the variable's bin times ``slots`` at the rows ``rare``, which leave its commonest
     bin out: the counts of that bin follow from the margins, and on images with a flat background
@@ -276,7 +276,7 @@ def _joint(
 def _information(
     joint: NDArray[np.int64], used: IntArray, pseudocount: float
 ) -> NDArray[np.float64]:
-    """Mutual information of the smoothed tables ``joint`` [columns, bins, slots]."""
+    """Compute the mutual information of smoothed tables ``joint`` [columns, bins, slots]."""
     bins = joint.shape[1]
     real = np.arange(joint.shape[2]) < used[:, None]
     table = (
@@ -292,7 +292,7 @@ def _information(
 
 
 def _x_log_x(x: NDArray[Any]) -> NDArray[np.float64]:
-    """x log x, zero at zero."""
+    """Compute x log x, zero at zero."""
     out: NDArray[np.float64] = np.zeros_like(x)
     np.log(x, out=out, where=x > 0)
     out *= x

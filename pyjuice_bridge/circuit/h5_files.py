@@ -1,4 +1,4 @@
-"""HDF5 files that appear whole or not at all, and that are read with checks.
+"""Write HDF5 files atomically, and read them with checks.
 
 Files are written to a temporary name and renamed, so a reader never sees half a file; a damaged or
 foreign file ends in one sentence instead of wrong numbers.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.files import replacing
 
 if TYPE_CHECKING:
@@ -25,15 +27,31 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", str, int)
 
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
-"""What h5py raises, depending on the place, when the bytes of a file make no sense."""
+_DAMAGE = (
+    *(OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError),
+    *(AttributeError, MemoryError, SystemError),
+)
+"""What h5py raises where a file is damaged."""
+
+_PLAIN_TYPES = (
+    *(h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID),
+    h5py.h5t.TypeEnumID,  # booleans
+)
 
 _DEFLATE_RATIO = 1100
 """No deflate stream unpacks to more than 1,032 times its size."""
 
+_PATIENCE_SECONDS = 20
+_READ_ATTRIBUTES = """
+import sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    dict(file.attrs)
+    file.visititems(lambda name, item: dict(item.attrs) and None)
+"""
+
 
 class _Output(io.FileIO):
-    """Where HDF5 writes; a failure is kept in ``failure`` and HDF5 is told that all went well.
+    """Where HDF5 writes; a failure is kept in ``failure`` and hidden from HDF5.
 
     The library crashes when it closes a file that it could not write.  What is written after a
     failure is dropped; a reader finds zeros there.
@@ -60,8 +78,8 @@ class _Output(io.FileIO):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
-        found = super().readinto(view)
-        view[found:] = bytes(len(view) - found)
+        count = super().readinto(view)
+        view[count:] = bytes(len(view) - count)
         return len(view)
 
 
@@ -96,6 +114,8 @@ def atomic_h5(path: Path | str) -> Iterator[h5py.File]:
 def open_checked(path: Path | str, kind: str, version: int) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading after looking at its header and at every link in it.
 
+    What the HDF5 library raises inside the block is damage of the file.
+
     Args:
         path: the file.
         kind: what its root attribute ``format`` must be.
@@ -106,20 +126,23 @@ def open_checked(path: Path | str, kind: str, version: int) -> Iterator[h5py.Fil
             leads out of the file or hides where the data is (soft, external, user-defined).
     """
     with _opened(path) as file:
-        found = read_attribute(file, "format", str)
-        if found != kind:
-            raise UserError(f"{path}: format is {found!r}, but {kind!r} is needed here.")
+        actual = read_attribute(file, "format", str)
+        if actual != kind:
+            raise UserError(f"{path}: format is {shown(actual)}, but {kind!r} is needed here.")
         number = read_attribute(file, "version", int)
         if number != version:
             raise UserError(
                 f"{path}: version {number} of {kind}, but this program reads version {version}."
             )
         _refuse_links(file)
-        yield file
+        try:
+            yield file
+        except _DAMAGE as error:
+            raise UserError(f"{path}: damaged ({_reason(error)}).") from error
 
 
 def format_of(path: Path | str) -> str:
-    """The root attribute ``format``.
+    """Read the root attribute ``format``.
 
     Raises:
         UserError: no such file, not HDF5, truncated, or without the attribute.
@@ -128,7 +151,8 @@ def format_of(path: Path | str) -> str:
         return read_attribute(file, "format", str)
 
 
-def _opened(path: Path | str) -> h5py.File:
+@contextmanager
+def _opened(path: Path | str) -> Iterator[h5py.File]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file.")
@@ -139,15 +163,46 @@ def _opened(path: Path | str) -> h5py.File:
         raise UserError(f"{path}: truncated or damaged ({_reason(error)}).") from error
     if file is None:
         raise UserError(f"{path}: not an HDF5 file, or its beginning is damaged.")
-    return file
+    with file:
+        try:
+            trusted = not _has_variable_text(file) or _text_is_readable(path)
+        except _DAMAGE as error:
+            raise UserError(f"{path}: damaged ({_reason(error)}).") from error
+        if not trusted:
+            raise UserError(f"{path}: damaged (its text of variable length cannot be read).")
+        yield file
+
+
+def _has_variable_text(file: h5py.File) -> bool:
+    """Return True if an attribute is text of variable length, which no checksum covers."""
+
+    def variable(_: str, item: h5py.HLObject) -> bool | None:
+        kinds = (item.attrs.get_id(name).get_type() for name in item.attrs)
+        text = (kind for kind in kinds if isinstance(kind, h5py.h5t.TypeStringID))
+        return True if any(kind.is_variable_str() for kind in text) else None
+
+    return bool(variable("", file) or file.visititems(variable))
+
+
+def _text_is_readable(path: Path) -> bool:
+    """Read all attributes in a process of its own.
+
+    The HDF5 library crashes or never returns where text of variable length is damaged.
+    """
+    command = [sys.executable, "-c", _READ_ATTRIBUTES, str(path)]
+    try:
+        ended = subprocess.run(command, timeout=_PATIENCE_SECONDS, capture_output=True, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return ended.returncode in (0, 1)
 
 
 def read_array(
     group: h5py.Group, name: str, kind: Literal["int32", "float"], ndim: int
 ) -> NDArray[Any]:
-    """The dataset ``name`` of ``group``, in native byte order.
+    """Read the dataset ``name`` of ``group``, in native byte order.
 
-    Shape, type and stored size are looked at before anything is allocated.
+    Shape, type and stored size are checked before anything is allocated.
 
     Args:
         group: an open file or a group of it.
@@ -173,7 +228,8 @@ def read_array(
         if dataset.is_virtual or dataset.external:
             raise UserError(f"{where}: its data lies in another file; store it in this one.")
         ratio = _DEFLATE_RATIO if dataset.compression else 1
-        if dataset.nbytes > ratio * dataset.id.get_storage_size():
+        stored = min(dataset.id.get_storage_size(), group.file.id.get_filesize())
+        if dataset.nbytes > ratio * stored:
             raise UserError(
                 f"{where}: shape {dataset.shape} needs more bytes than the file holds for it."
             )
@@ -183,21 +239,21 @@ def read_array(
 
 
 def read_attribute(item: h5py.Group, name: str, kind: type[_T]) -> _T:
-    """The scalar attribute ``name`` of a file, group or dataset, as a ``str`` or ``int``.
+    """Read the scalar attribute ``name`` of a file, group or dataset, as a ``str`` or ``int``.
 
     Raises:
         UserError: absent or of another type.
     """
     value = _scalar(item, name)
     if not isinstance(value, kind):
-        wanted = "text" if kind is str else "a whole number"
-        problem = "is missing" if value is None else f"is {value!r}"
-        raise UserError(f"{place(item)}: attribute {name!r} {problem}, must be {wanted}.")
+        expected = "text" if kind is str else "a whole number"
+        problem = "is missing" if value is None else f"is {shown(value)}"
+        raise UserError(f"{place(item)}: attribute {name!r} {problem}, must be {expected}.")
     return value
 
 
 def read_attributes(file: h5py.File, name: str) -> dict[str, str | int | float]:
-    """All attributes of the group ``name``, which may be absent.
+    """Read all attributes of the group ``name``, which may be absent.
 
     Raises:
         UserError: one is damaged, or neither a text nor a number.
@@ -226,7 +282,7 @@ def write_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
 
 
 def members(file: h5py.File, name: str) -> list[str]:
-    """The names in the group ``name``.
+    """Return the names in the group ``name``.
 
     Raises:
         UserError: there is no such group, or it is damaged.
@@ -241,16 +297,18 @@ def members(file: h5py.File, name: str) -> list[str]:
 
 
 def place(item: h5py.Group, name: str = "") -> str:
-    """``file: /path/of/the/item`` for a message."""
-    return f"{item.file.filename}: {item.name.rstrip('/')}/{name}".removesuffix("/")
+    """Name an item in a message: ``file: /path/of/the/item``."""
+    path = f"{item.name.rstrip('/')}/{name}".rstrip("/")
+    return f"{item.file.filename}: {path}" if path else str(item.file.filename)
 
 
 def _scalar(item: h5py.Group, name: str) -> str | int | float | None:
-    """An attribute that is one text or number; None if there is no such attribute."""
+    """Read an attribute that is one text or number; return None if there is none."""
     try:
         if name not in item.attrs:
             return None
-        if item.attrs.get_id(name).shape == ():
+        stored = item.attrs.get_id(name)
+        if stored.shape == () and isinstance(stored.get_type(), _PLAIN_TYPES):
             value = item.attrs[name]
             value = value.decode() if isinstance(value, bytes) else value
             value = value.item() if isinstance(value, np.generic) else value
@@ -287,4 +345,5 @@ def _refuse_links(file: h5py.File) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip().rstrip(".").splitlines()[0] if str(error) else type(error).__name__
+    lines = str(error).strip().rstrip(".").splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyjuice_bridge.circuit.rows import dirichlet_rows
+from pyjuice_bridge.circuit.initialise import initialise, uniform_leaves, uniform_weights
 from pyjuice_bridge.circuit.types import (
     Circuit,
     InputLayer,
@@ -32,7 +32,7 @@ from pyjuice_bridge.errors import UserError
 
 
 def check_parents(parents: ArrayLike) -> IntArray:
-    """``parents`` as int32 [n] after checking that it names exactly one root and valid nodes."""
+    """Return ``parents`` as int32 [n]; refuse other than one root and valid nodes."""
     tree = np.asarray(parents)
     if tree.ndim != 1 or tree.size == 0 or tree.dtype.kind not in "iu":
         raise UserError("parents must be a non-empty one-dimensional integer array.")
@@ -44,7 +44,7 @@ def check_parents(parents: ArrayLike) -> IntArray:
 
 
 def bfs_levels(parents: ArrayLike) -> list[IntArray]:
-    """The nodes of a tree by depth, root level first, siblings next to each other.
+    """List a tree's nodes by depth, root level first, siblings next to each other.
 
     Inside a level nodes follow the order of their parents, then their own index.
 
@@ -67,14 +67,14 @@ def bfs_levels(parents: ArrayLike) -> list[IntArray]:
 
 
 def ranges(starts: ArrayLike, counts: ArrayLike) -> NDArray[np.int64]:
-    """The integers of ``starts[i] : starts[i] + counts[i]``, one range after another."""
+    """Concatenate the ranges ``starts[i] : starts[i] + counts[i]``."""
     sizes: NDArray[np.int64] = np.asarray(counts, np.int64)
     shift: NDArray[np.int64] = np.asarray(starts, np.int64) - (np.cumsum(sizes) - sizes)
     return np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(shift, sizes)
 
 
 def category_array(categories: ArrayLike, num_vars: int) -> IntArray:
-    """``categories`` (one number, or one per variable) as int32 [num_vars]."""
+    """Return ``categories`` (one number, or one per variable) as int32 [num_vars]."""
     sizes = np.asarray(categories)
     if sizes.dtype.kind not in "iu" or sizes.shape not in ((), (num_vars,)) or sizes.min() < 1:
         raise UserError(
@@ -83,14 +83,16 @@ def category_array(categories: ArrayLike, num_vars: int) -> IntArray:
     return np.broadcast_to(sizes, (num_vars,)).astype(np.int32)
 
 
-def hclt(parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int) -> Circuit:
-    """A hidden Chow-Liu tree with Dirichlet(1) parameters.
+def hclt(
+    parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int | None = None
+) -> Circuit:
+    """Build a hidden Chow-Liu tree.
 
     Args:
         parents: int [n], the tree parent of each variable, -1 at the root.
         latents: values of every hidden variable.
         categories: values of every observed variable: one number, or int [n].
-        seed: of the random rows.
+        seed: of Dirichlet(1) rows; None leaves uniform rows that take no memory.
 
     Returns:
         A circuit over n variables with one root.  ``latents["z"]`` lists the product block of each
@@ -105,9 +107,9 @@ def hclt(parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int) 
 
 
 def tree_copies(
-    parents: ArrayLike, copies: int, latents: int, categories: ArrayLike, *, seed: int
+    parents: ArrayLike, copies: int, latents: int, categories: ArrayLike, *, seed: int | None
 ) -> tuple[Circuit, IntArray]:
-    """Disjoint HCLTs of one tree in the same layers, each with its own parameters and root.
+    """Build disjoint HCLTs of one tree in the same layers, each with its own parameters and root.
 
     Copy j reads the variables ``j * n .. j * n + n - 1``.  Inside a layer blocks are ordered by
     tree node, then copy.
@@ -120,39 +122,39 @@ def tree_copies(
     if copies < 1 or latents < 1:
         raise UserError("latents and clusters must be at least 1.")
     sizes = category_array(categories, len(tree))
-    rng = np.random.default_rng(seed)
     order = np.concatenate(levels)
     layers: list[Layer] = []
-    own = np.empty((len(tree), copies), np.int32)
+    leaf_of = np.empty((len(tree), copies), np.int32)
     for size in np.unique(sizes):
         nodes = order[sizes[order] == size]
         first = sum(layer.num_blocks for layer in layers)
-        own[nodes] = first + np.arange(nodes.size * copies).reshape(-1, copies)
+        leaf_of[nodes] = first + np.arange(nodes.size * copies).reshape(-1, copies)
         variables = nodes[:, None] + len(tree) * np.arange(copies)
-        params = dirichlet_rows(rng, (variables.size, latents, int(size)))
+        params = uniform_leaves(variables.size, latents, int(size))
         layers.append(InputLayer(_i32(variables.ravel()), _i32(np.arange(variables.size)), params))
-    products = np.empty_like(own)
+    products = np.empty_like(leaf_of)
     start = len(tree) * copies
     below = np.empty(0, np.int32)
     for level in levels:
         blocks = np.arange(level.size * copies).reshape(-1, copies)
         products[level] = start + blocks
         sums = start + blocks.size
-        layers.append(_products(level, own, below, tree, start - below.size * copies))
+        layers.append(_products(level, leaf_of, below, tree, start - below.size * copies))
         width = 1 if tree[level[0]] == -1 else latents
         flat = _i32(np.arange(blocks.size + 1))
-        weights = dirichlet_rows(rng, (blocks.size, width, latents))
+        weights = uniform_weights(np.ones(blocks.size, np.int32), width, latents)
         layers.append(SumLayer(flat, _i32(products[level].ravel()), flat[:-1], weights))
         start = sums + blocks.size
         below = level
     roots = _i32(np.arange(start - copies, start))
-    return Circuit(len(tree) * copies, tuple(layers), roots), products
+    circuit = Circuit(len(tree) * copies, tuple(layers), roots)
+    return circuit if seed is None else initialise(circuit, seed), products
 
 
 def _products(
     level: IntArray, own: IntArray, below: IntArray, tree: IntArray, sums: int
 ) -> ProductLayer:
-    """Input block times the sum blocks (from ``sums`` on) of the level ``below``, per node."""
+    """Multiply each node's input block by the sum blocks (from ``sums`` on) ``below`` it."""
     copies = own.shape[1]
     counts = np.bincount(tree[below], minlength=len(tree))[level]
     position = np.cumsum(counts) - counts

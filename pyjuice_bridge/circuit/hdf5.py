@@ -29,14 +29,14 @@ from pyjuice_bridge.circuit.types import (
     SumLayer,
 )
 from pyjuice_bridge.circuit.validate import check
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 
 FORMAT = "juice-bridge-circuit"
 VERSION = 1
 
 
 def save(circuit: Circuit, path: Path | str) -> None:
-    """Write ``circuit`` to ``path``, atomically; what ``load`` returns is bit-for-bit the same.
+    """Write ``circuit`` to ``path``, atomically; ``load`` returns it bit for bit.
 
     Raises:
         UserError: ``circuit`` does not pass ``check``, or the file cannot be written.
@@ -105,7 +105,8 @@ def _read_layer(file: h5py.File, name: str, earlier: list[Layer]) -> Layer:
     kind = read_attribute(file[name], "kind", str)
     if kind not in (known := ("input", "sum", *get_args(ProductKind))):
         raise UserError(
-            f"{place(file, name)}: kind {kind!r} is unknown, must be one of {', '.join(known)}."
+            f"{place(file, name)}: kind {shown(kind)} is unknown, must be one of "
+            f"{', '.join(known)}."
         )
 
     def ints(array: str) -> NDArray[np.int32]:

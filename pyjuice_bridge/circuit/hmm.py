@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyjuice_bridge.circuit.initialise import uniform_leaves
 from pyjuice_bridge.circuit.rows import dirichlet_rows
 from pyjuice_bridge.circuit.types import (
     Circuit,
@@ -69,7 +70,7 @@ class Hmm:
         return int(self.initial.size + self.transition.size + self.emission.size)
 
     def circuit(self, length: int) -> Circuit:
-        """The model of the first ``length`` tokens, one variable each.
+        """Build the circuit of the first ``length`` tokens, one variable each.
 
         ``latents["z"]`` lists the product blocks: node h of block t means z_t = h.  The circuit
         shares the arrays of the model.
@@ -103,7 +104,7 @@ class Hmm:
 
     @staticmethod
     def of(circuit: Circuit) -> Hmm:
-        """The model whose circuit of some length this is; the arrays are shared.
+        """Return the HMM behind a circuit of any length; the arrays are shared.
 
         Raises:
             UserError: the circuit is not one that ``Hmm.circuit`` builds, or of a single position,
@@ -135,16 +136,19 @@ class Hmm:
         )
 
 
-def random_hmm(states: int, vocabulary: int, seed: int) -> Hmm:
-    """An HMM whose rows are Dirichlet(1) draws, float32.
+def random_hmm(states: int, vocabulary: int, seed: int | None) -> Hmm:
+    """Draw the rows of an HMM from Dirichlet(1), float32.
 
     Args:
         states: H.
         vocabulary: V.
-        seed: same seed, same rows.
+        seed: equal seeds give equal rows; None leaves uniform rows that take no memory.
     """
     if states < 1 or vocabulary < 1:
         raise UserError("An HMM needs at least 1 state and 1 token.")
+    if seed is None:
+        transition = uniform_leaves(1, states, states)[0]
+        return Hmm(transition[0], transition, uniform_leaves(1, states, vocabulary)[0])
     rng = np.random.default_rng(seed)
     initial = dirichlet_rows(rng, (1, states))[0]
     transition = dirichlet_rows(rng, (states, states))
@@ -152,7 +156,7 @@ def random_hmm(states: int, vocabulary: int, seed: int) -> Hmm:
 
 
 def _structure(circuit: Circuit) -> list[object]:
-    """Everything about a circuit but its parameters, as plain lists."""
+    """Return everything about a circuit but its parameters, as plain lists."""
     facts: list[object] = [circuit.num_vars, circuit.roots.tolist()]
     facts.append({name: blocks.tolist() for name, blocks in circuit.latents.items()})
     for layer in circuit.layers:

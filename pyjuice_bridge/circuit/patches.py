@@ -27,16 +27,21 @@ from pyjuice_bridge.errors import UserError
 
 
 def patch_bundle(
-    parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
+    parents: ArrayLike,
+    clusters: int,
+    latents: int,
+    categories: ArrayLike,
+    *,
+    seed: int | None = None,
 ) -> Circuit:
-    """One HCLT per cluster over disjoint copies of the patch variables, Dirichlet(1) parameters.
+    """Build one HCLT per cluster over disjoint copies of the patch variables.
 
     Args:
         parents: int [D], the tree over the variables of one patch, -1 at the root.
         clusters: number of patch circuits, K.
         latents: values of every hidden variable.
         categories: values of every patch variable: one number, or int [D].
-        seed: of the random rows.
+        seed: of Dirichlet(1) rows; None leaves uniform rows that take no memory.
 
     Returns:
         A circuit over ``K * D`` variables; root j is cluster j and reads
@@ -55,7 +60,7 @@ def patch_bundle(
 
 
 def glue(latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
-    """The circuit over whole images: p(x) = Σ_z p_latent(z) Π_i p_bundle(x_patch(i); root z_i).
+    """Build the circuit of whole images, Σ_z p_latent(z) Π_i p_bundle(x_patch(i); root z_i).
 
     Args:
         latent: one root, one input layer with one block per position over K categories (p(Z | H)).
@@ -95,7 +100,7 @@ def glue(latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circui
 
 
 def _check(latent: Circuit, bundle: Circuit, places: NDArray[np.int_]) -> InputLayer:
-    """The input layer of ``latent``, once everything is known to fit."""
+    """Check that the parts fit and return the input layer of ``latent``."""
     clusters = len(bundle.roots)
     if places.ndim != 2 or places.dtype.kind not in "iu" or places.size == 0:
         raise UserError("patch_variables must be an integer array of shape [positions, variables].")
@@ -129,7 +134,7 @@ def _check(latent: Circuit, bundle: Circuit, places: NDArray[np.int_]) -> InputL
 
 
 def _spread(layer: Layer, places: NDArray[np.int_], size: int) -> Layer:
-    """One copy of every block per position (rows of ``places``), positions fastest."""
+    """Copy every block for each position (rows of ``places``), positions fastest."""
     copies = len(places)
     if isinstance(layer, InputLayer):
         variables = places[:, layer.variables % size].T.ravel()
@@ -146,7 +151,7 @@ def _spread(layer: Layer, places: NDArray[np.int_], size: int) -> Layer:
 
 
 def _shifted(layer: Layer, by: int) -> Layer:
-    """The layer with all its children ``by`` blocks further on."""
+    """Return the layer with all its children moved by ``by`` blocks."""
     if isinstance(layer, InputLayer):
         return layer
     return replace(layer, children=(layer.children + by).astype(np.int32))

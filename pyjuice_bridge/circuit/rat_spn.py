@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyjuice_bridge.circuit.hclt import category_array
+from pyjuice_bridge.circuit.initialise import initialise, uniform_leaves, uniform_weights
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
     load_region_graph,
     random_region_graph,
 )
-from pyjuice_bridge.circuit.rows import dirichlet_rows
 from pyjuice_bridge.circuit.types import (
     Circuit,
     InputLayer,
@@ -35,16 +35,16 @@ __all__ = ["RegionGraph", "load_region_graph", "random_region_graph", "rat_spn"]
 
 
 def rat_spn(
-    graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int
+    graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int | None = None
 ) -> Circuit:
-    """A RAT-SPN over ``graph`` with Dirichlet(1) parameters.
+    """Build a RAT-SPN over ``graph``.
 
     Args:
         graph: the regions and their partitions.
         sums: width of the sum block of every region but the root.
         inputs: width of the leaf regions.
         categories: values of every variable: one number, or int [num_vars].
-        seed: of the random rows.
+        seed: of Dirichlet(1) rows; None leaves uniform rows that take no memory.
 
     Returns:
         A circuit with one root.  Regions are placed by their height above the leaves, one product
@@ -56,7 +56,7 @@ def rat_spn(
     """
     if sums < 1 or inputs < 1:
         raise UserError("sums and inputs must be at least 1.")
-    builder = _Builder(graph, sums, inputs, seed)
+    builder = _Builder(graph, sums, inputs)
     builder.add_leaves(category_array(categories, graph.num_vars))
     for regions in _by_height(graph):
         builder.add_regions(regions)
@@ -68,18 +68,18 @@ def rat_spn(
         "inputs": int(inputs),
     }
     root = np.array([builder.block[graph.root]], np.int32)
-    return Circuit(graph.num_vars, tuple(builder.layers), root, {}, meta)
+    circuit = Circuit(graph.num_vars, tuple(builder.layers), root, {}, meta)
+    return circuit if seed is None else initialise(circuit, seed)
 
 
 class _Builder:
-    """The layers so far, and the block that stands for each region."""
+    """The layers so far, and the block of each region."""
 
-    def __init__(self, graph: RegionGraph, sums: int, inputs: int, seed: int) -> None:
+    def __init__(self, graph: RegionGraph, sums: int, inputs: int) -> None:
         self.graph = graph
         self.sums = sums
         self.widths = [sums if splits else inputs for splits in graph.splits]
         self.inputs = inputs
-        self.rng = np.random.default_rng(seed)
         self.layers: list[Layer] = []
         self.blocks = 0
         self.block: dict[int, int] = {}
@@ -92,13 +92,13 @@ class _Builder:
         return ids
 
     def add_leaves(self, categories: IntArray) -> None:
-        """Input layers, one per number of categories, and the products of the leaf regions."""
+        """Add an input layer per number of categories, and the products of the leaf regions."""
         regions = [region for region, splits in enumerate(self.graph.splits) if not splits]
         pairs = [(region, v) for region in regions for v in self.graph.scopes[region]]
         factors: dict[int, list[int]] = defaultdict(list)
         for size in np.unique(categories):
             chosen = [(region, v) for region, v in pairs if categories[v] == size]
-            params = dirichlet_rows(self.rng, (len(chosen), self.inputs, int(size)))
+            params = uniform_leaves(len(chosen), self.inputs, int(size))
             variables = np.array([v for _, v in chosen], np.int32)
             layer = InputLayer(variables, np.arange(len(chosen), dtype=np.int32), params)
             for (region, _), block in zip(chosen, self._append(layer), strict=True):
@@ -107,7 +107,7 @@ class _Builder:
         self.block.update(zip(regions, ids, strict=True))
 
     def add_regions(self, regions: list[int]) -> None:
-        """The products of the partitions of ``regions``, and the sums over them."""
+        """Add the products of the partitions of ``regions``, and the sums over them."""
         for width, alike in self._by_width(regions).items():
             pairs = [pair for region in alike for pair in self.graph.splits[region]]
             children = [[self.block[left], self.block[right]] for left, right in pairs]
@@ -120,29 +120,29 @@ class _Builder:
                     self.add_sums(group, [edges[region] for region in group], out, width)
 
     def _by_width(self, regions: list[int]) -> dict[int, list[int]]:
-        """Regions by the width of their partitions."""
-        found: dict[int, list[int]] = defaultdict(list)
+        """Group regions by the width of their partitions."""
+        regions_by_width: dict[int, list[int]] = defaultdict(list)
         for region in regions:
             widths = {self.widths[a] * self.widths[b] for a, b in self.graph.splits[region]}
             if len(widths) > 1:
                 raise UserError(
                     f"Region {region} has partitions of different widths; use inputs equal to sums."
                 )
-            found[widths.pop()].append(region)
-        return found
+            regions_by_width[widths.pop()].append(region)
+        return regions_by_width
 
     def add_sums(self, regions: list[int], edges: list[list[int]], width: int, size: int) -> None:
-        """One sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
-        rows = [dirichlet_rows(self.rng, (width, len(e) * size)) for e in edges]
-        weights = [row.reshape(width, -1, size).swapaxes(0, 1) for row in rows]
+        """Add a sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
         children, offsets = _ragged(edges)
         groups = np.arange(len(children), dtype=np.int32)
-        ids = self._append(SumLayer(offsets, children, groups, np.concatenate(weights)))
+        counts = np.repeat(np.diff(offsets), np.diff(offsets))
+        weights = uniform_weights(counts, width, size)
+        ids = self._append(SumLayer(offsets, children, groups, weights))
         self.block.update(zip(regions, ids, strict=True))
 
 
 def _by_height(graph: RegionGraph) -> list[list[int]]:
-    """Regions with partitions, grouped by the longest way down to a leaf, lowest first."""
+    """Group regions with partitions by the longest path down to a leaf, lowest first."""
     height = [0] * len(graph.scopes)
     for region in sorted(range(len(height)), key=lambda i: len(graph.scopes[i])):
         below = [height[child] for pair in graph.splits[region] for child in pair]
@@ -160,6 +160,6 @@ def _product(kind: ProductKind, children: list[list[int]]) -> ProductLayer:
 
 
 def _ragged(lists: list[list[int]]) -> tuple[IntArray, IntArray]:
-    """The lists one after another, and where each begins."""
+    """Concatenate lists; return also the offset of each."""
     flat = np.array([item for part in lists for item in part], np.int32)
     return flat, np.cumsum([0, *map(len, lists)]).astype(np.int32)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class RegionGraph:
         partitions: (region, left child, right child), indices into ``scopes``.
 
     Raises:
-        UserError: a partition does not split its region in two, or there is not exactly one region
-            that is nobody's child, or that one does not hold every variable.
+        UserError: ``num_vars`` is out of range, a partition does not split its region in two, or
+            there is not exactly one region that is nobody's child, or that one does not hold every
+            variable.
     """
 
     num_vars: int
@@ -41,6 +42,10 @@ class RegionGraph:
     partitions: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
+        if self.num_vars < 1:
+            _fail("num_vars must be at least 1")
+        if self.num_vars >= 2**31:
+            _fail(f"num_vars is {shown(self.num_vars)}, must be below {2**31}")
         for i, scope in enumerate(self.scopes):
             if not scope or len(set(scope)) != len(scope):
                 _fail(f"regions[{i}].scope must list at least one variable, none twice")
@@ -55,7 +60,9 @@ class RegionGraph:
         below = {child for _, *children in self.partitions for child in children}
         tops = [region for region in range(len(self.scopes)) if region not in below]
         if len(tops) != 1:
-            _fail(f"exactly one region must be no child of a partition, but these are: {tops}")
+            _fail(
+                f"exactly one region must be no child of a partition, but these are: {shown(tops)}"
+            )
         if len(self.scopes[tops[0]]) != self.num_vars:
             _fail(f"region {tops[0]} is at the top and must hold all {self.num_vars} variables")
 
@@ -68,13 +75,13 @@ class RegionGraph:
     @cached_property
     def splits(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """The partitions of each region as (left child, right child)."""
-        found: list[list[tuple[int, int]]] = [[] for _ in self.scopes]
+        partitions: list[list[tuple[int, int]]] = [[] for _ in self.scopes]
         for region, left, right in self.partitions:
-            found[region].append((left, right))
-        return tuple(tuple(pairs) for pairs in found)
+            partitions[region].append((left, right))
+        return tuple(tuple(pairs) for pairs in partitions)
 
     def to_json(self) -> str:
-        """The text of a region-graph file."""
+        """Return the text of a region-graph file."""
         regions = [{"scope": list(scope)} for scope in self.scopes]
         partitions = [{"region": r, "children": [a, b]} for r, a, b in self.partitions]
         graph = {"num_vars": self.num_vars, "regions": regions, "partitions": partitions}
@@ -92,14 +99,14 @@ def load_region_graph(path: str | Path) -> RegionGraph:
         return _parsed(data)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON text ({error}).") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def random_region_graph(num_vars: int, depth: int, replicas: int, *, seed: int) -> RegionGraph:
-    """Random balanced binary splits of all variables, repeated ``replicas`` times below one root.
+    """Split all variables into random halves, ``replicas`` times below one root.
 
     Source: Peharz et al., *Random Sum-Product Networks*, UAI 2019, algorithm 1.  Here replicas only
     meet at the root: equal regions of two replicas stay apart.
@@ -136,11 +143,9 @@ def _fail(problem: str) -> NoReturn:
 
 
 def _parsed(data: Any) -> RegionGraph:
-    """The graph in decoded JSON, types checked entry by entry."""
+    """Return the graph in decoded JSON, checking types entry by entry."""
     _check_keys(data, ("num_vars", "regions", "partitions"), "the file")
     num_vars = _integer(data["num_vars"], "num_vars")
-    if num_vars < 1:
-        _fail("num_vars must be at least 1")
     for key in ("regions", "partitions"):
         if not isinstance(data[key], list):
             _fail(f"{key} must be a list")

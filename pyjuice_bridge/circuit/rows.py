@@ -11,7 +11,7 @@ _CHUNK = 1 << 22
 
 
 def dirichlet_rows(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Float32 array of ``shape`` whose last axis holds independent Dirichlet(1) draws.
+    """Draw a float32 array of ``shape`` whose rows (last axis) are Dirichlet(1).
 
     Exponentials are drawn and normalised in double precision, a few million entries at a time.
     """

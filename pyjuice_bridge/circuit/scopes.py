@@ -21,7 +21,7 @@ from pyjuice_bridge.errors import UserError
 
 
 def fingerprints(variables: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """A fixed hash of each variable, int32 [n] → uint64 [n] (the finaliser of SplitMix64)."""
+    """Hash variables, int32 [n] → uint64 [n], with the finaliser of SplitMix64."""
     bits = (variables.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
@@ -68,7 +68,7 @@ def check_decomposable(
 
 
 def _below(circuit: Circuit, starts: NDArray[np.int64], top: int) -> NDArray[np.bool_]:
-    """Which blocks ``top`` depends on, itself included: bool [blocks]."""
+    """Mark the blocks that ``top`` depends on, itself included: bool [blocks]."""
     below = np.zeros(int(starts[-1]), bool)
     below[top] = True
     for i, layer in reversed(list(enumerate(circuit.layers))):

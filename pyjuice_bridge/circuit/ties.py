@@ -17,7 +17,7 @@ def fail(item: str, problem: str) -> NoReturn:
 
 
 def first_of(bad: NDArray[np.bool_]) -> int:
-    """The index of the first True."""
+    """Return the index of the first True."""
     return int(np.argmax(bad))
 
 
@@ -37,7 +37,7 @@ def _places(layer: SumLayer) -> _Places:
 
 
 def _first_edges(layer: SumLayer) -> NDArray[np.int64]:
-    """The first edge that names each group, int64 [groups]."""
+    """Find the first edge of each group, int64 [groups]."""
     return np.unique(layer.groups, return_index=True)[1]
 
 
@@ -73,7 +73,7 @@ def check_ties(
 
 
 def check_owner(circuit: Circuit, index: int, item: str) -> None:
-    """``tied_to`` of a sum layer names an earlier sum layer, and ``weights`` is its array."""
+    """Check that ``tied_to`` names an earlier sum layer, and that ``weights`` is its array."""
     layer = circuit.layers[index]
     assert isinstance(layer, SumLayer)
     if layer.tied_to is None:
@@ -89,10 +89,10 @@ def check_owner(circuit: Circuit, index: int, item: str) -> None:
 
 
 def check_tied_lists(circuit: Circuit, layer: SumLayer, start: int, item: str) -> None:
-    """Every block's ordered list of groups is that of some block of the owner.
+    """Check that every block's ordered list of groups occurs in the owner.
 
     All groups of the owner are in use and its own lists are checked already, so an edge is right
-    exactly if it stands where the owner's first edge of the same group stands, in a list as long,
+    exactly if it is at the position of the owner's first edge of the same group, in a list as long,
     and its whole list belongs to the same block there.
     """
     owner = circuit.layers[layer.tied_to if layer.tied_to is not None else 0]

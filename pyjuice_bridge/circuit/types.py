@@ -103,14 +103,14 @@ Layer = InputLayer | ProductLayer | SumLayer
 
 
 def layer_params(layer: Layer) -> FloatArray | None:
-    """The parameter array of a layer; None for a product and for what is tied to another layer."""
+    """Return the parameters of a layer; None for products and tied sum layers."""
     if isinstance(layer, InputLayer):
         return layer.params
     return layer.weights if isinstance(layer, SumLayer) and layer.tied_to is None else None
 
 
 def with_params(layer: Layer, params: FloatArray | None) -> Layer:
-    """A copy of ``layer`` that holds ``params`` (None leaves the layer as it is)."""
+    """Copy ``layer`` with the parameters ``params`` (None: return it unchanged)."""
     if params is None or isinstance(layer, ProductLayer):
         return layer
     if isinstance(layer, InputLayer):
@@ -174,11 +174,11 @@ class Circuit:
         return sizes
 
     def layer_of(self, block: int) -> int:
-        """The index of the layer that holds ``block``."""
+        """Return the index of the layer that holds ``block``."""
         return int(np.searchsorted(self.starts, block, side="right")) - 1
 
     def with_layer_params(self, params: list[FloatArray | None]) -> Circuit:
-        """The same circuit with other parameters, one entry per layer (None keeps).
+        """Copy the circuit with other parameters, one entry per layer (None keeps a layer's).
 
         Layers tied to another follow it.
         """

@@ -1,4 +1,4 @@
-"""Is this a circuit?  Structural and numeric checks on the arrays, before anything is computed."""
+"""Check that arrays are a circuit, in structure and numbers, before anything is computed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.scopes import check_decomposable, fail_overlap, fingerprints
 from pyjuice_bridge.circuit.ties import check_owner, check_tied_lists, check_ties, fail, first_of
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+from pyjuice_bridge.errors import shown
 
 TOLERANCE = 1e-5
 """How far the sum of a row of probabilities may be from one."""
@@ -22,7 +23,7 @@ def check(circuit: Circuit, where: str = "circuit") -> None:
     """Raise unless ``circuit`` is smooth, decomposable, normalised and consistently stored.
 
     Args:
-        circuit: what to look at; nothing is changed.
+        circuit: what to check; it stays as it is.
         where: names the circuit in messages, for instance its file.
 
     Raises:
@@ -50,7 +51,7 @@ def check(circuit: Circuit, where: str = "circuit") -> None:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """What is known of every block so far: int64 and uint64 arrays over all blocks."""
+    """Facts about every block checked so far: int64 and uint64 arrays over all blocks."""
 
     widths: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -64,10 +65,12 @@ def _check_header(circuit: Circuit, where: str) -> None:
         fail(f"{where}: /layers", "there is no layer")
     for name in (*circuit.latents, *circuit.meta):
         if not isinstance(name, str) or not name or not _storable(name):
-            fail(where, f"the name {name!r} must be non-empty text without NUL characters")
+            fail(where, f"the name {shown(name)} must be non-empty text without NUL characters")
     for name in circuit.latents:
         if "/" in name or name in (".", ".."):
-            fail(f"{where}: /latents", f"the name {name!r} must not be '.', '..' or hold a '/'")
+            fail(
+                f"{where}: /latents", f"the name {shown(name)} must not be '.', '..' or hold a '/'"
+            )
     for name, value in circuit.meta.items():
         if isinstance(value, int):
             good = -(2**63) <= value < 2**63
@@ -76,7 +79,7 @@ def _check_header(circuit: Circuit, where: str) -> None:
         if not good:
             fail(
                 f"{where}: /meta",
-                f"{name!r} must be text without NUL characters, a 64-bit integer or a float",
+                f"{shown(name)} must be text without NUL characters, a 64-bit integer or a float",
             )
 
 
@@ -97,15 +100,15 @@ def _check_array(array: Any, kinds: tuple[type, ...], ndim: int, item: str) -> N
 
 
 def _check_arrays(layer: Layer, item: str) -> None:
-    """Types, shapes and ids that can be judged within the layer."""
+    """Check the types, shapes and ids that need no other layer."""
     if isinstance(layer, InputLayer):
         if layer.family != "categorical":
-            fail(item, f"family {layer.family!r} is unknown, must be 'categorical'")
+            fail(item, f"family {shown(layer.family)} is unknown, must be 'categorical'")
         _check_array(layer.variables, (np.int32,), 1, f"{item}/variables")
         _check_tied(layer.groups, ("params", layer.params), ("variables", layer.variables), item)
         return
     if isinstance(layer, ProductLayer) and layer.kind not in ("hadamard", "kronecker", "concat"):
-        fail(item, f"kind {layer.kind!r} is unknown, must be hadamard, kronecker or concat")
+        fail(item, f"kind {shown(layer.kind)} is unknown, must be hadamard, kronecker or concat")
     _check_array(layer.offsets, (np.int32,), 1, f"{item}/offsets")
     _check_array(layer.children, (np.int32,), 1, f"{item}/children")
     offsets = layer.offsets
@@ -128,7 +131,7 @@ def _check_tied(
     *,
     shared: bool = False,
 ) -> None:
-    """``groups`` names a matrix of ``params`` for each of the ``entries``, and each matrix.
+    """Check that ``groups`` names a matrix of ``params`` for each entry, and every matrix.
 
     A layer that shares the matrices of another may leave some out.
     """
@@ -150,7 +153,7 @@ def _check_tied(
 
 
 def _check_variables(circuit: Circuit, where: str) -> int:
-    """How many variables leaves read; each must have one number of categories throughout."""
+    """Count the variables that leaves read; each must have the same categories everywhere."""
     inputs = [(i, a) for i, a in enumerate(circuit.layers) if isinstance(a, InputLayer)]
     if not inputs:
         fail(f"{where}: /layers", "there is no input layer")
@@ -179,7 +182,7 @@ def _check_variables(circuit: Circuit, where: str) -> int:
 
 
 def _check_layer(circuit: Circuit, layer: Layer, blocks: _Blocks, start: int, item: str) -> None:
-    """Children, widths, scopes, ties and rows; fills in what is known of the layer's blocks."""
+    """Check children, widths, scopes, ties and rows, and fill in the facts of the blocks."""
     here = slice(start, start + layer.num_blocks)
     if isinstance(layer, InputLayer):
         groups = np.arange(len(layer.params))
@@ -246,7 +249,7 @@ def _product_width(layer: ProductLayer, widths: NDArray[np.int64], item: str) ->
 
 
 def _check_rows(params: NDArray[Any], order: NDArray[Any], firsts: NDArray[Any], item: str) -> None:
-    """Rows of probabilities: ``order[firsts[k]:firsts[k + 1]]`` are the groups that row k spans."""
+    """Check probabilities; row k spans the groups ``order[firsts[k]:firsts[k + 1]]``."""
     with np.errstate(invalid="ignore", over="ignore"):
         low = params.min()
         if not low >= 0:

@@ -9,25 +9,26 @@ import click
 
 @click.group()
 def data() -> None:
-    """List the sets of images and text, or get one."""
+    """List the data sets known by name, or get one."""
 
 
 @data.command("list")
 def list_sets() -> None:
     """Name the sets that 'data.name' accepts, with what is known about them."""
-    from pyjuice_bridge.data import names
+    from pyjuice_bridge.data.catalogue import SETS
     from pyjuice_bridge.data.files import cache_dir
-    from pyjuice_bridge.data.text_corpora import CORPORA
-    from pyjuice_bridge.pipeline.plan import SHAPES
 
-    for name in names():
-        known = SHAPES.get(name)
-        size = f"{'×'.join(map(str, known.shape)):>8}  {known.train:>9,} train" if known else ""
-        click.echo(f"{name:<16} {size:<26} {_here(cache_dir() / name)}")
-    click.echo("A path also works: a folder of pictures, a .npy or an .npz file.\n")
-    for name, corpus in CORPORA.items():
-        click.echo(f"{name:<16} {corpus.about:<39} {_here(cache_dir() / name)}")
-    click.echo("A path also works: text files, WikiText .tokens, .raw or parquet, or a folder.")
+    for domain, paths in _PATHS.items():
+        for entry in SETS.values():
+            if entry.domain == domain:
+                known = entry.published
+                size = "x".join(map(str, known.get("shape", ())))
+                size = f"{known['columns']:,} columns" if "columns" in known else size
+                rows = f"{known['train']:,} train" if "train" in known else ""
+                there = _here(cache_dir() / entry.folder)
+                about = f"{entry.about:<42.42}"
+                click.echo(f"{entry.name:<16} {about} {size:>13} {rows:>17}  {there}")
+        click.echo(f"A path also works for {domain}: {paths}.\n")
 
 
 @data.command()
@@ -42,6 +43,13 @@ def get(name: str, root: Path | None) -> None:
     from pyjuice_bridge.data import get_dataset
 
     click.echo(f"{name} is in {get_dataset(name, root)}")
+
+
+_PATHS = {
+    "images": "a folder of pictures, a .npy or an .npz file",
+    "text": "text files, WikiText .tokens, .raw or parquet, or a folder of them",
+    "table": "a .csv, .data, .npy, .npz or .parquet file, or a folder of them",
+}
 
 
 def _here(folder: Path) -> str:

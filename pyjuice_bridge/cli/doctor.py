@@ -109,6 +109,6 @@ def _data_sets() -> Iterator[tuple[str, str]]:
     from pyjuice_bridge.data.files import cache_dir
 
     folder = cache_dir()
-    known = (*names(), *text_names())
-    here = [n for n in known if (folder / n).is_dir() and any((folder / n).iterdir())]
+    all_names = (*names(), *text_names())
+    here = [n for n in all_names if (folder / n).is_dir() and any((folder / n).iterdir())]
     yield "data sets", f"{', '.join(here) or 'none'} in {folder}; 'data get NAME' gets others"

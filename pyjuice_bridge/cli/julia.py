@@ -10,7 +10,7 @@ import click
 
 @click.group()
 def julia() -> None:
-    """The Julia engine."""
+    """Set up the Julia engine."""
 
 
 @julia.command()
@@ -26,13 +26,13 @@ def setup(cuda: bool, juice: bool) -> None:
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """The lines of ``doctor`` about Julia."""
+    """Return the lines of ``doctor`` about Julia."""
     from pyjuice_bridge.engines.julia_environment import PACKAGES, julia_state, threads
 
     state = julia_state()
-    found = f"{state.version} ({state.executable})" if state.version else ""
+    version = f"{state.version} ({state.executable})" if state.version else ""
     problem = "" if state.usable else f"Julia {state.reason}; circuits run with PyTorch"
-    yield "julia", "; ".join(filter(None, (found, problem)))
+    yield "julia", "; ".join(filter(None, (version, problem)))
     if state.packages:
         names = [f"{name} {state.packages.get(name, 'missing')}" for name in PACKAGES]
         yield "julia packages", ", ".join(names)

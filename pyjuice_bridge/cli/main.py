@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
-import traceback
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -13,54 +10,52 @@ import click
 from pyjuice_bridge import processes
 from pyjuice_bridge.cli.data import data
 from pyjuice_bridge.cli.doctor import doctor
+from pyjuice_bridge.cli.failures import sentence
 from pyjuice_bridge.cli.inspect import clean, compare, show
 from pyjuice_bridge.cli.julia import julia
 from pyjuice_bridge.cli.models import evaluate, infill, inpaint, sample
 from pyjuice_bridge.cli.run import init, run
+from pyjuice_bridge.cli.streams import (
+    OutputClosedError,
+    accept_any_text,
+    close_output,
+    ended_by_signals,
+)
 from pyjuice_bridge.errors import UserError
 
 INTERRUPTED = 130
+CLOSED = 141
+"""Exit statuses, as shells give them to programs that SIGINT and SIGPIPE end."""
 
 
 class Commands(click.Group):
     """A group whose commands end with one line, never with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        accept_any_text()
         try:
-            return super().invoke(ctx)
+            with ended_by_signals():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except (BrokenPipeError, OutputClosedError):
+            close_output()
+            raise click.exceptions.Exit(CLOSED) from None
         except UserError as error:
             _tell(f"error: {error}")
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             _tell("interrupted; the same command continues where this one stopped")
-            raise click.exceptions.Exit(INTERRUPTED) from None
+            raise click.exceptions.Exit(getattr(error, "status", INTERRUPTED)) from None
         except Exception as error:
-            _tell(f"error: {_unexpected(error)}")
+            _tell(f"error: {sentence(error)}")
         raise click.exceptions.Exit(1)
 
 
 def _tell(line: str) -> None:
-    """One line from a run, however many processes it has."""
+    """Print one line for a run, however many processes it has and wherever its terminal went."""
     if processes.speaks():
-        click.echo(line, err=True)
-
-
-def _unexpected(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        place = f" at {error.filename}" if error.filename else ""
-        return f"the disk is full{place}; free some space, and the same command continues"
-    if isinstance(error, MemoryError):
-        why = f" ({error})" if str(error) else ""
-        return f"there is not enough memory{why}; make the circuit smaller"
-    if isinstance(error, BrokenPipeError):
-        return "the output was closed"
-    log = getattr(error, "log", None)
-    if log is None:
-        log = Path(tempfile.gettempdir()) / "pyjuice_bridge-error.log"
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    summary = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return f"something unexpected happened ({summary}); the details are in {log}"
+        with suppress(OSError):
+            click.echo(line, err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

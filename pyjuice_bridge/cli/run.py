@@ -33,6 +33,8 @@ from pyjuice_bridge.errors import UserError
     help="Where; default: the config's, which is auto if not given.",
 )
 @click.option("--fresh", is_flag=True, help="Compute every stage anew, reuse nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Print results only, no progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Print what else goes to log.txt.")
 @click.option(
     "--plan", is_flag=True, help="Show parameters, memory and predicted time; run nothing."
 )
@@ -43,16 +45,20 @@ def run(
     engine: str | None,
     device: str | None,
     fresh: bool,
+    quiet: bool,
+    verbose: bool,
     plan: bool,
 ) -> None:
     """Run CONFIG from data to report.
+
+    Progress goes to standard error, results to standard output.
 
     Finished stages are kept in 'artifacts' beside the run's folder and reused by every run that
     needs the same; a run that was stopped continues when started again.
     """
     from pyjuice_bridge import processes
     from pyjuice_bridge.cli.tables import make_console
-    from pyjuice_bridge.config import load_config
+    from pyjuice_bridge.runner.config import load_config
 
     changes = [*overrides]
     changes += [f"engine={engine}"] if engine else []
@@ -62,14 +68,16 @@ def run(
     console.quiet = not processes.leads()
     if plan:
         from pyjuice_bridge.cli.tables import plan_table
-        from pyjuice_bridge.pipeline.plan import make_plan
+        from pyjuice_bridge.runner.plan import make_plan
 
         console.print(plan_table(make_plan(checked)))
         return
     from pyjuice_bridge.cli.tables import results_table
-    from pyjuice_bridge.pipeline.api import run as run_config
+    from pyjuice_bridge.runner.api import run as run_config
 
-    result = run_config(checked, out=out, fresh=fresh, console=console)
+    progress = make_console(stderr=True)
+    progress.quiet = quiet or console.quiet
+    result = run_config(checked, out=out, fresh=fresh, console=progress, verbose=verbose)
     console.print(results_table(result.path))
     console.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 

@@ -9,26 +9,36 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table
 
+from pyjuice_bridge.cli.streams import OutputClosedError
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, read_run
-from pyjuice_bridge.report.words import arm_name, bytes_text, seconds_text
+from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, seconds_text
 
 if TYPE_CHECKING:
-    from pyjuice_bridge.pipeline.plan import Plan
+    from pyjuice_bridge.runner.plan import Plan
 
 
 _WIDE = 200
+_TEXTS = ("arm", "config", "run", "data", "state")
 
 
-def make_console() -> Console:
-    """The terminal; where the output goes elsewhere, lines are as long as they are."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDE, soft_wrap=True)
+class _Output(Console):
+    """A console that says by an exception that its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise OutputClosedError
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Create a console; lines are not wrapped where the output is not a terminal."""
+    console = _Output(stderr=stderr)
+    return console if console.is_terminal else _Output(stderr=stderr, width=_WIDE, soft_wrap=True)
 
 
 def results_table(run_dir: Path) -> Table:
-    """The final figures of a run, one arm per line."""
+    """Tabulate the final figures of a run, one arm per line."""
     run = read_run(run_dir)
     table = _table(
         f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
@@ -38,11 +48,31 @@ def results_table(run_dir: Path) -> Table:
         size = "–" if result.parameters is None else f"{result.parameters:,}"
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
         table.add_row(arm_name(result.arm, result.states), size, *figures, *spent)
+    table.caption = "\n".join(line for result in run.results for line in impossible(result)) or None
+    return table
+
+
+def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
+    """Tabulate the runs of a folder, one arm per line: the figure on test, or the error."""
+    table = _table(str(folder), ["run", "data", "arm", "test", "time", "state"])
+    for path in runs:
+        try:
+            run = read_run(path)
+        except UserError as error:
+            table.add_row(path.name, "–", "–", "–", "–", str(error))
+            continue
+        if not run.results:
+            table.add_row(path.name, run.dataset or "–", "–", "–", "–", "unfinished")
+        for result in run.results:
+            name = arm_name(result.arm, result.states)
+            figure = result.measure.phrase(result.values["test"])
+            spent = seconds_text(result.seconds)
+            table.add_row(path.name, run.dataset or "–", name, figure, spent, "finished")
     return table
 
 
 def compare_rows(rows: Sequence[ComparedArm]) -> Table:
-    """Mean ± standard deviation of every arm over the seeds."""
+    """Tabulate mean ± standard deviation of every arm over the seeds."""
     units = ", ".join(dict.fromkeys(row.measure.unit for row in rows))
     table = _table(f"{units}, mean ± sd", ["config", "arm", "seeds", "parameters", *SPLITS, "time"])
     labels = list(dict.fromkeys(row.label for row in rows))
@@ -63,7 +93,7 @@ def compare_rows(rows: Sequence[ComparedArm]) -> Table:
 
 
 def plan_table(plan: Plan) -> Table:
-    """What a run would take."""
+    """Tabulate a run's parameters, memory and predicted time."""
     columns = ["arm", "parameters", "passes", "memory", "predicted time"]
     table = _table(f"plan of {plan.name}", columns)
     for arm in plan.arms:
@@ -84,6 +114,6 @@ def _spread(value: Spread | None, measure: Measure) -> str:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in columns:
-        justify: Literal["left", "right"] = "left" if column in ("arm", "config") else "right"
+        justify: Literal["left", "right"] = "left" if column in _TEXTS else "right"
         table.add_column(column, justify=justify, overflow="fold")
     return table

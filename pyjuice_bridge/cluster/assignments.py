@@ -26,6 +26,8 @@ from pyjuice_bridge.cluster.kmeans import assign
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Embeddings, Progress
 
+FILE = "assignments.h5"
+"""Its name in a run's folder."""
 FORMAT = "juice-bridge-assignments"
 VERSION = 1
 BLOCK = 1 << 24
@@ -43,7 +45,7 @@ class Assignments:
         clusters: K; every id is in 0..K-1.
         centroids: float32 [P, K, D], P = 1 when positions share their clusters; None for ids
             that came from elsewhere.
-        attributes: plain facts about the teacher and the clustering.
+        attributes: plain values that describe the teacher and the clustering.
     """
 
     z: dict[str, NDArray[np.int32]]
@@ -56,6 +58,7 @@ class Assignments:
 
     @property
     def positions(self) -> int:
+        """The number of latent variables of a row."""
         return int(next(iter(self.z.values())).shape[1])
 
     @property
@@ -66,7 +69,7 @@ class Assignments:
     def assign(
         self, embeddings: Embeddings, *, device: str = "cpu", on_progress: Progress | None = None
     ) -> NDArray[np.int32]:
-        """The nearest centroids of new data, int32 [N, positions]."""
+        """Assign new data to the nearest centroids, int32 [N, positions]."""
         if self.centroids is None:
             raise UserError(
                 "these assignments hold no centroids, so new data cannot be assigned; "
@@ -123,7 +126,7 @@ def assign_all(
     device: str = "cpu",
     on_progress: Progress | None = None,
 ) -> NDArray[np.int32]:
-    """The nearest of ``centroids`` [P or 1, K, D] for all rows and positions, int32 [N, P].
+    """Find the nearest of ``centroids`` [P or 1, K, D] for all rows and positions, int32 [N, P].
 
     Of several processes each looks at some of the blocks that are read.
     """

@@ -13,6 +13,7 @@ from pyjuice_bridge import processes
 from pyjuice_bridge.cluster.assignments import Assignments, assign_all
 from pyjuice_bridge.cluster.kmeans import kmeans
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import COUNTS, SEEDS, whole
 from pyjuice_bridge.teachers.base import Embeddings, Progress
 
 Scope = Literal["position", "pooled"]
@@ -50,6 +51,8 @@ def cluster_embeddings(
     Raises:
         UserError: no training split, shapes that differ, or fewer vectors than clusters.
     """
+    points_per_centroid = whole("points_per_centroid", points_per_centroid, COUNTS)
+    k, seed = whole("clusters", k, COUNTS), whole("seed", seed, SEEDS)
     if "train" not in embeddings:
         raise UserError('clustering needs embeddings of the split "train"')
     if scope not in ("position", "pooled"):
@@ -74,7 +77,7 @@ def cluster_embeddings(
         split: assign_all(each, centroids, device=device, on_progress=progress(positions * (i + 1)))
         for i, (split, each) in enumerate(embeddings.items())
     }
-    facts = {
+    settled = {
         "scope": scope,
         "iterations": iterations,
         "restarts": restarts,
@@ -82,7 +85,7 @@ def cluster_embeddings(
         "seed": seed,
         "inertia": float(inertia.mean()),
     }
-    return Assignments(z, k, centroids, {f"cluster_{key}": value for key, value in facts.items()})
+    return Assignments(z, k, centroids, {f"cluster_{key}": value for key, value in settled.items()})
 
 
 def _fit_positions(
@@ -93,7 +96,7 @@ def _fit_positions(
     settings: Mapping[str, object],
     progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Centroids [P, K, D] and inertia [P]; the same sample of rows serves every position.
+    """Fit centroids [P, K, D], inertia [P]; the same sample of rows serves every position.
 
     Of several processes each clusters some of the positions.
     """
@@ -125,7 +128,7 @@ def _fit_pooled(
     settings: Mapping[str, object],
     progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Centroids [1, K, D] and inertia [1], from as many vectors of every position.
+    """Fit centroids [1, K, D], inertia [1], to as many vectors of every position.
 
     Of rows that end early (``lengths``), positions beyond the end are left out.
     """
@@ -150,7 +153,7 @@ def _fit_pooled(
 
 
 def _sample(rng: np.random.Generator, rows: int, count: int) -> slice | NDArray[np.int64]:
-    """All rows, or ``count`` of them at random, in order."""
+    """Choose all rows, or ``count`` of them at random, in order."""
     if rows <= count:
         return slice(None)
     return np.sort(rng.choice(rows, count, replace=False))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import COUNTS, SEEDS, whole
 
 POINTS_PER_START = 32
 """Points per centroid that a start is made and judged on."""
@@ -52,7 +53,7 @@ def kmeans(
     seed: int = 0,
     device: str = "cpu",
 ) -> KMeansResult:
-    """K-means of ``x``, float [N, D] or P independent problems [P, N, D].
+    """Run k-means on ``x``, float [N, D] or P independent problems [P, N, D].
 
     Half of the ``iterations`` run on 32 points per centroid for each of the ``restarts``; the
     start of lowest inertia gets the other half on all points.  Iterations end early when one
@@ -64,7 +65,12 @@ def kmeans(
     """
     single = x.ndim == 2
     points = torch.as_tensor(x[None] if single else x, dtype=torch.float32).to(device)
-    _check(points, k, iterations, restarts)
+    k, iterations, restarts = (
+        whole(f"k-means: {name}", value, COUNTS)
+        for name, value in (("k", k), ("iterations", iterations), ("restarts", restarts))
+    )
+    seed = whole("k-means: seed", seed, SEEDS)
+    _check(points, k)
     mean = points.mean(1, keepdim=True)
     points = points - mean
     floor = points.square().sum(-1).mean(1) * 1e-6 + mean.square().sum(-1)[:, 0] * 1e-12
@@ -78,7 +84,7 @@ def kmeans(
 
 
 def assign(x: NDArray[Any], centroids: FloatArray, *, device: str = "cpu") -> IntArray:
-    """The index of the nearest centroid of every point.
+    """Find the nearest centroid of every point.
 
     Args:
         x: float [N, D] or [P, N, D].
@@ -105,14 +111,9 @@ def assign(x: NDArray[Any], centroids: FloatArray, *, device: str = "cpu") -> In
     return result[0] if single else result
 
 
-def _check(points: Tensor, k: int, iterations: int, restarts: int) -> None:
+def _check(points: Tensor, k: int) -> None:
     if points.ndim != 3:
         raise UserError(f"k-means wants 2 or 3 axes, found {points.ndim}")
-    if k < 1 or iterations < 1 or restarts < 1:
-        raise UserError(
-            f"k-means wants clusters, iterations and restarts of at least 1, "
-            f"found {k}, {iterations} and {restarts}"
-        )
     if points.shape[1] < k:
         raise UserError(
             f"{points.shape[1]} points cannot fill {k} clusters; ask for fewer clusters"
@@ -124,7 +125,7 @@ def _check(points: Tensor, k: int, iterations: int, restarts: int) -> None:
 def _best_start(
     x: Tensor, floor: Tensor, k: int, iterations: int, restarts: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The best of ``restarts`` k-means++ starts per position, all on one subset of the points."""
+    """Choose the best of ``restarts`` k-means++ starts per position, on one subset of points."""
     size = min(x.shape[1], POINTS_PER_START * k)
     rows = torch.randperm(x.shape[1], generator=generator)[:size].to(x.device)
     subset = x[:, rows]
@@ -143,7 +144,7 @@ def _best_start(
 
 
 def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k-means++ seeding: each centre drawn with probability proportional to squared distance."""
+    """Draw k-means++ seeds, each with probability proportional to squared distance."""
     positions, n, dim = x.shape
     uniform = torch.rand(k, positions, 1, generator=generator).to(x.device)
     norm = x.square().sum(-1)
@@ -167,7 +168,7 @@ def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def _lloyd(
     x: Tensor, centres: Tensor, floor: Tensor, iterations: int, tolerance: float = 1e-3
 ) -> tuple[Tensor, Tensor]:
-    """At most ``iterations`` Lloyd steps from ``centres``; the final centres and inertia [P].
+    """Take at most ``iterations`` Lloyd steps; return the final centres and inertia [P].
 
     A centroid without points moves to the point farthest from its own centroid, unless that
     point is nearer than ``floor`` (squared, [P]): then there is nothing left to split.  Stops
@@ -189,7 +190,7 @@ def _lloyd(
 
 
 def _all_nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """``_nearest``, each process looking at its part of the points."""
+    """Find the nearest of ``centres``; each process looks at its part of the points."""
     count = x.shape[1]
     own = processes.part(count)
     index, distance = _nearest(x[:, own], norm[:, own], centres)
@@ -197,7 +198,7 @@ def _all_nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tens
 
 
 def _nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index [P, N] of, and squared distance to, the nearest of ``centres`` [P, K, D].
+    """Return the index [P, N] of the nearest of ``centres`` [P, K, D], and its squared distance.
 
     ``norm`` [P, N] is the squared length of the points.
     """
@@ -216,7 +217,7 @@ def _nearest(x: Tensor, norm: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _means(x: Tensor, index: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the points of every centroid, and which centroids have none (they stay)."""
+    """Return the means of every centroid's points, and which centroids have none (they stay)."""
     positions, k, dim = centres.shape
     offset = torch.arange(positions, device=x.device)[:, None] * k
     flat = (index + offset).reshape(-1)
@@ -232,7 +233,7 @@ def _means(x: Tensor, index: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums_by_product(x: Tensor, index: Tensor, k: int) -> Tensor:
-    """Sums of the points of every centroid as a product with a one-hot matrix.
+    """Sum the points of every centroid, as a product with a one-hot matrix.
 
     Atomic adds on a GPU come in any order; this gives the same bits every time.
     """

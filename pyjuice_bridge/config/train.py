@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from pyjuice_bridge.config.base import Amount, Count, Fraction, Section
+from pyjuice_bridge.engines.base import FitOptions, Optimizer, Schedule, ScheduleKind
+from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
 
 
 class StepSize(Section):
@@ -15,17 +16,22 @@ class StepSize(Section):
     ``step`` stays at ``start`` for the share ``switch`` of the training, then takes ``end``.
     """
 
-    start: Fraction = 0.1
-    end: Fraction = 0.01
-    kind: Literal["linear", "cosine", "constant", "step"] = "linear"
-    switch: Fraction = 0.8
+    start: Fraction = Schedule.start
+    end: Fraction = Schedule.end
+    kind: ScheduleKind = Schedule.kind
+    switch: Fraction = Schedule.switch
+
+    @property
+    def schedule(self) -> Schedule:
+        """The same for the engines."""
+        return Schedule(**self.model_dump())
 
 
 class Phase(Section):
     """One of the two trainings that precede gluing; its epochs count as passes of ``lvd``."""
 
-    epochs: Count = 3
-    batch_size: Count = 256
+    epochs: Epochs = 3
+    batch_size: BatchSize = 256
     step_size: StepSize = Field(default_factory=StepSize)
 
 
@@ -48,12 +54,12 @@ class Train(Section):
     patch training and latent training are passes of ``lvd``, fine-tuning has the rest.
     """
 
-    optimizer: Literal["mini_em", "full_em", "anemone"] = "mini_em"
-    epochs: Count = 10
-    batch_size: Count = 256
+    optimizer: Optimizer = FitOptions.optimizer
+    epochs: Epochs = FitOptions.epochs
+    batch_size: BatchSize = 256
     step_size: StepSize = Field(default_factory=StepSize)
-    pseudocount: Amount = 0.1
-    patience: Count | None = None
+    pseudocount: Amount = FitOptions.pseudocount
+    patience: Count | None = FitOptions.patience
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
 
@@ -64,7 +70,7 @@ class Tune(Section):
     Each pair is trained for ``epochs`` passes over the first ``rows`` rows of the training data.
     """
 
-    pseudocounts: Annotated[list[Amount], Field(min_length=1)] = Field(default=[0.01, 0.1, 1.0])
-    step_sizes: Annotated[list[Fraction], Field(min_length=1)] = Field(default=[0.1])
+    pseudocounts: Annotated[list[Amount], A_FEW] = Field(default=[0.01, 0.1, 1.0])
+    step_sizes: Annotated[list[Fraction], A_FEW] = Field(default=[0.1])
     rows: Count = 2000
-    epochs: Count = 2
+    epochs: Epochs = 2

@@ -15,7 +15,7 @@ _WEBP_SIDE = 16383
 
 
 def mosaic(images: Images) -> Images:
-    """All images in one nearly square picture, uint8 [rows·H, columns·W, C], padded with 0."""
+    """Lay all images in one nearly square picture, uint8 [rows·H, columns·W, C], padded with 0."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count * height / width))
     rows = math.ceil(count / columns)
@@ -26,7 +26,7 @@ def mosaic(images: Images) -> Images:
 
 
 def codec_bits(images: Images) -> dict[str, float]:
-    """Bits per dimension of PNG and lossless WebP on one mosaic of all ``images``.
+    """Measure the bits per dimension of PNG and lossless WebP on one mosaic of all ``images``.
 
     One file for all, because the headers of small files alone cost about 0.1 bits per
     dimension. WebP is left out where Pillow lacks it; a set too large for one WebP picture

@@ -42,16 +42,16 @@ class Colour(Protocol):
     def label(self) -> str: ...
 
     def encode(self, images: Images) -> Codes:
-        """Uint8 [N, H, W, 3] to codes [N, H, W, 3], each channel's from 0."""
+        """Encode uint8 [N, H, W, 3] as codes [N, H, W, 3], each channel's from 0."""
 
     def decode(self, codes: NDArray[Any]) -> Images:
-        """Codes [N, H, W, 3] to uint8 [N, H, W, 3]; codes of no colour give a near one."""
+        """Decode codes [N, H, W, 3] to uint8 [N, H, W, 3]; codes of no colour give a near one."""
 
     def inside(self, codes: NDArray[Any]) -> NDArray[np.bool_]:
-        """Bool [N, H, W]: which pixels' codes are those of some 8-bit colour."""
+        """Mark the pixels whose codes are those of some 8-bit colour, bool [N, H, W]."""
 
     def log_preimage(self, codes: NDArray[Any]) -> NDArray[np.float64]:
-        """ln |f⁻¹| of each image, float64 [N], in nats: subtract it from its log-likelihood.
+        """Return ln |f⁻¹| of each image, float64 [N], in nats: subtract it from its log-likelihood.
 
         Raises:
             UserError: a code that no 8-bit colour has.
@@ -206,7 +206,7 @@ COLOURS: dict[str, Colour] = {
 
 
 def get_colour(name: str) -> Colour:
-    """The coding called ``name``.
+    """Return the coding called ``name``.
 
     Raises:
         UserError: there is none.

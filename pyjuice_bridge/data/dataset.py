@@ -1,4 +1,4 @@
-"""What every loader returns, and the two ways of making splits."""
+"""Images in three splits, and what is done to them before a run sees them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.data.splits import SPLITS, SplitData
 from pyjuice_bridge.errors import UserError
+
+__all__ = ["SPLITS", "Dataset", "Images", "as_images", "limited", "split_off"]
 
 Images = NDArray[np.uint8]
 
-SPLITS = ("train", "valid", "test")
-TEST_SEED = 20210
-"""Sets published without a test split get theirs from this seed, the same for every run."""
-
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(SplitData):
     """Images in three splits.
 
     Attributes:
@@ -30,9 +29,11 @@ class Dataset:
         valid: uint8 [N, H, W, C], taken from the published training split by seed.
         test: uint8 [N, H, W, C], the published test split, untouched.
         categories: number of values a pixel can take (256; 17 for the digits).
-        meta: JSON-able provenance: ``source``, ``split``, ``seed``, ``limit`` and, where a name
-            stands for several sets, ``variant``.
+        meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from),
+            ``seed``, ``limit`` and, where a name stands for several sets, ``variant``.
     """
+
+    counted = "images"
 
     name: str
     train: Images
@@ -59,23 +60,25 @@ class Dataset:
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """Everything needed to recognise this set again, as JSON-able values."""
+        """Return what identifies this set, as JSON-able values."""
         return {
             "name": self.name,
             "shape": list(self.shape),
             "categories": self.categories,
-            "images": {split: len(getattr(self, split)) for split in SPLITS},
+            "images": self.counts,
             "sha256": self.fingerprint,
             **self.meta,
         }
 
 
 def as_images(array: NDArray[Any], where: str) -> Images:
-    """``array`` [N, H, W] or [N, H, W, C] as uint8 [N, H, W, C], without copying.
+    """Return ``array`` [N, H, W] or [N, H, W, C] as uint8 [N, H, W, C], without copying.
 
     Raises:
-        UserError: another dtype, rank or channel count, or no images.
+        UserError: another dtype, rank or channel count, masked pixels, or no images.
     """
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise UserError(f"{where} has masked pixels: images to train on must be complete.")
     if array.dtype != np.uint8:
         raise UserError(f"{where} holds {array.dtype} values: convert it to uint8 (0..255) first.")
     if array.ndim == 3:
@@ -89,7 +92,7 @@ def as_images(array: NDArray[Any], where: str) -> Images:
 
 
 def split_off(images: Images, rows: NDArray[np.int64]) -> tuple[Images, Images]:
-    """Move ``rows`` out of ``images`` in place; returns (the others, the rows taken).
+    """Move ``rows`` out of ``images`` in place and return (the others, the rows taken).
 
     The holes are filled from the end, so the others are a view of the same memory and only the
     rows taken are copied; the order of the others changes there. ``images`` must be writable.
@@ -103,25 +106,8 @@ def split_off(images: Images, rows: NDArray[np.int64]) -> tuple[Images, Images]:
     return images[:keep], taken
 
 
-def split_at_random(
-    images: Images, count: int, seed: int, where: str, what: str
-) -> tuple[Images, Images]:
-    """Take ``count`` random images out of ``images`` (see :func:`split_off`).
-
-    Raises:
-        UserError: nothing would be left.
-    """
-    if not 0 < count < len(images):
-        raise UserError(
-            f"{where}: cannot take {count} {what} images out of {len(images)};"
-            " at least one must be left to train on."
-        )
-    rows = np.random.default_rng(seed).choice(len(images), size=count, replace=False)
-    return split_off(images, rows.astype(np.int64))
-
-
-def limited(images: Images, limit: int | None, seed: int) -> Images:
-    """At most ``limit`` images, chosen by seed, in their order."""
+def limited(images: NDArray[Any], limit: int | None, seed: int) -> NDArray[Any]:
+    """Return at most ``limit`` images (or rows of any kind), chosen by seed, in their order."""
     if limit is None or limit >= len(images):
         return images
     rows = np.random.default_rng(seed).choice(len(images), size=limit, replace=False)

@@ -1,38 +1,56 @@
-"""Readers of the published file formats; each returns uint8 [N, H, W, C]."""
+"""Readers of file formats: arrays, and the published forms of images."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
+import warnings
 import zipfile
-import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.dataset import Images, as_images
+from pyjuice_bridge.data.dataset import Images
+from pyjuice_bridge.data.files import check_unpacked, reading
 from pyjuice_bridge.data.unpickle import load_arrays
 from pyjuice_bridge.errors import UserError
 
 _IDX_UBYTE = 0x08
+_IDX_MOST = 8
+_NPY_HEADERS: Mapping[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype[Any]]]]
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes, unpacked where it is gzip."""
-    raw = path.read_bytes()
+    """Read a file's bytes, unpacked where it is gzip.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or unpacks to far more than data does.
+    """
+    with reading(path, "a file", "look at its permissions"):
+        raw = path.read_bytes()
     if raw[:2] != b"\x1f\x8b":
         return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged gzip file ({error}): get it again.") from error
+    parts = []
+    unpacked = 0
+    with reading(path, "a gzip file"), gzip.open(io.BytesIO(raw)) as stream:
+        while part := stream.read(1 << 24):
+            parts.append(part)
+            unpacked += len(part)
+            check_unpacked(path, len(raw), unpacked)
+    return b"".join(parts)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes, raw or gzip, as a writable array of its own shape.
+    """Read an idx file of unsigned bytes, raw or gzip, as a writable array of its own shape.
 
     Format (MNIST): bytes 00 00 08 nd, then nd big-endian int32 sizes, then the values.
 
@@ -40,8 +58,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         UserError: not such a file, or its length does not fit its header.
     """
     raw = read_bytes(path)
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _IDX_UBYTE:
-        raise UserError(f"{path} is not an idx file of unsigned bytes (first bytes 00 00 08).")
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _IDX_UBYTE or raw[3] > _IDX_MOST:
+        raise UserError(
+            f"{path} is not an idx file of unsigned bytes (first bytes 00 00 08, then at most"
+            f" {_IDX_MOST} dimensions)."
+        )
     start = 4 + 4 * raw[3]
     if len(raw) < start:
         raise UserError(f"{path} ends inside its idx header: get it again.")
@@ -55,24 +76,25 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_csv_images(path: Path, side: int, where: str) -> NDArray[np.uint8]:
-    """Rows of ``side * side`` pixels and a label (dropped), comma-separated, raw or gzip.
+    """Read rows of ``side * side`` pixels and a label (dropped), comma-separated, raw or gzip.
 
     Returns:
         uint8 [N, side, side, 1].
     """
     text = read_bytes(path).decode("ascii", "replace")
-    try:
+    with (
+        reading(path, f"the table of numbers of {where}"),
+        warnings.catch_warnings(action="ignore"),
+    ):
         table = np.loadtxt(text.splitlines(), delimiter=",", ndmin=2)
-    except ValueError as error:
-        raise UserError(f"{path} is not the table of numbers of {where} ({error}).") from error
     pixels = table[:, : side * side]
-    if table.shape[1] != side * side + 1 or pixels.min() < 0 or pixels.max() > 255:
+    if table.shape[1] != side * side + 1 or not ((pixels >= 0) & (pixels <= 255)).all():
         raise UserError(f"{path} is not {where}: expected {side * side} pixels 0..255 and a label.")
     return pixels.astype(np.uint8).reshape(-1, side, side, 1)
 
 
 def planes_to_images(rows: NDArray[Any], side: int, where: str) -> Images:
-    """Rows of the planes R, G, B (each row-major) as a view uint8 [N, side, side, 3]."""
+    """View rows of the planes R, G, B (each row-major) as uint8 [N, side, side, 3]."""
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * side * side:
         raise UserError(
             f"{where} has data of type {rows.dtype} and shape {list(rows.shape)}:"
@@ -82,7 +104,7 @@ def planes_to_images(rows: NDArray[Any], side: int, where: str) -> Images:
 
 
 def read_batch(path: Path, side: int) -> Images:
-    """One batch of CIFAR or the newer ImageNet release: a python pickle or an npz with ``data``.
+    """Read a batch of CIFAR or the newer ImageNet release: a python pickle or an npz with ``data``.
 
     Pickles are read without running code (see :mod:`pyjuice_bridge.data.unpickle`).
     """
@@ -96,7 +118,7 @@ def read_batch(path: Path, side: int) -> Images:
 
 
 def read_cifar_bin(path: Path, labels: int) -> Images:
-    """A CIFAR ``.bin`` file: records of ``labels`` label bytes and 3,072 plane bytes."""
+    """Read a CIFAR ``.bin`` file: records of ``labels`` label bytes and 3,072 plane bytes."""
     raw = np.frombuffer(read_bytes(path), np.uint8)
     record = labels + 3072
     if raw.size == 0 or raw.size % record:
@@ -107,36 +129,49 @@ def read_cifar_bin(path: Path, labels: int) -> Images:
     return planes_to_images(raw.reshape(-1, record)[:, labels:], 32, str(path))
 
 
-def open_npz(path: Path) -> np.lib.npyio.NpzFile:
-    """Open an ``.npz`` file; pickled objects in it are refused."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable .npz file ({error}).") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise UserError(f"{path} is not an .npz file: rename it to .npy if it holds one array.")
-    return archive
+def npz_names(path: Path) -> list[str]:
+    """Return the names of the arrays in an ``.npz`` file."""
+    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
 def read_npz_array(path: Path, key: str) -> NDArray[Any]:
-    """Array ``key`` of an ``.npz`` file."""
-    with open_npz(path) as archive:
-        if key not in archive:
-            names = ", ".join(archive.files) or "nothing"
-            raise UserError(f"{path} has no array named {key} (it holds {names}).")
-        try:
-            array: NDArray[Any] = archive[key]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} has an unreadable array {key} ({error}).") from error
-    return array
+    """Read array ``key`` of an ``.npz`` file; pickled objects in it are refused.
+
+    Raises:
+        UserError: no such array, or the file is damaged.
+    """
+    names = npz_names(path)
+    if key not in names:
+        raise UserError(
+            f"{path} has no array named {key} (it holds {', '.join(names) or 'nothing'})."
+        )
+    with reading(f"{path}: {key}", "an array"), zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{key}.npy")
+        check_unpacked(path, entry.compress_size, entry.file_size)
+        raw = bytearray(archive.read(entry))
+        stream = io.BytesIO(raw)
+        version = np.lib.format.read_magic(stream)
+        read_header = _NPY_HEADERS.get(version)
+        if read_header is None:
+            raise UserError(
+                f"{path}: {key} has the .npy version {version}: save it as plain numbers."
+            )
+        shape, fortran, dtype = read_header(stream)
+        array = np.frombuffer(raw, dtype, math.prod(shape), stream.tell())
+        return array.reshape(shape, order="F" if fortran else "C")
 
 
-def read_npy(path: Path) -> Images:
-    """A ``.npy`` file of images, mapped copy-on-write: writes stay in memory."""
-    try:
+def map_npy(path: Path) -> NDArray[Any]:
+    """Map a ``.npy`` file copy-on-write: writes stay in memory.
+
+    Raises:
+        UserError: it is damaged, or no ``.npy`` file.
+    """
+    advice = "get it again, or rename it if it is an .npz file"
+    with reading(path, "a .npy file", advice), warnings.catch_warnings(action="ignore"):
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npy file ({error}).") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path} is not a .npy file: rename it to .npz if it holds several.")
-    return as_images(array, str(path))
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path} is not a .npy file: rename it to .npz if it holds several.")
+        return array

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.data import natural, readers
-from pyjuice_bridge.data.catalogue import ARCHIVE_SOURCES, FILE_SOURCES
-from pyjuice_bridge.data.dataset import (
-    TEST_SEED,
-    Dataset,
-    Images,
-    limited,
-    split_at_random,
-    split_off,
-)
-from pyjuice_bridge.data.files import cache_dir
-from pyjuice_bridge.data.readers import Found
-from pyjuice_bridge.data.sources import default_folder, get_archives, get_files
-from pyjuice_bridge.data.text_corpora import CORPORA, get_corpus
+from pyjuice_bridge.data.catalogue import DataSet, known_set, names_of
+from pyjuice_bridge.data.dataset import Dataset, Images, limited, split_off
+from pyjuice_bridge.data.obtain import find
+from pyjuice_bridge.data.readers import FoundImages
+from pyjuice_bridge.data.splits import Division, divided, whole_number
 from pyjuice_bridge.errors import UserError
 
-_READERS: Mapping[str, Callable[[Path], Found]] = {
-    "digits": readers.digits,
-    "mnist5k": readers.mnist5k,
-    "mnist": readers.mnist,
-    "fashion_mnist": readers.fashion_mnist,
-    "cifar10": readers.cifar10,
-    "cifar100": readers.cifar100,
-    "imagenet32": readers.imagenet32,
-    "imagenet64": readers.imagenet64,
-    "natural_patches": natural.read,
-}
-_SMALL = ("digits", "mnist5k")
+_READERS = {**readers.READERS, "natural": natural.read}
+_IMAGES: Division[Images] = Division("images", len, split_off)
 _MOST_VALID = 5000
 
 
 def names() -> tuple[str, ...]:
-    """The sets known by name."""
-    return tuple(_READERS)
-
-
-def get_dataset(name: str, root: Path | None = None) -> Path:
-    """Obtain the set ``name`` into ``root/name`` (default: the cache); returns that folder.
-
-    What is there already is checked and kept.
-
-    Raises:
-        UserError: an unknown name, a folder that cannot be made, or no source could be reached.
-    """
-    if name not in CORPORA:
-        _known(name)
-    folder = default_folder(name, root)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made a folder ({error.strerror}).") from error
-    if name in CORPORA:
-        return get_corpus(name, folder)
-    if name in FILE_SOURCES:
-        return get_files(name, folder)
-    if name in ARCHIVE_SOURCES:
-        return get_archives(name, folder)
-    return natural.build(folder)
+    """Return the names of the known sets of images."""
+    return names_of("images")
 
 
 def load_dataset(
@@ -84,7 +41,8 @@ def load_dataset(
         source: one of :func:`names`; a folder of pictures, a ``.npy`` or an ``.npz`` file; an
             array [N, H, W] or [N, H, W, C] of uint8; or a mapping with arrays ``train`` and,
             where there are some, ``valid`` and ``test``.  A folder may have subfolders and an
-            ``.npz`` file arrays of those names.
+            ``.npz`` file arrays of those names (or training, validation, val, dev, eval, testing,
+            in upper or lower case).
         root: for a set known by name: a folder with its files, or with a folder ``name``.  By
             default the cache, where ``data get`` puts it; the two smallest sets are fetched
             there when they are missing.
@@ -98,60 +56,48 @@ def load_dataset(
     Raises:
         UserError: unknown name, missing or damaged files, too few images.
     """
-    for field, value in (("valid", valid), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{field} is {value}: give at least 1 image.")
+    seed = whole_number("seed", seed, 0)
+    valid = None if valid is None else whole_number("valid", valid)
+    limit = None if limit is None else whole_number("limit", limit)
     name, found = _find(source, root)
-    train, held, test = _splits(name, found, valid, seed)
-    meta = {
-        **found.meta,
-        "split": found.split,
-        "seed": seed,
-        "limit": limit,
+    own_valid = "valid" in found.parts
+    if found.groups is not None and not own_valid:
+        count = valid or len(found.parts["train"]) // 10
+        _take_groups(name, found, found.groups, count, seed)
+        valid = None
+    counts = {
+        "test": lambda whole, _: max(1, whole // found.test_one_in),
+        "valid": lambda whole, left: valid or _valid_count(found, whole, left),
     }
+    done = divided(name, found, _IMAGES, counts, {"valid": valid}, seed)
+    _one_shape(name, list(done.parts.values()))
     return Dataset(
         name=name,
-        train=limited(train, limit, seed),
-        valid=limited(held, limit, seed),
-        test=limited(test, limit, seed),
+        **{split: limited(part, limit, seed) for split, part in done.parts.items()},
         categories=found.categories,
-        meta=meta,
+        meta={**found.meta, "sources": done.sources, "seed": seed, "limit": limit},
     )
 
 
 def load_undivided(source: str | Path) -> Images | None:
-    """Every image of a path without a test split, in order; None for anything else.
+    """Return every image of a path without a test split, in order; None for anything else.
 
     Raises:
         UserError: missing or damaged files.
     """
-    if str(source) in _READERS:
+    if known_set(source, "images"):
         return None
     name, found = _find(source, None)
-    if found.test is not None:
+    if "test" in found.parts:
         return None
-    if found.valid is None:
-        return found.train
-    _one_shape(name, (found.train, found.valid))
-    return np.concatenate((found.train, found.valid))
+    _one_shape(name, list(found.parts.values()))
+    return np.concatenate([found.parts[s] for s in ("train", "valid") if s in found.parts])
 
 
-def _splits(name: str, found: Found, valid: int | None, seed: int) -> tuple[Images, Images, Images]:
-    train, test = found.train, found.test
-    if test is None:
-        count = found.test_count or max(1, len(train) // 10)
-        train, test = split_at_random(train, count, TEST_SEED, name, "test")
-    if found.valid is not None:
-        if valid is not None:
-            raise UserError(f"{name} has a valid split of its own: leave out valid = {valid}.")
-        held = found.valid
-    elif found.groups is not None:
-        train, held = _split_by_group(name, train, found.groups, valid or len(train) // 10, seed)
-    else:
-        count = valid or found.valid_count or min(_MOST_VALID, max(1, len(train) // 10))
-        train, held = split_at_random(train, count, seed, name, "validation")
-    _one_shape(name, (train, held, test))
-    return train, held, test
+def _valid_count(found: FoundImages, whole: int, left: int) -> int:
+    if found.valid_one_in:
+        return max(1, whole // found.valid_one_in)
+    return min(_MOST_VALID, max(1, left // 10))
 
 
 def _one_shape(name: str, splits: Sequence[Images]) -> None:
@@ -163,10 +109,10 @@ def _one_shape(name: str, splits: Sequence[Images]) -> None:
         )
 
 
-def _split_by_group(
-    name: str, train: Images, groups: NDArray[np.int32], count: int, seed: int
-) -> tuple[Images, Images]:
-    """Whole groups (photographs), in an order set by seed, until they hold ``count`` images."""
+def _take_groups(
+    name: str, found: FoundImages, groups: NDArray[np.int32], count: int, seed: int
+) -> None:
+    """Move whole groups (photographs) to valid, in an order set by seed, up to ``count`` images."""
     ids, sizes = np.unique(groups, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(ids))
     taken = 1 + int(np.searchsorted(np.cumsum(sizes[order]), count))
@@ -176,55 +122,25 @@ def _split_by_group(
             " photographs; ask for fewer."
         )
     rows = np.flatnonzero(np.isin(groups, ids[order[:taken]]))
-    train, held = split_off(train, rows)
-    return train, limited(held, count, seed)
+    found.parts["train"], held = split_off(found.parts["train"], rows)
+    found.parts["valid"] = limited(held, count, seed)
+    found.sources["valid"] = f"{taken} photographs of the training split, by seed"
 
 
-def _find(
-    source: str | Path | NDArray[Any] | Mapping[str, NDArray[Any]], root: Path | str | None
-) -> tuple[str, Found]:
+def _find(source: Any, root: Path | str | None) -> tuple[str, FoundImages]:
+    return find(source, root, "images", memory=_memory, read=_read, own=readers.own)
+
+
+def _read(entry: DataSet, folder: Path) -> FoundImages:
+    return _READERS[entry.reader](entry, folder)
+
+
+def _memory(source: Any) -> tuple[str, FoundImages]:
     if isinstance(source, np.ndarray):
         return "array", readers.arrays({"train": source})
     if isinstance(source, Mapping):
         return "arrays", readers.arrays(source)
-    if not isinstance(source, (str, Path)):
-        raise UserError(
-            f"images: a {type(source).__name__} cannot be read;"
-            " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
-        )
-    if str(source) in _READERS:
-        name = str(source)
-        return name, _READERS[name](_folder(name, root))
-    path = Path(source).expanduser()
-    if not path.exists():
-        if isinstance(source, str) and path.name == source and not path.suffix:
-            _known(source)
-        raise UserError(f"{path} does not exist: give a folder, a .npy or an .npz file.")
-    return path.stem or str(path), readers.own(path)
-
-
-def _folder(name: str, root: Path | str | None) -> Path:
-    if root is not None:
-        base = Path(root).expanduser()
-        if not base.is_dir():
-            raise UserError(f"data root {base} is not a folder.")
-        return base / name if (base / name).is_dir() else base
-    folder = cache_dir() / name
-    if not folder.is_dir() or not any(folder.iterdir()):
-        if name not in _SMALL:
-            raise UserError(
-                f"{name} is not on this machine: run `python -m pyjuice_bridge data get {name}`,"
-                " or set root to a folder that holds its files."
-            )
-        get_files(name, folder)
-    return folder
-
-
-def _known(name: str) -> None:
-    if name in _READERS:
-        return
-    if name in CORPORA:
-        raise UserError(f"{name} is text: images were asked for (known: {', '.join(_READERS)}).")
-    near = difflib.get_close_matches(name, (*_READERS, *CORPORA), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"There is no data set or path {name} (known: {', '.join(_READERS)}){hint}")
+    raise UserError(
+        f"images: a {type(source).__name__} cannot be read;"
+        " give an array uint8 [N, H, W] or [N, H, W, C], or a mapping with train, valid, test."
+    )

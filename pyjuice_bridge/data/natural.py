@@ -18,12 +18,13 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from pyjuice_bridge.data.dataset import TEST_SEED, Images
-from pyjuice_bridge.data.files import UnreachableError, file_digest, scratch_folder
-from pyjuice_bridge.data.formats import read_npy
-from pyjuice_bridge.data.natural_photos import PHOTOS, Photo
+from pyjuice_bridge.data.catalogue import DataSet, Photo, photographs
+from pyjuice_bridge.data.dataset import Images, as_images
+from pyjuice_bridge.data.files import UnreachableError, file_digest, reading, scratch_folder, verify
+from pyjuice_bridge.data.formats import map_npy
 from pyjuice_bridge.data.packages import Package, installed_file
-from pyjuice_bridge.data.readers import Found
+from pyjuice_bridge.data.readers import FoundImages
+from pyjuice_bridge.data.splits import TEST_SEED
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import atomic_file
 
@@ -36,62 +37,62 @@ _REFERENCE = "594d12d9065829bc530df92bb2d9e32c3eb30c19ddb9727b3f57c1349cee943f"
 """sha256 of crops.npy from all the photographs with Pillow 13.0.0."""
 
 
-def build(folder: Path, photos: Sequence[Photo] = PHOTOS) -> Path:
+def build(folder: Path, photos: Sequence[Photo] | None = None) -> Path:
     """Get the photographs and write ``crops.npy``, ``photo.npy`` and ``build.json``.
 
     A finished build is kept.  Photographs that cannot be had are left out and named in
     ``build.json``.
 
     Raises:
-        UserError: fewer than ten photographs could be had.
+        UserError: fewer than ten photographs could be fetched.
     """
     if (folder / _RECORD).is_file():
         return folder
+    photos = photographs() if photos is None else photos
     with scratch_folder(folder) as scratch:
         files, reasons = _collect(photos, scratch)
         if len(files) < min(_FEWEST_PHOTOS, len(photos)):
             why = "; ".join(reasons) or "their files have changed"
             raise UserError(
                 f"natural_patches could not be built: only {len(files)} of {len(photos)}"
-                f" photographs could be had ({why})."
+                f" photographs could be fetched ({why})."
             )
         crops = {i: photo_crops(path) for i, path in files.items()}
     _write(folder, photos, crops, reasons)
     return folder
 
 
-def read(folder: Path) -> Found:
-    """The crops, with the test photographs apart and the photograph of every training crop."""
+def read(_: DataSet, folder: Path) -> FoundImages:
+    """Read the crops, with the test photographs apart and the photograph of every training crop."""
     path = folder / _RECORD
     if not path.is_file():
         raise UserError(
             f"{folder} holds no {_RECORD}: run `python -m pyjuice_bridge data get natural_patches`."
         )
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        entries: list[dict[str, Any]] = record["photographs"]
-        test = np.asarray([entry["id"] for entry in entries if entry["test"]])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): delete {folder} and get it.") from error
-    crops = read_npy(folder / "crops.npy")
-    photo = np.load(folder / "photo.npy", allow_pickle=False)
-    if photo.shape != crops.shape[:1] or crops.shape[1:] != (SIDE, SIDE, 3):
-        raise UserError(f"{folder}: crops.npy and photo.npy do not fit: delete it and get it.")
-    held = np.isin(photo, test)
-    return Found(
-        crops[~held],
-        crops[held],
-        groups=photo[~held],
-        split="by photograph: test fixed, validation by seed",
-        meta={
-            "source": [str(folder)],
-            "build": {k: record[k] for k in record if k != "photographs"},
-        },
+    with reading(path, "the record of a build", f"delete {folder} and get it again"):
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        entries: list[dict[str, Any]] = record.pop("photographs")
+        test = np.array([int(entry["id"]) for entry in entries if entry["test"]])
+        numbers = np.repeat(*np.array([[e["id"], e["crops"]] for e in entries], np.int64).T)
+        checksum = str(record["crops_sha256"])
+    verify(folder / "crops.npy", checksum)
+    crops = as_images(map_npy(folder / "crops.npy"), f"{folder}: crops.npy")
+    photo = map_npy(folder / "photo.npy")
+    if not np.array_equal(photo, numbers) or crops.shape != (len(photo), SIDE, SIDE, 3):
+        raise UserError(f"{folder}: crops.npy and photo.npy do not match: delete it and get it.")
+    in_test = np.isin(photo, test)
+    if in_test.all() or not in_test.any():
+        raise UserError(f"{folder}: no photographs for train or test: delete it and get it.")
+    return FoundImages(
+        {"train": crops[~in_test], "test": crops[in_test]},
+        {"train": "the training photographs", "test": f"{len(test)} photographs, always the same"},
+        {"source": [str(folder)], "build": record},
+        groups=photo[~in_test],
     )
 
 
 def photo_crops(path: Path) -> Images:
-    """The crops of one photograph, row by row from its top left: uint8 [N, 32, 32, 3]."""
+    """Cut a photograph into crops, row by row from its top left: uint8 [N, 32, 32, 3]."""
     with Image.open(path) as picture:
         factor = max(2, -(-max(picture.size) // _LONG_SIDE))
         pixels = np.asarray(picture.convert("RGB").reduce(factor))
@@ -101,23 +102,23 @@ def photo_crops(path: Path) -> Images:
 
 
 def distinct_files(paths: Iterable[Path]) -> dict[str, Path]:
-    """One path per content (sha256), the first of each; symbolic links are followed."""
-    found: dict[str, Path] = {}
+    """Return one path per content (sha256), the first of each; symbolic links are followed."""
+    by_digest: dict[str, Path] = {}
     for path in paths:
         real = path.resolve()
         if real.is_file():
-            found.setdefault(file_digest(real), real)
-    return found
+            by_digest.setdefault(file_digest(real), real)
+    return by_digest
 
 
 def photos_for_test(count: int) -> NDArray[np.int64]:
-    """Which of ``count`` photographs are for test: about one in seven, the same always."""
+    """Choose which of ``count`` photographs are for test: about one in seven, always the same."""
     order = np.random.default_rng(TEST_SEED).permutation(count)
     return np.sort(order[: max(1, count // _TEST_SHARE)])
 
 
 def _collect(photos: Sequence[Photo], scratch: Path) -> tuple[dict[int, Path], list[str]]:
-    """The file of each photograph that can be had, by its number, and why others cannot."""
+    """Find the file of each photograph that can be had, by its number, and why others cannot."""
     packages = dict.fromkeys(photo.package for photo in photos)
     found: dict[str, Path] = {}
     reasons = []

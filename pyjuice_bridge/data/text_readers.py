@@ -3,97 +3,74 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.files import file_digest
+from pyjuice_bridge.data.readers import mapping_splits
+from pyjuice_bridge.data.splits import Found, files_by_split, in_words
 from pyjuice_bridge.data.text_cache import Part
 from pyjuice_bridge.data.text_wiki import articles, lines_of, parquet_documents
 from pyjuice_bridge.errors import UserError
 
 WIKI_ENDINGS = (".tokens", ".raw")
 ENDINGS = (".txt", *WIKI_ENDINGS, ".parquet")
-_SPLIT_NAMES = {
-    "valid": ("valid", "validation", "val", "dev"),
-    "train": ("train",),
-    "test": ("test",),
-}
-_READERS = 1
+_READERS = 2
 
-
-@dataclass(frozen=True)
-class FoundText:
-    """A source's parts: ``all``, or ``train`` and, where it has them, ``valid`` and ``test``."""
-
-    parts: Mapping[str, Part]
-    meta: Mapping[str, Any] = field(default_factory=dict)
+FoundText = Found[Part]
+"""Parts ``all``, or ``train`` and, where the source has them, ``valid`` and ``test``."""
 
 
 def strings(source: Sequence[str] | Mapping[str, Sequence[str]]) -> FoundText:
-    """Documents given as strings, one list or one list per split.
+    """Take documents given as strings, one list or one list per split.
 
     Raises:
         UserError: something else than strings, or no list ``train``.
     """
-    named = source if isinstance(source, Mapping) else {"all": source}
-    unknown = sorted(set(map(str, named)) - {*SPLITS})
-    if isinstance(source, Mapping) and (unknown or "train" not in named):
-        raise UserError(
-            f"text: lists {', '.join(map(str, named)) or '(none)'} were given;"
-            " give train and, where there are some, valid and test."
-        )
-    for name, documents in named.items():
+    lists = source if isinstance(source, Mapping) else {"all": source}
+    names = mapping_splits(source, "text: lists") if isinstance(source, Mapping) else {"all": "all"}
+    parts = {}
+    for split, name in names.items():
+        documents = lists[name]
         if isinstance(documents, str) or not all(isinstance(text, str) for text in documents):
             which = "it" if name == "all" else name
             raise UserError(f"text: {which} must be a list of strings, one for each document.")
-    parts = {name: _part(list(documents)) for name, documents in named.items()}
-    return FoundText(parts, {"source": "strings"})
+        parts[split] = _part(list(documents))
+    origins = {
+        split: "the documents given" if n == "all" else f"list {n}" for split, n in names.items()
+    }
+    return FoundText(parts, origins, {"source": "strings"})
 
 
 def own(path: Path) -> FoundText:
-    """A user's text file, parquet file or folder.
+    """Read a user's text file, parquet file or folder.
 
     A folder either has, for each split, files (``train.txt``, ``wiki.train.tokens``,
-    ``train-00000-of-00001.parquet``) or a folder of that name; or it has no splits.
+    ``train-00000-of-00001.parquet``) or a folder of that name; or it has no splits.  The meta
+    ``document`` says what one document is: where a split has several text files, each file is.
 
     Raises:
-        UserError: nothing readable is there, or several kinds of files are.
+        UserError: nothing readable is there, several kinds of files are, or files look like
+            splits and are none.
     """
-    if path.is_file():
-        return FoundText({"all": _files([path])}, {"source": str(path)})
-    groups: dict[str, list[Path]] = {}
-    for file in text_files(path):
-        groups.setdefault(_split_of(file, path), []).append(file)
-    if "train" not in groups:
-        together = sorted(file for files in groups.values() for file in files)
-        return FoundText({"all": _files(together, path)}, {"source": str(path)})
-    names = [name for name in SPLITS if name in groups]
-    return FoundText({name: _files(groups[name], path) for name in names}, {"source": str(path)})
-
-
-def text_files(folder: Path) -> list[Path]:
-    """The files of known endings below ``folder``, sorted by path.
-
-    Raises:
-        UserError: there are none.
-    """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+    groups = {"": [path]} if path.is_file() else files_by_split(path, ENDINGS)
+    files = [file for group in groups.values() for file in group]
+    endings = sorted({file.suffix.lower() for file in files})
+    if len(endings) > 1:
+        raise UserError(f"{path} holds {' and '.join(endings)} files: keep one kind.")
+    kind = "file" if max(map(len, groups.values())) > 1 else "paragraph"
+    kind = {".parquet": "row", **dict.fromkeys(WIKI_ENDINGS, "article")}.get(endings[0], kind)
+    each = ", each one document" if kind == "file" else ""
+    return FoundText(
+        {split or "all": _files(group, kind) for split, group in groups.items()},
+        {split or "all": in_words(group, path, each) for split, group in groups.items()},
+        {"source": str(path), "document": kind, "files": len(files)},
     )
-    if not files:
-        raise UserError(f"{folder} holds no text files ({', '.join(ENDINGS)}).")
-    return files
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Documents separated by blank lines."""
+    """Cut lines into documents at blank lines."""
     document: list[str] = []
     for line in lines:
         if line.strip():
@@ -106,40 +83,23 @@ def paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 def file_part(files: Sequence[Path], how: str, read: Callable[[], Iterable[str]]) -> Part:
-    """A part read from ``files``; ``how`` names the reader and its version."""
+    """Make a part that is read from ``files``; ``how`` names the reader and its version."""
 
     def content() -> str:
         digest = hashlib.sha256(f"{_READERS} {how}".encode())
         for file in files:
-            try:
-                digest.update(file_digest(file).encode())
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}).") from error
+            digest.update(file_digest(file).encode())
         return digest.hexdigest()
 
     return Part(read, content)
 
 
-def _split_of(file: Path, root: Path) -> str:
-    """The split that a file's name, or that of its folder, speaks of; ``all`` where none does."""
-    inside = file.relative_to(root)
-    words = {*re.split(r"[.\-_]", inside.stem.lower()), *(p.lower() for p in inside.parts[:-1])}
-    named = [split for split in SPLITS if words.intersection(_SPLIT_NAMES[split])]
-    return named[0] if len(named) == 1 else "all"
-
-
-def _files(files: Sequence[Path], folder: Path | None = None) -> Part:
-    endings = sorted({file.suffix.lower() for file in files})
-    where = str(folder or files[0])
-    if len(endings) > 1:
-        raise UserError(f"{where} holds {' and '.join(endings)} files: keep one kind.")
-    if endings[0] == ".parquet":
-        return file_part(files, "parquet", partial(parquet_documents, files))
-    if endings[0] in WIKI_ENDINGS:
-        return file_part(files, "wiki", partial(_each, files, articles))
-    if len(files) == 1:
-        return file_part(files, "paragraphs", partial(_each, files, paragraphs))
-    return file_part(files, "files", partial(_each, files, _whole))
+def _files(files: Sequence[Path], kind: str) -> Part:
+    """Make a part whose documents are rows, articles, paragraphs or whole files."""
+    if kind == "row":
+        return file_part(files, kind, partial(parquet_documents, files))
+    cut = {"article": articles, "paragraph": paragraphs, "file": _whole}[kind]
+    return file_part(files, kind, partial(_each, files, cut))
 
 
 def _each(files: Sequence[Path], cut: Callable[[Iterable[str]], Iterable[str]]) -> Iterator[str]:

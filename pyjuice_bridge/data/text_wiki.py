@@ -8,11 +8,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pyjuice_bridge.data.files import check_unpacked, reading
 from pyjuice_bridge.errors import UserError
+
+_STRINGS = ("string", "large_string", "string_view")
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, each with its line end.
+    """Read the lines of a UTF-8 file, each with its line end.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8.
@@ -27,32 +30,30 @@ def lines_of(path: Path) -> Iterator[str]:
 
 
 def is_title(line: str) -> bool:
-    """Whether a line is an article's heading, `` = Title = ``, not a section's, `` = = … = = ``."""
-    text = line.strip()
-    return (
-        len(text) > 4
-        and text.startswith("= ")
-        and text.endswith(" =")
-        and not text.startswith("= =")
-        and not text.endswith("= =")
-    )
+    """Tell whether a line is written as an article's heading, `` = Title = ``.
+
+    A section's has more signs: `` = = Section = = ``.
+    """
+    text = line.removesuffix("\n")
+    signs = text.startswith(" = ") and text.endswith(" = ") and len(text) > 6
+    return signs and not text.startswith(" = = ") and not text.endswith(" = = ")
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:
-    """WikiText's lines as articles, every line kept: their concatenation is the text.
+    """Join WikiText's lines to articles, every line kept: their concatenation is the text.
 
-    An article begins at a heading between blank lines (or at the text's ends); what precedes the
-    first one belongs to it.
+    An article begins at a heading between blank lines (or at the text's ends), as published: a
+    line like `` = a + b = `` elsewhere is text.  What precedes the first heading belongs to it.
     """
     article: list[str] = []
-    begun = False
+    in_article = False
     before = ""
     for line, after in _with_next(lines):
         if is_title(line) and not before.strip() and not after.strip():
-            if begun:
+            if in_article:
                 yield "".join(article)
                 article = []
-            begun = True
+            in_article = True
         article.append(line)
         before = line
     if article:
@@ -60,7 +61,7 @@ def articles(lines: Iterable[str]) -> Iterator[str]:
 
 
 def parquet_documents(files: Sequence[Path]) -> Iterator[str]:
-    """The documents in the column ``text`` of parquet files, which are taken as one table.
+    """Read the documents in the column ``text`` of parquet files, which are taken as one table.
 
     Where the first row that is not blank is an article's heading, rows are WikiText's lines;
     otherwise every row is a document.
@@ -92,19 +93,22 @@ def _with_next(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _rows(path: Path) -> Iterator[str]:
     try:
-        pyarrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UserError(f"{path} needs pyarrow to be read: pip install -e '.[text]'.") from None
-    try:
-        with parquet.ParquetFile(path) as table:
-            kind: Any = table.schema_arrow.field("text").type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise UserError(f"{path} has a column text of {kind}: it must hold strings.")
-            for batch in table.iter_batches(batch_size=1024, columns=["text"]):
-                yield from (value or "" for value in batch.column(0).to_pylist())
-    except KeyError:
-        raise UserError(f"{path} has no column text: give a table that has one.") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as parquet ({first}).") from error
+    packed, unpacked = path.stat().st_size, 0
+    with reading(path, "parquet"):
+        schema = parquet.read_schema(path)
+        if "text" not in schema.names:
+            raise UserError(f"{path} has no column text: give a table that has one.")
+        kind: Any = schema.field("text").type
+        if str(getattr(kind, "value_type", kind)) not in _STRINGS:
+            raise UserError(f"{path} has a column text of {kind}: it must hold strings.")
+    # As dictionaries, so that a text which repeats is in memory once.
+    with reading(path, "parquet"), parquet.ParquetFile(path, read_dictionary=["text"]) as table:
+        for batch in table.iter_batches(batch_size=1024, columns=["text"]):
+            for value in batch.column(0):
+                text = value.as_py() or ""
+                unpacked += len(text)
+                check_unpacked(path, packed, unpacked)
+                yield text

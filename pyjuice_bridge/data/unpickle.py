@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.data.files import reading
 from pyjuice_bridge.errors import UserError
 
 _NUMERIC = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)) | {"f4", "f8", "b1"}
@@ -114,25 +116,33 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_arrays(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle of numeric arrays, lists, numbers and text, of any protocol.
+    """Read the dictionary in a pickle of numeric arrays, lists, numbers and text, of any protocol.
 
     Arrays are read-only views of the bytes read.
 
     Raises:
         UserError: the file is damaged, holds no dictionary, or asks for anything else.
     """
-    try:
-        loaded = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except _Refused as error:
-        raise UserError(
-            f"{path} is not a pickle of plain arrays (it asks for {error}), so it was not read:"
-            " get the published file."
-        ) from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path} is a damaged pickle ({error}): get it again.") from error
+    with reading(path, "a pickle"):
+        raw = path.read_bytes()
+        try:
+            _check_memo(raw)
+            loaded = _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
+        except _Refused as error:
+            raise UserError(
+                f"{path} is not a pickle of plain arrays (it asks for {error}), so it was not read:"
+                " get the published file."
+            ) from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a dictionary of arrays.")
     return {_text(key): _plain(value) for key, value in loaded.items()}
+
+
+def _check_memo(raw: bytes) -> None:
+    """Refuse a memo far larger than the file: Python makes room for it at once."""
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(raw):
+            raise _Refused(f"{argument} memorised objects")
 
 
 def _text(key: Any) -> str:

@@ -1,1 +1,1 @@
-"""Latent variable distillation: counting, patch circuits and the bound they raise."""
+"""Kinds of circuits and how each is distilled.  Adding one is a file and a line in ``registry``."""

@@ -15,7 +15,7 @@ from pyjuice_bridge.errors import UserError
 def bound_and_marginal(
     engine: Engine, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, latent: str = "z"
 ) -> tuple[float, float]:
-    """Mean log p(x, z) and mean log p(x) of root 0, in nats per row.
+    """Compute the means of log p(x, z) and log p(x) of root 0, in nats per row.
 
     Works for every circuit that names its latents: an HCLT whose variables each have their own
     latent, or a patch circuit glued under a latent circuit.
@@ -31,11 +31,11 @@ def bound_and_marginal(
         UserError: the circuit has no such latents, or the shapes disagree.
     """
     if latent not in circuit.latents:
-        known = ", ".join(sorted(circuit.latents)) or "none"
-        raise UserError(f"latents: the circuit has no latents called {latent!r} (it has {known}).")
-    wanted = (len(x), len(circuit.latents[latent]))
-    if z.shape != wanted:
-        raise UserError(f"z: expected shape {wanted} for the latents {latent!r}, got {z.shape}.")
+        names = ", ".join(sorted(circuit.latents)) or "none"
+        raise UserError(f"latents: the circuit has no latents called {latent!r} (it has {names}).")
+    expected = (len(x), len(circuit.latents[latent]))
+    if z.shape != expected:
+        raise UserError(f"z: expected shape {expected} for the latents {latent!r}, got {z.shape}.")
     if not len(x):
         raise UserError("x: the bound needs at least one row, got none.")
     joint = engine.log_likelihood(circuit, x, {latent: z})[:, 0]

@@ -1,12 +1,15 @@
-"""Maximum-likelihood parameters of an HCLT whose latent values are observed: counting.
+"""Maximum-likelihood parameters of a circuit whose latent values are observed: counting.
 
 With every hidden variable observed, log p(x, z) falls apart into one categorical distribution per
 parameter row, and the maximum is the relative frequency (Liu, Zhang & Van den Broeck, *Scaling Up
-Probabilistic Circuits by Latent Variable Distillation*, ICLR 2023, section 4).
+Probabilistic Circuits by Latent Variable Distillation*, ICLR 2023, section 4).  One full-batch EM
+step with the latents observed gives the same parameters; counting integers is exact for any number
+of rows, takes seconds, and knows what to do with windows whose end has neither token nor state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,20 +25,24 @@ from pyjuice_bridge.circuit.types import (
     InputLayer,
     ProductLayer,
     SumLayer,
+    layer_params,
 )
 from pyjuice_bridge.errors import UserError
+
+_ENTRIES = 1 << 22
+"""Rows, or table entries, worked on at once."""
 
 
 def count_parameters(
     circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
 ) -> Circuit:
-    """The HCLT with p(H_child | H_parent), p(x | H) and the root's prior set to counts.
+    """Set every parameter of an HCLT or HMM to its smoothed relative frequency.
 
     Args:
-        circuit: an HCLT whose ``latents["z"]`` lists the product block of each hidden variable;
-            tied blocks add their counts.
-        x: int [N, num_vars], -1 where a value is missing (it is not counted).
-        z: int [N, hidden variables], the value of every hidden variable, none missing.
+        circuit: one whose ``latents["z"]`` lists the product block of each hidden variable, such as
+            those of ``hclt`` and ``Hmm.circuit``; tied blocks and layers add their counts.
+        x: int [N, num_vars], -1 where a value is missing (no emission is counted there).
+        z: int [N, hidden variables], -1 where there is none (nothing that involves it is counted).
         pseudocount: added to every parameter row, shared evenly by its entries.
 
     Returns:
@@ -43,28 +50,37 @@ def count_parameters(
         becomes uniform, or stays as it was when ``pseudocount`` is 0.
 
     Raises:
-        UserError: the circuit is not such an HCLT, or the data does not fit it.
+        UserError: the circuit is not such a circuit, or the data does not fit it.
     """
     x, z = np.asarray(x), np.asarray(z)
     hidden, owner = _hidden_variables(circuit)
     _check_shapes(circuit, x, z)
-    if pseudocount < 0:
-        raise UserError("pseudocount must be at least 0.")
-    params: list[FloatArray | None] = []
+    if not 0 <= pseudocount < np.inf:
+        raise UserError("pseudocount must be a finite number of at least 0.")
+    _check_range(x, circuit.categories, "x")
+    _check_range(z, _latent_sizes(circuit), "z")
+    tables: dict[int, NDArray[np.int64]] = {}
     for i, layer in enumerate(circuit.layers):
+        if isinstance(layer, ProductLayer):
+            continue
         blocks = np.arange(circuit.starts[i], circuit.starts[i + 1])
         parents = np.where(owner[blocks] >= 0, hidden[owner[blocks]], -1)
         if isinstance(layer, InputLayer):
-            pairs = np.stack([parents, layer.variables], axis=1)
-            params.append(
-                _counted(layer.params, layer.groups, pairs, {"z": z, "x": x}, pseudocount)
-            )
-        elif isinstance(layer, SumLayer):
-            pairs = np.stack([parents, hidden[layer.children]], axis=1)
-            params.append(_counted(layer.weights, layer.groups, pairs, {"z": z}, pseudocount))
+            values, which, params, target = x, layer.variables, layer.params, i
         else:
-            params.append(None)
-    return circuit.with_layer_params(params)
+            values, which, params = z, hidden[layer.children].astype(np.int32), layer.weights
+            target = i if layer.tied_to is None else layer.tied_to
+        counts = tables.setdefault(target, np.zeros(params.shape, np.int64))
+        for block, parent in enumerate(parents):
+            rows = z[:, parent] if parent >= 0 else None
+            _add(counts[layer.groups[block]], rows, values[:, which[block]])
+    arrays = [
+        _normalised(tables[i], old, pseudocount)
+        if (old := layer_params(layer)) is not None
+        else None
+        for i, layer in enumerate(circuit.layers)
+    ]
+    return circuit.with_layer_params(arrays)
 
 
 def latent_circuit(
@@ -75,7 +91,7 @@ def latent_circuit(
     epsilon: float,
     parents: ArrayLike | None = None,
 ) -> Circuit:
-    """A hidden tree over cluster ids, started at the counts.
+    """Build a hidden tree over cluster ids, started at the counts.
 
     Every position has a hidden variable with as many values as there are clusters: p(H_child |
     H_parent) is the smoothed frequency of the ids and p(Z | H) is (1 - ε)·identity + ε·uniform, so
@@ -101,7 +117,7 @@ def latent_circuit(
         raise UserError("z must be a non-empty integer array of shape [rows, positions].")
     if parents is None:
         parents = chow_liu_tree(z, clusters, bins=clusters)
-    start = hclt(parents, clusters, clusters, seed=0)
+    start = hclt(parents, clusters, clusters)
     circuit = count_parameters(start, z, z, pseudocount=pseudocount)
     leaf = circuit.layers[0]
     assert isinstance(leaf, InputLayer)
@@ -112,7 +128,7 @@ def latent_circuit(
 
 
 def _hidden_variables(circuit: Circuit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """By block: the hidden variable of a product block, and the product a block is a factor of."""
+    """Map blocks to the hidden variable of a product block, and to the product they are in."""
     hidden = np.full(circuit.num_blocks, -1)
     owner = np.full(circuit.num_blocks, -1)
     if "z" not in circuit.latents:
@@ -124,16 +140,23 @@ def _hidden_variables(circuit: Circuit) -> tuple[NDArray[np.int64], NDArray[np.i
             owner[layer.children] = np.repeat(blocks, np.diff(layer.offsets))
             fits = layer.kind == "hadamard" and bool((hidden[blocks] >= 0).all())
         elif isinstance(layer, SumLayer):
-            single = len(layer.children) == layer.num_blocks and layer.tied_to is None
+            single = len(layer.children) == layer.num_blocks
             fits = single and bool((hidden[layer.children] >= 0).all())
         else:
             fits = True
         if not fits:
             raise UserError(
-                f'The circuit is not an HCLT with latents "z" at every product block: layer {i} '
-                "has other blocks."
+                f'The circuit is not an HCLT or HMM with latents "z" at every product block: layer '
+                f"{i} has other blocks."
             )
     return hidden, owner
+
+
+def _latent_sizes(circuit: Circuit) -> NDArray[np.int64]:
+    """Return the number of values of every hidden variable."""
+    blocks = circuit.latents["z"]
+    layers = np.searchsorted(circuit.starts, blocks, side="right") - 1
+    return np.asarray(circuit.widths, np.int64)[layers]
 
 
 def _check_shapes(circuit: Circuit, x: NDArray[Any], z: NDArray[Any]) -> None:
@@ -144,50 +167,44 @@ def _check_shapes(circuit: Circuit, x: NDArray[Any], z: NDArray[Any]) -> None:
         raise UserError(f"x has {len(x)} rows but z has {len(z)}; they must be the same rows.")
 
 
-def _counted(
-    old: FloatArray,
-    groups: NDArray[np.int32],
-    pairs: NDArray[np.int64],
-    data: dict[str, NDArray[Any]],
-    pseudocount: float,
-) -> FloatArray:
-    """Smoothed relative frequencies, [groups, width, entries].
-
-    ``pairs`` holds for every block the column of ``data["z"]`` that picks the parameter row (-1: a
-    root, one row) and the column that picks the entry, of ``data["x"]`` if there, else of the same.
-    """
-    entries = "x" if "x" in data else "z"
-    new = np.empty_like(old)
-    order = np.argsort(groups, kind="stable")
-    bounds = np.searchsorted(groups[order], np.arange(len(old) + 1))
-    width, size = old.shape[1:]
-    for group in range(len(old)):
-        counts = np.zeros(width * size, np.int64)
-        for row_column, column in pairs[order[bounds[group] : bounds[group + 1]]]:
-            values = _column(data, entries, column, size)
-            ids = values.astype(np.int64)
-            if row_column >= 0:
-                ids += _column(data, "z", row_column, width).astype(np.int64) * size
-            ids = ids[values != MISSING]
-            counts += np.bincount(ids, minlength=counts.size)
-        new[group] = _normalised(counts.reshape(width, size), old[group], pseudocount)
-    return new
+def _check_range(values: NDArray[Any], sizes: NDArray[Any], name: str) -> None:
+    """Refuse values that do not lie below their column's size."""
+    for part in _parts(values):
+        chunk = values[part].astype(np.int64)
+        bad = (chunk < MISSING) | (chunk >= sizes)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise UserError(
+                f"{name}: row {part.start + row}, column {column} is {chunk[row, column]}; values "
+                f"must be 0 … {sizes[column] - 1}, or -1 where missing."
+            )
 
 
-def _column(data: dict[str, NDArray[Any]], name: str, column: int, size: int) -> NDArray[Any]:
-    """One column, once its values are known to be in range (``x`` may hold -1)."""
-    values: NDArray[Any] = data[name][:, column]
-    lowest = MISSING if name == "x" else 0
-    if len(values) and (values.min() < lowest or values.max() >= size):
-        raise UserError(
-            f"{name} must hold values from {lowest} to {size - 1} in column {column}, but has "
-            f"{values.min()} to {values.max()}."
-        )
-    return values
+def _parts(values: NDArray[Any]) -> Iterator[slice]:
+    step = max(1, _ENTRIES // max(1, values.shape[1] if values.ndim > 1 else 1))
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
+
+
+def _add(counts: NDArray[np.int64], rows: NDArray[Any] | None, columns: NDArray[Any]) -> None:
+    """Count one more at every pair of row and column that are both there; None is row 0."""
+    flat = counts.reshape(-1)
+    for part in _parts(columns):
+        ids = columns[part].astype(np.int64)
+        there = ids != MISSING
+        if rows is not None:
+            above = rows[part].astype(np.int64)
+            there &= above != MISSING
+            ids += above * counts.shape[1]
+        np.add.at(flat, ids[there], 1)
 
 
 def _normalised(counts: NDArray[np.int64], old: FloatArray, pseudocount: float) -> FloatArray:
-    smoothed = counts + pseudocount / counts.shape[1]
-    totals = smoothed.sum(axis=1, keepdims=True)
-    out: FloatArray = np.where(totals > 0, smoothed / np.where(totals > 0, totals, 1.0), old)
+    out = np.empty(old.shape, old.dtype)
+    size = counts.shape[-1]
+    table, kept, made = (a.reshape(-1, size) for a in (counts, old, out))
+    for part in _parts(table):
+        smoothed = table[part] + pseudocount / size
+        totals = smoothed.sum(axis=1, keepdims=True)
+        made[part] = np.where(totals > 0, smoothed / np.where(totals > 0, totals, 1.0), kept[part])
     return out

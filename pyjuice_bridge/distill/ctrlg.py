@@ -6,16 +6,17 @@ A model is a folder, as ``huggingface_hub``'s model mixin writes it:
 - ``model.safetensors``: float32 ``alpha_exp`` [H, H], the transition probabilities themselves
   (row = state before); ``beta`` [H, V], the *logarithms* of the emission probabilities; ``gamma``
   [H], the logarithms of the initial probabilities (training there applies a softmax to them, so a
-  constant may be missing).  Zero probabilities are written as -1e30, its own stand-in for -∞.
+  constant may be missing).  Zero probabilities are written as -1e30, its own value for -∞.
 
 Conventions of its models: token ids are those of the causal model's tokenizer, prompt left out;
 sequences that end early are filled up with the end-of-sequence token; and the last state, H - 1, is
-kept for that token and stays where it is.
+reserved for that token and never left.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 _LOG_ZERO = -1e30
+_TYPES = ("F64", "F32", "F16")
+"""Of numbers, as safetensors names them."""
 _CLOSE = 1e-2
 """How far from one the rows of a file may sum; they are scaled to one."""
 
@@ -48,22 +51,16 @@ def load_ctrlg(folder: Path | str) -> tuple[Hmm, int]:
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
-    arrays = _read_tensors(folder / WEIGHTS)
     states, vocabulary = config["hidden_states"], config["vocab_size"]
     shapes = {"alpha_exp": (states, states), "beta": (states, vocabulary), "gamma": (states,)}
-    for name, shape in shapes.items():
-        if name not in arrays:
-            raise UserError(f"{folder / WEIGHTS}: there is no tensor {name!r}.")
-        if arrays[name].shape != shape:
-            raise UserError(
-                f"{folder / WEIGHTS}: {name} has the shape {list(arrays[name].shape)}, but "
-                f"{CONFIG} says {list(shape)}."
-            )
-    gamma = arrays["gamma"]
-    initial = np.exp(gamma - gamma.max())
-    emission = np.exp(arrays["beta"], out=arrays["beta"])
+    arrays = _read_tensors(folder / WEIGHTS, shapes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gamma = arrays["gamma"]
+        initial = np.exp(gamma - gamma.max())
+        initial /= initial.sum()
+        emission = np.exp(arrays["beta"], out=arrays["beta"])
     hmm = Hmm(
-        (initial / initial.sum()).astype(np.float32),
+        _rows(initial[None], folder, "exp(gamma)")[0],
         _rows(arrays["alpha_exp"], folder, "alpha_exp"),
         _rows(emission, folder, "exp(beta)"),
     )
@@ -115,32 +112,62 @@ def _read_config(path: Path) -> dict[str, int]:
         config = json.loads(path.read_bytes())
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: is not JSON.") from None
     names = ("eos_token_id", "hidden_states", "vocab_size")
     if not isinstance(config, dict) or any(type(config.get(name)) is not int for name in names):
         raise UserError(f"{path}: must hold the whole numbers {', '.join(names)}.")
+    if min(config["hidden_states"], config["vocab_size"]) < 1:
+        raise UserError(f"{path}: hidden_states and vocab_size must be at least 1.")
+    if not 0 <= config["eos_token_id"] < config["vocab_size"]:
+        raise UserError(
+            f"{path}: eos_token_id is {str(config['eos_token_id'])[:20]}, but must be a token, "
+            f"0 … {config['vocab_size'] - 1}."
+        )
     return {name: config[name] for name in names}
 
 
-def _read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    files = _safetensors()
-    from safetensors import SafetensorError
+def _read_tensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[np.float32]]:
+    """Read the named tensors; types and shapes are checked before any numbers."""
+    _safetensors()
+    from safetensors import safe_open
 
     try:
-        arrays = files.load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            for name, shape in shapes.items():
+                if name not in file.keys():  # noqa: SIM118, the file is no mapping
+                    raise UserError(f"{path}: there is no tensor {name!r}.")
+                found = file.get_slice(name)
+                if found.get_dtype() not in _TYPES:
+                    raise UserError(
+                        f"{path}: {name} holds {found.get_dtype()}; convert it to F32 first."
+                    )
+                if tuple(found.get_shape()) != shape:
+                    raise UserError(
+                        f"{path}: {name} has the shape {list(found.get_shape())}, but "
+                        f"{CONFIG} says {list(shape)}."
+                    )
+            return {name: np.array(file.get_tensor(name), np.float32) for name in shapes}
+    except UserError:
+        raise
     except OSError:
         raise UserError(f"{path}: cannot be read, or is not there.") from None
-    except SafetensorError as problem:
+    except Exception as problem:  # damaged files raise anything
         raise UserError(f"{path}: is not a safetensors file ({problem}).") from None
-    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
 
 
 def _rows(array: NDArray[np.float32], folder: Path, name: str) -> NDArray[np.float32]:
-    """The array with its rows scaled to one, in place."""
-    totals = array.sum(axis=1, keepdims=True, dtype=np.float64)
-    if array.min() < 0 or not (np.abs(totals - 1) < _CLOSE).all():
-        raise UserError(f"{folder / WEIGHTS}: the rows of {name} are no distributions.")
+    """Scale the rows of an array to one, in place.
+
+    Raises:
+        UserError: a row is no distribution, even roughly.
+    """
+    with np.errstate(invalid="ignore"):
+        totals = array.sum(axis=1, keepdims=True, dtype=np.float64)
+    if not array.min() >= 0 or not (np.abs(totals - 1) < _CLOSE).all():
+        raise UserError(f"{folder / WEIGHTS}: the rows of {name} are not distributions.")
     array /= totals.astype(np.float32)
     return array
 

@@ -1,74 +1,191 @@
-"""Maximum-likelihood parameters of an HMM whose states are observed: counting.
-
-With every state known, log p(x, z) falls apart into one categorical distribution per row, and the
-maximum is the relative frequency (Liu, Zhang & Van den Broeck, *Scaling Up Probabilistic Circuits
-by Latent Variable Distillation*, ICLR 2023, section 4).
-"""
+"""``circuit.kind: hmm``: a homogeneous hidden Markov model of windows, distilled by counting."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pyjuice_bridge.circuit.hmm import Hmm
-from pyjuice_bridge.circuit.types import MISSING
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
+from pyjuice_bridge.circuit.size import size_of
+from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
+from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.checks import check_counted, pool
+from pyjuice_bridge.distill.language import with_end_state
+from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import KindSection, Pseudocount, States
 
-_ENTRIES = 1 << 22
-"""Tokens, or table entries, worked on at once."""
+_STEP_FLOPS = 50
+"""What a parameter costs in an M-step, in operations of a matrix product."""
 
 
-def count_hmm(
-    x: NDArray[Any], z: NDArray[Any], states: int, vocabulary: int, pseudocount: float
-) -> Hmm:
-    """The HMM with initial, transition and emission rows set to smoothed relative frequencies.
+class HmmCircuit(KindSection):
+    """A homogeneous hidden Markov model over the tokens of a window, distilled by counting.
 
-    Every window is a text of its own: the first state is that of position 0, and transitions are
-    the adjacent pairs inside windows.
-
-    Args:
-        x: int [N, T], token ids, -1 where missing: no emission is counted there.
-        z: int [N, T], the state of every position, -1 where there is none (in a window's tail):
-            nothing that involves it is counted.
-        states: H.
-        vocabulary: V.
-        pseudocount: added to every row, shared evenly by its entries.
-
-    Returns:
-        Float32 parameters.  A row that no data reaches is uniform.
-
-    Raises:
-        UserError: the arrays do not fit each other, or hold ids out of range.
+    ``smoothing`` is the share of every counted row that is given to overall frequencies.
     """
-    x, z = np.asarray(x), np.asarray(z)
-    for name, array in (("x", x), ("z", z)):
-        if array.ndim != 2 or array.dtype.kind not in "iu":
-            raise UserError(f"{name} must be an integer array of shape [windows, positions].")
-    if x.shape != z.shape or not x.size:
-        raise UserError(
-            f"x has the shape {list(x.shape)} and z {list(z.shape)}; they must be the same "
-            "windows, at least one."
-        )
-    if pseudocount < 0:
-        raise UserError("pseudocount must be at least 0.")
-    initial = np.zeros((1, states), np.int32)
-    transition = np.zeros((states, states), np.int32)
-    emission = np.zeros((states, vocabulary), np.int32)
-    step = max(1, _ENTRIES // x.shape[1])
-    for start in range(0, len(x), step):
-        tokens = _in_range(x[start : start + step], vocabulary, "x", start)
-        hidden = _in_range(z[start : start + step], states, "z", start)
-        _add(initial, np.zeros_like(hidden[:, 0]), hidden[:, 0])
-        _add(transition, hidden[:, :-1], hidden[:, 1:])
-        _add(emission, hidden, tokens)
-    rows = [_normalised(table, pseudocount) for table in (initial, transition, emission)]
-    return Hmm(rows[0][0], rows[1], rows[2])
+
+    kind: Literal["hmm"]
+    states: States = 128
+    pseudocount: Pseudocount = 0.1
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+def _check(config: Settings) -> None:
+    pool(config, "HMM, whose states are the same at every position")
+    check_counted(config)
+
+
+def _scopes(_: HmmCircuit, shape: Shape) -> IntArray:
+    """Return one latent for every position of a window."""
+    return np.arange(len(shape.categories), dtype=np.int32)[:, None]
+
+
+def _structure(section: HmmCircuit, _: str, shape: Shape, states: int | None) -> Circuit:
+    vocabulary, length = int(shape.categories[0]), len(shape.categories)
+    return random_hmm(states or section.states, vocabulary, None).circuit(length)
+
+
+def _initialise(context: Context) -> list[Initialisation]:
+    """Begin every arm in every size, the sizes one after the other."""
+    section, arms = context.config.circuit, context.config.arms or []
+    assert isinstance(section, HmmCircuit)
+    sizes, initialisations = context.config.sizes, []
+    length = len(context.data.categories)
+    # The last state marks the end; it has no cluster.
+    ended = _end(context) is not None
+    assignments = latents(context, [(size or section.states) - ended for size in sizes], (length,))
+    for size in sizes:
+        for arm in arms:
+            if arm == "lvd":
+                initialisations.append(_counted(context, section, size, next(assignments)))
+            else:
+                initialisations.append(_random(context, section, size))
+    return initialisations
+
+
+def _work(context: Context, section: HmmCircuit, size: int | None) -> float:
+    """Estimate a pass: matrix products of every window, and the M-steps."""
+    rows = len(context.data.rows["train"])
+    steps = -(-rows // context.config.train.batch_size)
+    measured = size_of(_structure(section, "random", context.data.shape, size))
+    return rows * measured.flops + steps * _STEP_FLOPS * measured.parameters
+
+
+def _random(context: Context, section: HmmCircuit, size: int | None) -> Initialisation:
+    """Begin with Dirichlet(1) rows."""
+    seed, count, builders = context.config.seed, size or section.states, builders_of(context.engine)
+    vocabulary, length = int(context.data.categories[0]), len(context.data.categories)
+    key = {
+        "random": "hmm",
+        "states": count,
+        "vocabulary": vocabulary,
+        "length": length,
+        "seed": seed,
+        "builders": builders.name,
+    }
+    return Initialisation(
+        "random",
+        key,
+        lambda: builders.random_hmm(count, vocabulary, length, seed=seed),
+        (),
+        states=size,
+        work=_work(context, section, size),
+        finish=_finish(context),
+    )
+
+
+def _counted(
+    context: Context, section: HmmCircuit, size: int | None, found: LatentValues
+) -> Initialisation:
+    """Begin with the HMM counted in one pass over the windows and their latents."""
+    data, count, finish = context.data, size or section.states, _finish(context)
+    vocabulary, end = int(data.categories[0]), _end(context)
+    z = {split: _with_end(data.rows[split], ids, end, count) for split, ids in found.z.items()}
+    inputs = {
+        "data": data.key,
+        "states": count,
+        "pseudocount": section.pseudocount,
+        "smoothing": section.smoothing,
+        "engine": context.engine_key,
+    }
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        with context.reporter.task(f"counting ({count:,} states)"):
+            builders = builders_of(context.engine)
+            x, known = _until_end(data.rows["train"], z["train"], end)
+            start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
+            counted = builders.count_parameters(start, x, known, pseudocount=section.pseudocount)
+            smooth = interpolate(Hmm.of(counted), x, known, section.smoothing)
+            circuit = finish(smooth.circuit(x.shape[1]))
+            hdf5.save(circuit, folder / CIRCUIT)
+            bound, marginal = bound_and_marginal(
+                context.engine, circuit, data.rows["valid"], z["valid"]
+            )
+        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
+
+    counted = context.store.stage("counting", 2, inputs, build, parents=(found.artifact,))
+    stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])
+    return Initialisation(
+        "lvd",
+        {},
+        lambda: hdf5.load(counted.path / CIRCUIT),
+        (counted,),
+        (stage,),
+        z["valid"],
+        states=size,
+        work=_work(context, section, size),
+        finish=finish,
+    )
+
+
+def _end(context: Context) -> int | None:
+    """Return the token that ends a text, None where rows do not end."""
+    return getattr(context.data.codec, "end", None)
+
+
+def _finish(context: Context) -> Callable[[Circuit], Circuit]:
+    """Return a function that restores the end state's rows, which pseudocounts fill."""
+    end = _end(context)
+    if end is None:
+        return lambda circuit: circuit
+    return lambda circuit: replace(
+        circuit,
+        layers=with_end_state(Hmm.of(circuit), end).circuit(circuit.num_vars).layers,
+    )
+
+
+def _with_end(
+    x: NDArray[Any], z: NDArray[np.int32], end: int | None, states: int
+) -> NDArray[np.int32]:
+    """Put the last state wherever the text has ended."""
+    return z if end is None else np.where(x == end, np.int32(states - 1), z)
+
+
+def _until_end(
+    x: NDArray[Any], z: NDArray[np.int32], end: int | None
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Drop padding, so that it is not counted."""
+    if end is None:
+        return x, z
+    ended = x == end
+    filled = np.cumsum(ended, axis=1) > ended
+    return np.where(filled, MISSING, x), np.where(filled, np.int32(MISSING), z)
 
 
 def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm:
-    """Rows mixed with overall frequencies: (1 - share)·row + share·frequencies of all states.
+    """Mix rows with overall frequencies: (1 - share)·row + share·frequencies of all states.
 
     Counted rows are near zero wherever a state was never seen with a token, and EM, which
     multiplies, brings such an entry back slowly.  Mixed with the frequencies of tokens (emission)
@@ -98,31 +215,13 @@ def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm
     return Hmm(hmm.initial, *tables)
 
 
-def _in_range(values: NDArray[Any], size: int, name: str, start: int) -> NDArray[np.int64]:
-    bad = (values < MISSING) | (values >= size)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise UserError(
-            f"{name}: window {start + row}, position {column} is {values[row, column]}; values "
-            f"must be 0 … {size - 1}, or -1 where missing."
-        )
-    return values.astype(np.int64)
-
-
-def _add(counts: NDArray[np.int32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
-    """One more at every pair of row and column that are both there."""
-    both = (rows != MISSING) & (columns != MISSING)
-    pairs = rows[both] * counts.shape[1] + columns[both]
-    np.add.at(counts.reshape(-1), pairs, np.int32(1))
-
-
-def _normalised(counts: NDArray[np.int32], pseudocount: float) -> NDArray[np.float32]:
-    out = np.empty(counts.shape, np.float32)
-    size = counts.shape[1]
-    step = max(1, _ENTRIES // size)
-    for start in range(0, len(counts), step):
-        smoothed = counts[start : start + step] + pseudocount / size
-        total = smoothed.sum(axis=1, keepdims=True)
-        smoothed[total[:, 0] == 0] = 1 / size
-        out[start : start + step] = smoothed / np.where(total > 0, total, 1.0)
-    return out
+KIND = Kind(
+    name="hmm",
+    section=HmmCircuit,
+    domains=("text", "written"),
+    arms=("lvd", "random"),
+    check=_check,
+    scopes=_scopes,
+    structure=_structure,
+    initialise=_initialise,
+)

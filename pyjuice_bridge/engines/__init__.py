@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.engines.base import Engine, Precision
 from pyjuice_bridge.engines.julia_environment import JuliaState, julia_state
 from pyjuice_bridge.errors import UserError
-
-EngineName = Literal["auto", "torch", "julia"]
-DeviceName = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "float64", "tf32", "bf16"]
 
 ENGINES = ("auto", "torch", "julia")
 DEVICES = ("auto", "cpu", "cuda")
@@ -32,7 +27,7 @@ def choose_engine(name: str = "auto", device: str = "auto") -> EngineChoice:
     Looking for Julia downloads nothing.
 
     Raises:
-        UserError: a name is unknown, or what was asked for cannot be used here.
+        UserError: a name is unknown, or the engine or device cannot be used here.
     """
     if name not in ENGINES:
         raise UserError(f"engine: {name!r} is not one of {', '.join(ENGINES)}.")
@@ -57,15 +52,22 @@ def choose_engine(name: str = "auto", device: str = "auto") -> EngineChoice:
 def get_engine(
     name: str = "auto", device: str = "auto", *, precision: Precision = "float32"
 ) -> Engine:
-    """The engine called ``name`` on ``device``; PyTorch is loaded only if it is the one.
-
-    ``choose_engine`` makes the same decision and gives its reason.  ``precision`` is that of the
-    engine's arithmetic; results are float64 in any case.
+    """Choose an engine as ``choose_engine`` does, and open it.
 
     Raises:
-        UserError: the device cannot do what was asked for.
+        UserError: the engine or device cannot be used here.
     """
-    choice = choose_engine(name, device)
+    return open_engine(choose_engine(name, device), precision=precision)
+
+
+def open_engine(choice: EngineChoice, *, precision: Precision = "float32") -> Engine:
+    """Open a chosen engine; PyTorch is loaded only if it is the one.
+
+    ``precision`` is that of the engine's arithmetic; results are float64 in any case.
+
+    Raises:
+        UserError: the engine has no such precision.
+    """
     if choice.name == "julia":
         from pyjuice_bridge.engines.julia import JuliaEngine
 
@@ -78,7 +80,7 @@ def get_engine(
 
 
 def _line(engine: str, why: str, where: tuple[str, str]) -> tuple[str, str]:
-    """The device, and the decision in one line."""
+    """Return the device, and the reason for the choice in one line."""
     device, reason = where
     return device, f"engine {engine} ({why}) on {device} ({reason})"
 
@@ -91,17 +93,17 @@ def _torch_device(device: str) -> tuple[str, str]:
     if torch.cuda.is_available():
         return "cuda", "asked for" if device == "cuda" else "a CUDA device is there"
     if device == "cuda":
-        raise UserError("device: 'cuda' was asked for but PyTorch sees no CUDA device; set 'cpu'.")
+        raise UserError("device: 'cuda' is set, but PyTorch sees no CUDA device; set 'cpu'.")
     return "cpu", "no CUDA device"
 
 
 def _julia_device(state: JuliaState, device: str, *, strict: bool = True) -> tuple[str, str]:
-    """The device Julia would use; unless ``strict``, the CPU also where it cannot have the GPU."""
+    """Return the device Julia would use; without ``strict``, the CPU if no GPU is usable."""
     if device == "cpu":
         return "cpu", "asked for"
     if state.gpu and "CUDA" in state.packages:
         return "cuda", "asked for" if device == "cuda" else f"{state.gpu} is there"
     lacking = "no CUDA device" if not state.gpu else "no CUDA package for the GPU"
     if device == "cuda" and strict:
-        raise UserError(f"device: 'cuda' was asked for but Julia has {lacking}; set 'cpu'.")
+        raise UserError(f"device: 'cuda' is set, but Julia has {lacking}; set 'cpu'.")
     return "cpu", lacking

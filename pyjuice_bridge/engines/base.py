@@ -1,38 +1,96 @@
-"""What every engine can do.  Arrays in and out are NumPy; devices are the engine's business."""
+"""What every engine can do.  Arrays in and out are NumPy's, whatever the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from annotated_types import Interval
+from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
+from pyjuice_bridge.circuit.types import Circuit, FloatArray
+from pyjuice_bridge.errors import UserError, shown
+from pyjuice_bridge.numbers import MOST_EPOCHS, MOST_PSEUDOCOUNT, SEEDS, StepSize, real, whole
 
 Latents = Mapping[str, NDArray[Any]]
 """Latent name → int [N, positions] (-1 = unobserved) or float [N, positions, width] soft evidence
 with entries in [0, 1]."""
 
 
+Epochs = Annotated[int, Interval(ge=0, le=MOST_EPOCHS)]
+BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
+Pseudocount = Annotated[float, Interval(ge=0, le=MOST_PSEUDOCOUNT)]
+
+Optimizer = Literal["full_em", "mini_em", "anemone"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
+ScheduleKind = Literal["linear", "cosine", "constant", "step"]
+
+Seed = Annotated[int, SEEDS]
+
+
+class _Checked:
+    """A dataclass whose fields are checked against their types when it is made."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            found = _checked(f"{type(self).__name__}: {name}", getattr(self, name), kind)
+            object.__setattr__(self, name, found)
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """Return ``value`` as the plain Python value that ``kind``, an annotation, asks for."""
+    origin, given = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return (whole if given[0] is int else real)(name, value, given[1])
+    if origin is Literal:
+        if not isinstance(value, str) or value not in given:
+            raise UserError(f"{name} is {shown(value)}, must be one of {', '.join(given)}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+            raise UserError(f"{name} is {shown(value)}, must be a list of whole numbers.")
+        return tuple(_checked(name, entry, given[0]) for entry in value)
+    if type(None) in given:
+        return None if value is None else _checked(name, value, given[0])
+    if not isinstance(value, kind):
+        raise UserError(f"{name} is {shown(value)}, must be a {kind.__name__}.")
+    return value
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(_Checked):
     """Step size η over training: from ``start`` to ``end``, per mini-batch.
 
     ``step`` keeps ``start`` for the share ``switch`` of the training, then takes ``end``.
+
+    Raises:
+        UserError: a field is not of the type that it is annotated with, or outside its range.
     """
 
-    start: float = 0.1
-    end: float = 0.01
-    kind: Literal["linear", "cosine", "constant", "step"] = "linear"
-    switch: float = 0.8
+    start: StepSize = 0.1
+    end: StepSize = 0.01
+    kind: ScheduleKind = "linear"
+    switch: Annotated[float, Interval(ge=0, le=1)] = 0.8
+
+    def at(self, step: int, total: int) -> float:
+        """Return η at mini-batch ``step`` of ``total``, counted from 0."""
+        if self.kind == "constant":
+            return self.start
+        if self.kind == "step":
+            return self.start if step < self.switch * total else self.end
+        done = step / max(1, total - 1)
+        if self.kind == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return self.start + (self.end - self.start) * done
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """How to train.
+class FitOptions(_Checked):
+    """How to train.  Integers may be NumPy's; they are kept as Python's.
 
     Attributes:
         optimizer: ``full_em`` (one step per pass), ``mini_em`` (Liu et al., ICLR 2023, app. B.1)
@@ -44,17 +102,46 @@ class FitOptions:
             With a validation set the returned circuit is the best one seen.
         frozen: indices of layers whose parameters stay as they are.
         seed: orders the mini-batches; epoch e uses the generator seeded by (seed, e).
+        skip: a sub-circuit below a latent variable need not count the samples that hardly reach
+            it, which together are at most this share of its flow; 0 is exact.  Scores are.
+
+    Raises:
+        UserError: a field is not of the type that it is annotated with, or outside its range.
     """
 
-    optimizer: Literal["full_em", "mini_em", "anemone"] = "mini_em"
-    epochs: int = 10
-    batch_size: int = 512
+    optimizer: Optimizer = "mini_em"
+    epochs: Epochs = 10
+    batch_size: BatchSize = 512
     step_size: Schedule = field(default_factory=Schedule)
-    pseudocount: float = 0.1
-    momentum: float = 0.9
-    patience: int | None = None
-    frozen: tuple[int, ...] = ()
-    seed: int = 0
+    pseudocount: Pseudocount = 0.1
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    patience: Annotated[int, Interval(ge=1, le=2**31 - 1)] | None = None
+    frozen: tuple[Annotated[int, Interval(ge=0, lt=2**31)], ...] = ()
+    seed: Seed = 0
+    skip: Annotated[float, Interval(ge=0, lt=1)] = 1e-4
+
+
+def check_options(circuit: Circuit, options: FitOptions) -> None:
+    """Refuse options that do not fit the circuit; both engines ask on entry.
+
+    Raises:
+        UserError: ``options`` are no ``FitOptions``, or freeze a layer that is not there or whose
+            parameters belong to another layer.
+    """
+    if not isinstance(options, FitOptions):
+        raise UserError(f"options is {type(options).__name__}, must be FitOptions.")
+    for index in options.frozen:
+        if index >= len(circuit.layers):
+            raise UserError(
+                f"FitOptions: frozen names layer {index}, but the circuit has the layers 0 to "
+                f"{len(circuit.layers) - 1}."
+            )
+        owner = getattr(circuit.layers[index], "tied_to", None)
+        if owner is not None:
+            raise UserError(
+                f"FitOptions: frozen names layer {index}, whose weights are those of layer "
+                f"{owner}; name that one."
+            )
 
 
 @dataclass(frozen=True)
@@ -99,15 +186,15 @@ class Engine(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process that does the work, this one or another."""
+        """The id of the process that computes, this one or another."""
 
     def facts(self) -> dict[str, str | int]:
-        """Threads, and versions of what it is made with, for the record of a run."""
+        """Return threads and versions, for the record of a run."""
 
     def log_likelihood(
         self, circuit: Circuit, x: NDArray[Any], latents: Latents | None = None
     ) -> NDArray[np.float64]:
-        """log p(x, observed latents), float64 [N, roots], in nats."""
+        """Return log p(x, observed latents), float64 [N, roots], in nats."""
 
     def expected_counts(
         self,
@@ -116,7 +203,7 @@ class Engine(Protocol):
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
     ) -> Counts:
-        """Flows summed over rows; ``weights`` is float [N] or [N, roots], default one."""
+        """Sum flows over rows; ``weights`` is float [N] or [N, roots], default one."""
 
     def fit(
         self,
@@ -127,7 +214,7 @@ class Engine(Protocol):
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
         valid: NDArray[Any] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:
@@ -136,6 +223,17 @@ class Engine(Protocol):
         ``checkpoint`` is a file written after every epoch and resumed from when it exists.
         ``on_batch`` is called with (batches done, batches in all) over the whole training.
         """
+
+    def m_step(
+        self,
+        circuit: Circuit,
+        counts: Counts,
+        *,
+        step_size: float = 1.0,
+        pseudocount: float = 0.1,
+        frozen: tuple[int, ...] = (),
+    ) -> Circuit:
+        """Return the circuit after one step of EM on its counts (see ``engines.steps``)."""
 
     def sample(
         self,
@@ -152,74 +250,9 @@ class Engine(Protocol):
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """The jointly most probable completion and latents: (x [N, num_vars], log-value [N])."""
+        """Return the most probable completion with its latents: x [N, num_vars], log-value [N]."""
 
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
-        """p(latent = j | x) for the latents ``name``: float32 [N, positions, width]."""
-
-
-class Builders(Protocol):
-    """Where a run's circuits come from: the functions of these names in ``circuit``, ``distill``.
-
-    Every implementation makes the same trees, structures and counts of the same data; ``name`` says
-    which one it is.
-    """
-
-    name: str
-
-    def chow_liu_tree(
-        self,
-        x: NDArray[Any],
-        categories: ArrayLike,
-        *,
-        bins: int = 16,
-        pseudocount: float = 1.0,
-        rows: int | None = None,
-        seed: int = 0,
-    ) -> IntArray:
-        """``circuit.chow_liu.chow_liu_tree``."""
-
-    def hclt(
-        self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
-    ) -> Circuit:
-        """``circuit.hclt.hclt``."""
-
-    def patch_bundle(
-        self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
-    ) -> Circuit:
-        """``circuit.patches.patch_bundle``."""
-
-    def glue(self, latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
-        """``circuit.patches.glue``."""
-
-    def count_parameters(
-        self, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
-    ) -> Circuit:
-        """``distill.counting.count_parameters``."""
-
-    def latent_circuit(
-        self,
-        z: NDArray[Any],
-        clusters: int,
-        *,
-        pseudocount: float,
-        epsilon: float,
-        parents: ArrayLike | None = None,
-    ) -> Circuit:
-        """``distill.counting.latent_circuit``."""
-
-    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
-        """The circuit of ``circuit.hmm.random_hmm``."""
-
-    def count_hmm(
-        self,
-        x: NDArray[Any],
-        z: NDArray[Any],
-        states: int,
-        vocabulary: int,
-        *,
-        pseudocount: float,
-    ) -> Circuit:
-        """The circuit of ``distill.hmm.count_hmm``, as long as the rows."""
+        """Return p(latent = j | x) of the latents ``name``: float32 [N, positions, width]."""

@@ -1,4 +1,4 @@
-"""What makes a training the same one again: its order of rows, and the key of its checkpoint."""
+"""What identifies a training: the order of its rows, and the key of its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyjuice_bridge.engines.base import FitOptions, Latents
 
 
 def row_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
-    """The order in which an epoch takes its rows, the same for every engine."""
+    """Return the order in which an epoch takes its rows, the same for every engine."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
@@ -30,7 +30,7 @@ def training_key(
     latents: Latents | None = None,
     valid: NDArray[Any] | None = None,
 ) -> str:
-    """A hash of everything a training depends on, so that a checkpoint resumes only its own."""
+    """Hash everything a training depends on, so that a checkpoint resumes only its own."""
     digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
     digest.update(f"{engine} {precision}".encode())
     extra = {f"latents {name}": np.asarray(v) for name, v in (latents or {}).items()}

@@ -1,4 +1,4 @@
-"""Which query works for which structure: found out by asking, not by promising.
+"""Which query works for which structure, found out by asking.
 
 ``python -m pyjuice_bridge.query.table docs/queries.md`` writes the page; a test fails when the page
 says something else than what the queries do.
@@ -24,7 +24,6 @@ from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.query.text_phrases import Constraint
 
 _INTRODUCTION = """\
@@ -40,20 +39,20 @@ every structure.
 - **one root**: choose one of the roots with `select(root)` first.
 - **no images**: the circuit does not model images.
 - **no latents**: the structure names no latents, so the answer is empty.
-- **no HMM**: a `TextModel` needs a hidden Markov model.
+- **no HMM**: `text` needs a hidden Markov model.
 """
 
 _NOTES = """\
 `mpe` maximises the variables and the latents together. The most probable values of the variables
 alone, latents summed out, are NP-hard to find: `map_approximate` searches for them. On a hidden
-Markov model `mpe` is the Viterbi algorithm. `TextModel.of(model)` answers for texts of any length.
+Markov model `mpe` is the Viterbi algorithm. `model.text` answers for texts of any length.
 """
 
 _HEIGHT, _WIDTH = 2, 2
 
 
 def structures() -> dict[str, Circuit]:
-    """A small circuit of 2×2 grey images with four values per pixel, by structure.
+    """Build a small circuit of 2×2 grey images with four values per pixel, by structure.
 
     A hidden Markov model reads texts and a bundle patches, so they have no image shape.
     """
@@ -67,9 +66,9 @@ def structures() -> dict[str, Circuit]:
         "glued patches": glue(hclt([-1, 0], 3, 3, seed=0), bundle, places),
     }
     shape = {"image_height": _HEIGHT, "image_width": _WIDTH, "image_channels": 1}
-    found = {k: replace(c, meta={**c.meta, **shape}) for k, c in images.items()}
-    found["HMM"] = random_hmm(3, values, seed=0).circuit(size)
-    return {**found, "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0)}
+    circuits = {k: replace(c, meta={**c.meta, **shape}) for k, c in images.items()}
+    circuits["HMM"] = random_hmm(3, values, seed=0).circuit(size)
+    return {**circuits, "patch bundle": patch_bundle([-1, 0], 2, 2, values, seed=0)}
 
 
 def _hidden(images: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -95,22 +94,27 @@ QUERIES: dict[str, Ask] = {
     "log_likelihood": lambda m, x: _per_root(m.log_likelihood(_hidden(x))),
     "conditional": lambda m, x: _per_root(m.conditional(x, _hidden(x))),
     "bits_per_dim": lambda m, x: _exact(m.bits_per_dim(x)),
-    "sample": lambda m, x: _exact(m.sample(2)),
-    "sample given evidence": lambda m, x: _exact(m.sample(2, _hidden(x))),
+    "sample": lambda m, x: _exact(m.sample(2, seed=0)),
+    "sample given evidence": lambda m, x: _exact(m.sample(2, _hidden(x), seed=0)),
     "inpaint": lambda m, x: _exact(m.inpaint(x, np.eye(_HEIGHT, _WIDTH, dtype=bool))),
     "mpe": lambda m, x: _exact(m.mpe(_hidden(x))),
     "map_approximate": lambda m, x: m.map_approximate(_hidden(x), samples=2).label.split(":")[0],
+    "marginal MAP": lambda m, x: m.map_approximate(_hidden(x), [0], samples=2).label.split(":")[0],
+    "marginals": lambda m, x: _exact(m.marginals(_hidden(x))),
+    "moments": lambda m, x: _exact(m.moments(_hidden(x))),
+    "entropies": lambda m, x: _exact(m.entropies(_hidden(x))),
+    "divergence": lambda m, x: _exact(m.divergence(m)),
     "posteriors": lambda m, x: "exact" if m.posteriors(x) else "no latents",
-    "TextModel.infill": lambda m, x: _exact(TextModel.of(m).infill(x)),
-    "TextModel.token_distribution": lambda m, x: _exact(TextModel.of(m).token_distribution(x, 1)),
-    "TextModel.phrase_probability": lambda m, x: _exact(
-        TextModel.of(m).phrase_probability(x, Constraint.any_of([[0, 1]], 3))
+    "text.infill": lambda m, x: _exact(m.text.infill(x)),
+    "text.token_distribution": lambda m, x: _exact(m.text.token_distribution(x, 1)),
+    "text.phrase_probability": lambda m, x: _exact(
+        m.text.phrase_probability(x, Constraint.any_of([[0, 1]], 3))
     ),
 }
 
 
 def answers(engine: Engine) -> dict[str, dict[str, str]]:
-    """structure → query → what happened."""
+    """Ask everything: structure → query → what happened."""
     images = np.array([[[[0], [1]], [[2], [3]]]], np.uint8)
     table: dict[str, dict[str, str]] = {}
     for name, circuit in structures().items():
@@ -135,7 +139,7 @@ def _refused(message: str) -> str:
 
 
 def page(engine: Engine) -> str:
-    """The whole of docs/queries.md."""
+    """Write the whole of docs/queries.md."""
     table = answers(engine)
     lines = [f"| query | {' | '.join(table)} |", f"| --- |{' --- |' * len(table)}"]
     lines += [f"| `{q}` | {' | '.join(table[s][q] for s in table)} |" for q in QUERIES]

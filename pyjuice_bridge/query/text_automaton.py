@@ -1,7 +1,7 @@
 """Deterministic automata that watch a text for phrases (Aho & Corasick, CACM 1975).
 
 A state is what matters of the tokens so far: the longest beginning of a wanted phrase that the text
-ends with, and which groups of phrases have been found.  Tokens that stand in no phrase all do the
+ends with, and which groups of phrases have been found.  Tokens that are in no phrase all do the
 same, so the table has one column for all of them.
 """
 
@@ -28,7 +28,7 @@ class Automaton:
     """Finds one phrase of every group; phrases may overlap.  State 0 is the start.
 
     Attributes:
-        special: int64 [S], the tokens that stand in a phrase, ascending.
+        special: int64 [S], the tokens of all phrases, ascending.
         table: int64 [Q, S + 1], the state after each special token, and after any other one.
         found: bool [Q], whether all groups have been found; such a state is never left.
     """
@@ -44,7 +44,7 @@ class Automaton:
 
 
 def phrase_automaton(groups: Groups) -> Automaton:
-    """The automaton that has found everything once a phrase of every group has occurred.
+    """Build the automaton that has found everything once a phrase of every group has occurred.
 
     Raises:
         UserError: it would have more than ``MAX_STATES`` states.
@@ -113,7 +113,7 @@ class _Trie:
         self.complete[node] |= group
 
     def _link(self) -> None:
-        """Failure links, breadth first: the longest proper suffix that is a node too."""
+        """Set failure links, breadth first: the longest proper suffix that is a node too."""
         waiting = deque(self._children[0].values())
         while waiting:
             node = waiting.popleft()
@@ -123,13 +123,13 @@ class _Trie:
                 waiting.append(child)
 
     def follow(self, node: int, token: int) -> int:
-        """The longest node that ends the text of ``node`` and ``token``."""
+        """Return the longest node that ends the text of ``node`` and ``token``."""
         while node and token not in self._children[node]:
             node = self._fail[node]
         return self._children[node].get(token, 0)
 
     def useful(self, node: int, found: int) -> int:
-        """The longest suffix of ``node`` that begins a phrase of a group not found yet."""
+        """Return the longest suffix of ``node`` that begins a phrase of a group not found yet."""
         while node and not self.pending[node] & ~found:
             node = self._fail[node]
         return node

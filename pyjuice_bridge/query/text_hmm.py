@@ -35,7 +35,7 @@ class HmmTensors:
 
     @classmethod
     def of(cls, hmm: Hmm, device: torch.device | str, dtype: torch.dtype) -> HmmTensors:
-        """The model's parameters as tensors."""
+        """Return the model's parameters as tensors."""
         initial, transition, emission = (
             torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype)
             for array in (hmm.initial, hmm.transition, hmm.emission)
@@ -47,15 +47,15 @@ class HmmTensors:
         return self.initial.device
 
     def evidence(self, tokens: torch.Tensor) -> torch.Tensor:
-        """p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
+        """Return p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
         observed = self.emission[tokens.clamp(min=0)]
         return torch.where((tokens == MISSING)[:, None], torch.ones_like(observed), observed)
 
 
 def scaled(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``values`` [..., H] divided by the maximum of each row; the maxima's logarithms, float64.
+    """Divide ``values`` [..., H] by the maximum of each row; return the maxima's logarithms, too.
 
-    A row of zeros stays; its logarithm is -inf.
+    Logarithms are float64; a row of zeros stays, its logarithm is -inf.
     """
     top = values.amax(-1)
     return values / torch.where(top > 0, top, 1.0)[..., None], top.double().log()
@@ -64,7 +64,7 @@ def scaled(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def advance(
     hmm: HmmTensors, state: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """From the distribution of the state at a position to that of the next one.
+    """Go from the distribution of the state at a position to that of the next one.
 
     Args:
         hmm: the model.
@@ -84,7 +84,7 @@ def advance(
 def predict(
     hmm: HmmTensors, x: torch.Tensor, skip: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distribution of the state after a text.
+    """Compute the distribution of the state after a text.
 
     Args:
         hmm: the model.
@@ -114,29 +114,31 @@ def possible(log_p: torch.Tensor, name: str) -> None:
 
 
 def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """p(x_t = v | all other observed tokens) at one position of every row: [N, V].
+    """Compute p(x_t = v | all other observed tokens) at one position of every row: [N, V].
 
     Args:
         hmm: the model.
-        x: int64 [N, T], -1 where missing; what stands at the position itself is ignored.
+        x: int64 [N, T], -1 where missing; the token at the position itself is ignored.
         positions: int64 [N] in 0 … T; T is the token after the text.
 
     Raises:
         UserError: the other tokens have probability zero.
     """
-    known = torch.cat([x, x.new_full((len(x), 1), MISSING)], 1)
-    known = known.scatter(1, positions[:, None], MISSING)
-    length = known.shape[1]
+    others = torch.cat([x, x.new_full((len(x), 1), MISSING)], 1)
+    others = others.scatter(1, positions[:, None], MISSING)
+    length = others.shape[1]
     state = hmm.initial.expand(len(x), -1)
     before = torch.zeros_like(state)
     for t in range(length):
         before = torch.where((positions == t)[:, None], state, before)
-        state, _ = advance(hmm, state, known[:, t])
+        state, _ = advance(hmm, state, others[:, t])
     after = torch.ones_like(before)
     future = after
     for t in reversed(range(length - 1)):
         # p(x_{t+1} … | z_t), up to a factor per row.
-        future, _ = scaled((future * scaled(hmm.evidence(known[:, t + 1]))[0]) @ hmm.transition.t())
+        future, _ = scaled(
+            (future * scaled(hmm.evidence(others[:, t + 1]))[0]) @ hmm.transition.t()
+        )
         after = torch.where((positions == t)[:, None], future, after)
     both, _ = scaled(before * after)
     possible(both.amax(1).log(), "x")
@@ -144,10 +146,10 @@ def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor
 
 
 def _tokens(hmm: HmmTensors, state: torch.Tensor) -> torch.Tensor:
-    """The normalised distribution of the token, given state weights [N, H]."""
+    """Return the normalised distribution of the token, given state weights [N, H]."""
     step = max(1, _ENTRIES // len(hmm.emission))
     parts = []
-    for some in state.split(step):
-        weights = some @ hmm.emission.t()
+    for chunk in state.split(step):
+        weights = chunk @ hmm.emission.t()
         parts.append(weights / weights.sum(1, keepdim=True))
     return torch.cat(parts) if parts else state.new_empty(0, len(hmm.emission))

@@ -1,33 +1,38 @@
 """The probability that phrases occur in a text to come: an HMM times the phrases' automaton.
 
 Dynamic programming over (tokens left, automaton state, hidden state), as in Ctrl-G (Zhang et al.,
-arXiv 2406.13892); nothing is summed over the places where a phrase may stand.
+arXiv 2406.13892); nothing is summed over the positions where a phrase may occur.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.errors import UserError, shown
+from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.query.text_automaton import Groups, Phrase, phrase_automaton
 from pyjuice_bridge.query.text_hmm import HmmTensors, scaled
+
+_MOST_TOKENS = 10**6
+"""Every token that is looked ahead has a table over the states, and more ids there are not."""
 
 
 @dataclass(frozen=True)
 class Constraint:
     """What the next tokens of a text must fulfil.
 
-    The text ends before its first end-of-sequence token, or goes on beyond the ``tokens`` tokens;
+    The text ends before its first end-of-sequence token, or continues beyond the ``tokens`` tokens;
     whatever would follow an end-of-sequence token is none of the text's business.  A phrase occurs
-    if all its tokens stand next to each other among the new tokens, before the end; phrases may
+    if its tokens are consecutive among the new tokens, before the end; phrases may
     overlap.  Build one with ``any_of`` or ``all_of``.
 
     Attributes:
@@ -46,18 +51,19 @@ class Constraint:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise UserError(f"tokens: at least one token must be looked ahead, got {self.tokens}.")
+        for name, low in (("tokens", 1), ("eos", 0), ("min_length", 0), ("max_length", 0)):
+            value = getattr(self, name)
+            if value is not None or name in ("tokens", "min_length"):
+                bounds = Interval(ge=low, le=_MOST_TOKENS)
+                object.__setattr__(self, name, whole(name, value, bounds))
         if any(not group or not all(group) for group in self.groups):
             raise UserError("phrases: every phrase needs at least one token.")
         if any(self.eos in phrase for group in self.groups for phrase in group):
-            raise UserError(f"phrases: the end-of-sequence token {self.eos} cannot stand in one.")
+            raise UserError(f"phrases: the end-of-sequence token {self.eos} cannot be part of one.")
         if self.eos is None and (self.min_length or self.max_length is not None):
             raise UserError("min_length and max_length need eos, the end-of-sequence token.")
-        if self.min_length < 0 or (
-            self.max_length is not None and self.max_length < self.min_length
-        ):
-            raise UserError("Lengths must fulfil 0 ≤ min_length ≤ max_length.")
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise UserError("Lengths must fulfil min_length ≤ max_length.")
 
     @classmethod
     def any_of(
@@ -69,8 +75,8 @@ class Constraint:
         min_length: int = 0,
         max_length: int | None = None,
     ) -> Constraint:
-        """At least one of the phrases occurs."""
-        return cls((_group(list(phrases)),), tokens, eos, min_length, max_length)
+        """Demand that at least one of the phrases occurs."""
+        return cls((_group(_listed(phrases)),), tokens, eos, min_length, max_length)
 
     @classmethod
     def all_of(
@@ -82,25 +88,31 @@ class Constraint:
         min_length: int = 0,
         max_length: int | None = None,
     ) -> Constraint:
-        """Every phrase occurs, in any order; an item may be a list of phrases, one of which must.
+        """Demand every phrase, in any order, or one of several where an item is a list of them.
 
         An empty list leaves the lengths as the only constraint.
         """
-        groups = tuple(_group(item) for item in phrases)
+        groups = tuple(_group(item) for item in _listed(phrases))
         return cls(groups, tokens, eos, min_length, max_length)
 
     def may_end(self, step: int) -> bool:
-        """Whether the text may be over after ``step`` new tokens."""
+        """Tell whether the text may be over after ``step`` new tokens."""
         bounded = self.max_length is None or step <= self.max_length
         return self.eos is not None and step >= self.min_length and bounded
 
     def may_go_on(self, step: int) -> bool:
-        """Whether the text may have more than ``step`` new tokens."""
+        """Tell whether the text may have more than ``step`` new tokens."""
         return self.max_length is None or step < self.max_length
 
 
+def _listed(phrases: Any) -> list[Any]:
+    if isinstance(phrases, str) or not isinstance(phrases, Iterable):
+        raise UserError(f"phrases is {shown(phrases)}, must be a list of phrases.")
+    return list(phrases)
+
+
 def _group(item: Sequence[Any]) -> tuple[Phrase, ...]:
-    """One phrase, or several of them, as a group."""
+    """Return one phrase, or several of them, as a group."""
     try:
         single = len(item) > 0 and isinstance(item[0], int | np.integer)
         phrases = [item] if single else item
@@ -158,7 +170,7 @@ class Lookahead:
         return list(self._backward())
 
     def log_probability(self, state: torch.Tensor) -> torch.Tensor:
-        """log P(the constraint is fulfilled), float64 [N].
+        """Compute log P(the constraint is fulfilled), float64 [N].
 
         Args:
             state: [N, H], the distribution of the hidden state of the first new token.
@@ -169,7 +181,7 @@ class Lookahead:
         return (weights @ value[0]).double().log() + scale[0] + shift
 
     def follow(self, state: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """The automaton state [N] after one more token; both int64 [N]."""
+        """Return the automaton state [N] after one more token; both int64 [N]."""
         column = torch.zeros_like(tokens)
         if len(self._special):
             place = torch.searchsorted(self._special, tokens.contiguous()).clamp(
@@ -183,11 +195,11 @@ class Lookahead:
         return torch.where(ended, self.over, after)
 
     def log_fulfilled(self, hidden: torch.Tensor, state: torch.Tensor, step: int) -> torch.Tensor:
-        """log P(the constraint is fulfilled | the tokens so far and the next one), [N, V].
+        """Compute log P(the constraint is fulfilled | the tokens so far and the next one), [N, V].
 
         Args:
             hidden: [N, H], the distribution of the hidden state of the next token.
-            state: int64 [N], the automaton's states; a row whose text is over means nothing.
+            state: int64 [N], the automaton's states; a row whose text is over is ignored.
             step: how many new tokens there are so far, below ``constraint.tokens``.
 
         Returns:
@@ -216,7 +228,7 @@ class Lookahead:
         return out
 
     def _backward(self) -> Iterator[Values]:
-        """Given the hidden state of the last of all, all but one, …, one new tokens."""
+        """Yield values given the state of the last of all, all but one, …, one new tokens."""
         start = self._found[:, None].expand(-1, len(self.hmm.initial)).to(self.hmm.initial.dtype)
         values = Values(start, start[:, 0].double().log())
         yield values
@@ -227,7 +239,7 @@ class Lookahead:
             yield values
 
     def _before(self, step: int, after: Values) -> Values:
-        """Given the hidden state of the token that follows ``step`` new tokens.
+        """Compute values given the hidden state of the token that follows ``step`` new tokens.
 
         ``after`` holds the values once that token is known, by the same hidden state.
         """

@@ -9,14 +9,21 @@ any more get probability zero, so it holds in every text of the full number of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from annotated_types import Interval
+from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.query.text_hmm import HmmTensors, advance, possible, predict
 from pyjuice_bridge.query.text_phrases import Constraint, Lookahead
+
+_NORMALISED = 1e-3
+"""Log of the sum of probabilities, at most."""
 
 
 class _Texts(NamedTuple):
@@ -38,7 +45,7 @@ class PhraseProcessor:
 
     Args:
         hmm: over the same token ids; ids of the language model beyond its vocabulary are never
-            chosen, and are missing for the HMM where they stand in a prompt.
+            chosen, and are missing for the HMM if a prompt has them.
         constraint: about the generated tokens.
         prompt_length: how many tokens of the input, padding included, are not generated.
         skip: how many leading tokens of a prompt the HMM does not see (padding on the left, a token
@@ -56,23 +63,26 @@ class PhraseProcessor:
         constraint: Constraint,
         *,
         prompt_length: int,
-        skip: int | Sequence[int] = 0,
+        skip: int | Sequence[int] | NDArray[np.integer] = 0,
     ) -> None:
         self.lookahead = Lookahead(hmm, constraint)
         if bool(self.lookahead.log_probability(hmm.initial[None]).isneginf()):
             raise UserError(
                 f"phrases: they cannot occur within {constraint.tokens} tokens of these lengths."
             )
-        self.hmm, self.constraint, self.prompt_length = hmm, constraint, prompt_length
-        skips = [skip] if isinstance(skip, int) else list(skip)
-        if not skips or not all(0 <= n <= prompt_length for n in skips):
-            raise UserError(f"skip: must be 0 … {prompt_length}, the prompt's length, got {skip}.")
+        self.hmm, self.constraint = hmm, constraint
+        self.prompt_length = length = whole("prompt_length", prompt_length, Interval(ge=0))
+        given = [skip] if np.ndim(skip) == 0 else list(cast(Sequence[int], skip))
+        # From 0 to the length of the prompt.
+        skips = [whole("skip", number, Interval(ge=0, le=length)) for number in given]
+        if not skips:
+            raise UserError("skip is empty; give one number, or one for every prompt.")
         self._skip = torch.tensor(skips, device=hmm.device)
         self._known: _Texts | None = None
 
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The log-probabilities of the next token, steered.
+        """Return the log-probabilities of the next token, steered.
 
         Args:
             input_ids: int64 [N, T], the prompts and what has been generated.
@@ -80,7 +90,8 @@ class PhraseProcessor:
 
         Returns:
             Normalised log-probabilities of the type and on the device of ``scores``, all on the
-            end-of-sequence token where the text is over; ``scores`` themselves once
+            end-of-sequence token where the text is over, all -inf where it cannot be fulfilled any
+            more (a beam that another one outlives); ``scores`` themselves once
             ``constraint.tokens`` tokens have been generated.
 
         Raises:
@@ -111,15 +122,25 @@ class PhraseProcessor:
             steered[over] = -torch.inf
             steered[over, self.constraint.eos] = 0.0
         lost = steered.isneginf().all(1)
-        if bool(lost.any()):
+        if bool(lost.all()) or bool((lost & ~self._may_end_alone(scores, fulfilled)).any()):
             raise UserError(
                 f"Text {int(lost.nonzero()[0])}: after {step} new tokens the phrases cannot appear "
                 "any more with the tokens that the language model allows."
             )
-        return torch.log_softmax(steered, 1).to(scores.dtype)
+        steered = torch.where(lost[:, None], -torch.inf, torch.log_softmax(steered, 1))
+        return steered.to(scores.dtype)
+
+    def _may_end_alone(self, scores: torch.Tensor, fulfilled: torch.Tensor) -> torch.Tensor:
+        """Tell which texts, bool [N], are beams that may end while others continue.
+
+        Beam sampling also draws forbidden tokens where there are too few others, and only it
+        does; and beam search passes log-probabilities where sampling passes logits.
+        """
+        forbidden = fulfilled.isneginf().all(1).to(scores.device)
+        return forbidden | (scores.float().logsumexp(1) < _NORMALISED)
 
     def _read(self, ids: torch.Tensor, step: int) -> _Texts:
-        """What is known of the texts: one step on from the last call where they continue it."""
+        """Return the texts, one step on from the last call where they continue it."""
         if len(ids) % len(self._skip):
             raise UserError(f"skip: {len(self._skip)} numbers do not fit {len(ids)} texts.")
         skip = self._skip.repeat_interleave(len(ids) // len(self._skip))
@@ -143,13 +164,15 @@ class PhraseProcessor:
         state: torch.Tensor,
         count: int,
     ) -> _Texts:
-        """The texts after their last ``count`` tokens."""
+        """Return the texts after their last ``count`` tokens.
+
+        Where one of these is impossible for the HMM, no hidden state is left: a forbidden token.
+        """
         for tokens in ids[:, ids.shape[1] - count :].unbind(1):
             over = state == self.lookahead.over
             seen = self._visible(tokens).masked_fill(over, MISSING)
             state = self.lookahead.follow(state, tokens)
-            hidden, gain = advance(self.hmm, hidden, seen)
-            possible(gain, "generated tokens")
+            hidden, _ = advance(self.hmm, hidden, seen)
         return _Texts(ids, skip, hidden, state)
 
     def _visible(self, ids: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ ARM_COLOURS = 6
 """Number of `--arm-i` colours the style sheet defines; further arms start again at the first."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-# Each stand-in colour is drawn by matplotlib and then replaced by a variable of the style sheet.
+# Each placeholder colour is drawn by matplotlib and then replaced by a variable of the style sheet.
 INK, FAINT, PAPER = "#fe0001", "#fe0002", "#fe0003"
 _VARIABLES = {INK: "--ink-soft", FAINT: "--rule", PAPER: "--paper"} | {
     f"#fe01{i:02x}": f"--arm-{i}" for i in range(ARM_COLOURS)
@@ -29,19 +29,19 @@ styled = mpl.rc_context(
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
+    """Create an empty figure; sizes are in inches."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
 
 def colour_of(index: int) -> str:
-    """The stand-in for the colour of an arm."""
+    """Return the placeholder for the colour of an arm."""
     return f"#fe01{index % ARM_COLOURS:02x}"
 
 
 def plain(axes: Axes) -> None:
-    """A baseline and faint rules, nothing else."""
+    """Draw a baseline and faint rules, nothing else."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(INK)
@@ -90,12 +90,12 @@ def end_labels(
 
 
 def short(text: str, length: int) -> str:
-    """A text cut to a length."""
+    """Cut a text to a length."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def svg_of(figure: Figure, ident: str) -> str:
-    """The figure as an SVG element that can stand inside HTML beside others."""
+    """Render a figure as an SVG element that HTML can hold beside others."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -109,16 +109,16 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
 
 def _row(label: str, arm: str, states: int | None, group: Sequence[Run]) -> ComparedArm:
     pairs = [(run.path, result) for run in group for result in run.results]
-    found = [(path, r) for path, r in pairs if (r.arm, r.states) == (arm, states)]
-    _refuse_repeats(arm, found)
-    results = [result for _, result in found]
+    runs_of_arm = [(path, r) for path, r in pairs if (r.arm, r.states) == (arm, states)]
+    _refuse_repeats(arm, runs_of_arm)
+    results = [result for _, result in runs_of_arm]
     parameters = {result.parameters for result in results}
     memory = [r.peak_memory_bytes for r in results if r.peak_memory_bytes is not None]
     return ComparedArm(
         label=label,
         arm=arm,
         states=states,
-        runs=tuple(path for path, _ in found),
+        runs=tuple(path for path, _ in runs_of_arm),
         seeds=tuple(result.seed for result in results),
         engine=", ".join(dict.fromkeys(result.engine for result in results)),
         device=", ".join(dict.fromkeys(result.device for result in results)),

@@ -140,7 +140,7 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float, str]], index: int) -
 
 
 def _frame(values: Sequence[Sequence[float]]) -> tuple[float, float, bool]:
-    """Limits of the figures' axis that keep the late, close part of the curves readable."""
+    """Choose axis limits that keep the late, close part of the curves readable."""
     if not values:
         return 0.0, 1.0, False
     low = min(min(v) for v in values)

@@ -13,7 +13,7 @@ from pyjuice_bridge.errors import UserError
 Bytes = npt.NDArray[np.uint8]
 
 HIDDEN_COLOUR = (154, 143, 181)
-"""Red, green and blue that stand for a pixel the model was not shown."""
+"""Red, green and blue of a pixel hidden from the model."""
 
 
 def grid_png(
@@ -70,7 +70,7 @@ def paint_hidden(images: Bytes, hidden: npt.NDArray[np.bool_], *, white: int = 2
 
 
 def data_uri(png: bytes) -> str:
-    """The `data:` address that puts PNG bytes inside a page."""
+    """Return the `data:` address of PNG bytes, to embed them in a page."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 

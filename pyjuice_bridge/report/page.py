@@ -1,17 +1,20 @@
 """Write report.html: one file that shows a run and needs nothing but a browser."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.files import atomic_file
-from pyjuice_bridge.measure import PERPLEXITY
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
 from pyjuice_bridge.report.pictures import Gallery
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, StageBound, read_run
+from pyjuice_bridge.report.table import table_view
+from pyjuice_bridge.report.text import text_view
 
 _FIRST_FACTS = (
     "command",
@@ -81,12 +84,24 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
+@contextmanager
+def _drawing_to_files() -> Iterator[None]:
+    """Import matplotlib without the backend that MPLBACKEND names, which may not be there."""
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+
+
 def _render(run: Run) -> str:
     # Both take noticeable time to import, and only a report that is written needs them.
     import jinja2
     from markupsafe import Markup
 
-    from pyjuice_bridge.report.charts import ARM_COLOURS
+    with _drawing_to_files():
+        from pyjuice_bridge.report.charts import ARM_COLOURS
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -109,21 +124,13 @@ def _render(run: Run) -> str:
         bounds=[stages for size in run.sizes if (stages := _bounds(run, size))],
         safe=Markup,
         facts=_provenance(run.results),
-        **(_text(run, arms) if run.measure is PERPLEXITY else _images(gallery, arms)),
+        **_VIEWS.get(run.domain, _images)(run, arms),
     )
 
 
-def _text(run: Run, arms: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of a run on text alone."""
-    from pyjuice_bridge.report.text import definition, text_view
-
-    token = next((str(r.extra["token"]) for r in run.results if "token" in r.extra), "tokens")
-    facts = {"kind": "text", "definition": definition(run.results), "token": token}
-    return {**facts, **text_view(run, arms)}
-
-
-def _images(gallery: Gallery, arms: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of a run on images alone."""
+def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:
+    """Return what the page shows of a run on images alone."""
+    gallery = Gallery(run.figures, run.path / "figures.npz")
     return {
         "kind": "images",
         "definition": "",
@@ -136,8 +143,16 @@ def _images(gallery: Gallery, arms: Sequence[str]) -> dict[str, Any]:
     }
 
 
+_VIEWS: Mapping[str, Callable[[Run, Sequence[str]], dict[str, Any]]] = {
+    "images": _images,
+    "text": text_view,
+    "written": text_view,
+    "table": table_view,
+}
+
+
 def _arms(run: Run, gallery: Gallery) -> list[str]:
-    """Every arm the run mentions; its place in the list decides its colour."""
+    """List every arm that the run mentions; its index decides its colour."""
     named = [r.arm for r in run.results] + [e.arm for e in run.epochs] + gallery.arms()
     usual = ("lvd", "random", "hclt")
     return [a for a in usual if a in named] + [a for a in dict.fromkeys(named) if a not in usual]
@@ -173,7 +188,7 @@ def _bounds(run: Run, states: int | None) -> Bounds | None:
 
 
 def _best(results: Sequence[ArmResult]) -> Mapping[str, float]:
-    """Lowest figure of each split, where there is more than one to choose from."""
+    """Find the lowest figure of each split that several arms have."""
     figures = {s: [r.values[s] for r in results if r.values[s] is not None] for s in SPLITS}
     return {s: min(f for f in v if f is not None) for s, v in figures.items() if len(v) > 1}
 

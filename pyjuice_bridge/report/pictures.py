@@ -18,6 +18,8 @@ Figures = Mapping[str, npt.NDArray[Any]]
 _SHEET_WIDTHS = ((32, 244), (64, 460))
 """(widest image, widest sheet of such images) in pixels: four sheets side by side, or two."""
 _MASKS = {"lower_half": "Lower half", "squares": "Random squares"}
+_WIDEST = 512
+"""Of the picture of a matrix, in CSS pixels."""
 _IN_A_ROW = 10
 _DARK_BELOW = 64
 
@@ -56,14 +58,14 @@ class Gallery:
         """Pixel value shown as full brightness (less than 255 for data with few grey levels)."""
 
     def arms(self) -> list[str]:
-        """Arms that have samples or inpaintings, in file order."""
+        """List the arms that have samples or inpaintings, in file order."""
         parts = [name.split("/") for name in self._figures]
         named = [p[1] for p in parts if len(p) == 2 and p[0] == "samples"]
         named += [p[1] for p in parts if len(p) == 3 and p[0] == "inpaint" and p[1] != "masks"]
         return list(dict.fromkeys(named))
 
     def samples(self, arms: Sequence[str]) -> tuple[Picture, ...]:
-        """Real images, then the samples of each arm, as square sheets of equal size."""
+        """Lay out real images and each arm's samples as square sheets of equal size."""
         if not any(f"samples/{arm}" in self._figures for arm in arms):
             return ()
         sheets = [("real", "Real images", "")]
@@ -73,12 +75,12 @@ class Gallery:
         )
 
     def inpaintings(self, arms: Sequence[str]) -> tuple[Group, ...]:
-        """One group per mask: the original, what the model saw, and what each arm filled in."""
+        """Group by mask: the original, the visible part, and each arm's inpainting."""
         masks = [n.removeprefix("inpaint/masks/") for n in self._figures if "inpaint/masks/" in n]
         return tuple(self._inpainting(mask, arms) for mask in masks)
 
     def clusters(self) -> tuple[Group, ...]:
-        """One group per position: a strip of real examples for each value of its latent."""
+        """Group by position: a strip of real examples for each value of its latent."""
         examples = self._figures.get("clusters/examples")
         if examples is None:
             return ()
@@ -165,14 +167,36 @@ class Gallery:
 
     def _refuse(self, name: str, expected: str) -> NoReturn:
         array = self._figures.get(name)
-        found = "no such array" if array is None else f"{array.dtype} {list(array.shape)}"
+        actual = "no such array" if array is None else f"{array.dtype} {list(array.shape)}"
         raise UserError(
-            f"{self._path}: array {name} should be {expected}, found {found}; run again "
+            f"{self._path}: array {name} should be {expected}, found {actual}; run again "
             f"to rewrite the file."
         )
 
 
 def _width(columns: int, size: int, room: int) -> int:
-    """Width of a row of images, in the largest whole number of CSS pixels per pixel that fits."""
+    """Compute a row's width at the largest whole number of CSS pixels per pixel that fits."""
     across = columns * (size + 1) - 1
     return across * max(1, min(8, room // max(across, 1)))
+
+
+def matrices(figures: Figures, kind: str, path: Path) -> tuple[Picture, ...]:
+    """Show the grey levels [n, n] of every array ``<kind>/<arm>``.
+
+    Raises:
+        UserError: an array has the wrong type or shape.
+    """
+    shown = []
+    for name, matrix in figures.items():
+        found, _, arm = name.partition("/")
+        if found != kind:
+            continue
+        if matrix.dtype != np.uint8 or matrix.ndim != 2 or not matrix.size:
+            raise UserError(
+                f"{path}: array {name} should be uint8 [n, n], found {matrix.dtype} "
+                f"{list(matrix.shape)}; run again to rewrite the file."
+            )
+        size = matrix.shape[1] * max(1, _WIDEST // matrix.shape[1])
+        png = grid_png(matrix[None, :, :, None], 1)
+        shown.append(Picture(data_uri(png), arm_name(arm), size, arm))
+    return tuple(shown)

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.measure import BITS, PERPLEXITY, Measure, measure_of
+from pyjuice_bridge.measure import BITS, PERPLEXITY, ROW_BITS, Measure, measure_of
 
 SPLITS = ("train", "valid", "test")
 _DAMAGE = (
@@ -27,6 +27,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+_MEASURES = {"images": BITS, "text": PERPLEXITY, "written": PERPLEXITY, "table": ROW_BITS}
 T = TypeVar("T")
 _KNOWN = {
     "model",
@@ -51,13 +52,15 @@ class ArmResult:
     device: str
     parameters: int | None
     values: Mapping[str, float | None]
-    """Figure of each split ("train", "valid", "test"), in `unit`; None where not measured."""
+    """Figure of each split ("train", "valid", "test"), in `unit`; None where there is none."""
     unit: str
     seconds: float | None
     peak_memory_bytes: int | None
     seed: int | None
     extra: Mapping[str, Any]
     """Everything else the line holds: command, machine, versions, date, …"""
+    impossible: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the splits without a figure for it: how many rows have probability 0, of how many."""
 
     @property
     def measure(self) -> Measure:
@@ -108,20 +111,28 @@ class Run:
         return name if isinstance(name, str) and name else self.path.resolve().name
 
     @property
-    def measure(self) -> Measure:
-        """In which the figures are told."""
-        if self.results:
-            return measure_of(self.results[0].unit)
+    def domain(self) -> str:
+        """The kind of data: ``images``, ``text`` or ``table``."""
         data = self.config.get("data")
         kind = data.get("kind") if isinstance(data, Mapping) else None
-        return PERPLEXITY if kind == "text" else BITS
+        if isinstance(kind, str):
+            return kind
+        unit = self.results[0].unit if self.results else BITS.unit
+        return next((name for name, each in _MEASURES.items() if each.unit == unit), "images")
+
+    @property
+    def measure(self) -> Measure:
+        """In which the figures are reported."""
+        if self.results:
+            return measure_of(self.results[0].unit)
+        return _MEASURES.get(self.domain, BITS)
 
     @property
     def sizes(self) -> list[int | None]:
         """Numbers of states in a run over several sizes, ascending; else a single None."""
-        found = {r.states for r in self.results} | {e.states for e in self.epochs}
-        found |= {b.states for b in self.bounds}
-        return [*sorted(n for n in found if n is not None)] or [None]
+        states = {r.states for r in self.results} | {e.states for e in self.epochs}
+        states |= {b.states for b in self.bounds}
+        return [*sorted(n for n in states if n is not None)] or [None]
 
     @property
     def dataset(self) -> str | None:
@@ -150,7 +161,7 @@ def read_run(run_dir: Path) -> Run:
         config=_config(run_dir / "config.yaml", text),
         results=_rows(run_dir / "results.json", _result),
         epochs=_metrics(run_dir / "metrics.jsonl"),
-        bounds=_rows(run_dir / "bound.json", _bound),
+        bounds=tuple(filter(None, _rows(run_dir / "bound.json", _bound))),
         figures=_figures(run_dir / "figures.npz"),
     )
 
@@ -166,8 +177,8 @@ def _text(path: Path) -> str:
 
 def _config(path: Path, text: str) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        config = parse_yaml(text, str(path))
+    except UserError as error:
         raise UserError(f"{path}: not valid YAML; run again to rewrite it.") from error
     if config is None:
         return {}
@@ -204,12 +215,19 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
         peak_memory_bytes=_integer(row.get("peak_memory_bytes")),
         seed=_integer(row.get("seed")),
         extra={k: v for k, v in row.items() if k not in _KNOWN and k not in SPLITS},
+        impossible={
+            split: (int(figure["impossible"]), int(figure["rows"]))
+            for split, figure in figures.items()
+            if figure is not None and figure.get("impossible")
+        },
     )
 
 
-def _bound(row: Mapping[str, Any]) -> StageBound:
+def _bound(row: Mapping[str, Any]) -> StageBound | None:
+    """Read a stage's bound; None where it is infinite, so that nothing can be drawn."""
     marginal, states = _number(row.get("marginal")), _integer(row.get("states"))
-    return StageBound(str(row["stage"]), float(row["bound"]), marginal, states)
+    bound = _number(row["bound"])
+    return None if bound is None else StageBound(str(row["stage"]), bound, marginal, states)
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
@@ -254,7 +272,7 @@ def _figures(path: Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def _number(value: Any) -> float | None:
-    """A finite float, or None for null, NaN and the infinities."""
+    """Return a finite float, or None for null, NaN and the infinities."""
     if value is None:
         return None
     number = float(value)

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.report.images import data_uri, grid_png
-from pyjuice_bridge.report.pictures import Picture
+from pyjuice_bridge.report.pictures import matrices
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run
-from pyjuice_bridge.report.words import arm_name
-
-_WIDEST = 512
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ def _gap(values: Mapping[str, Any]) -> Gap:
 
 
 def definition(results: Sequence[ArmResult]) -> str:
-    """How the perplexity is counted, in a few words; empty where results do not say."""
+    """Describe how perplexity is counted; return an empty text if results do not say."""
     facts = results[0].extra if results else {}
     if not {"window", "stride", "token"} <= set(facts):
         return ""
@@ -123,36 +117,23 @@ def definition(results: Sequence[ArmResult]) -> str:
 
 
 def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of a run on text alone."""
+    """Return what the page shows of a run on text alone."""
     from pyjuice_bridge.report.curves import sizes_chart
 
-    found = read_examples(run.path / "text.json")
+    examples = read_examples(run.path / "text.json")
     measured = (s for s in reversed(SPLITS) if any(r.values[s] is not None for r in run.results))
     split = next(measured, None)
     several = len(run.sizes) > 1 and split is not None
     chart = ""
     if several and split is not None:
         chart = sizes_chart(run.results, arms, run.measure, split, ident="sizes")
+    token = next((str(r.extra["token"]) for r in run.results if "token" in r.extra), "tokens")
     return {
-        "examples": found,
+        "kind": "text",
+        "definition": definition(run.results),
+        "token": token,
+        "examples": examples,
         "sizes_chart": chart,
         "sizes_split": split,
-        "transitions": _transitions(run),
+        "transitions": matrices(run.figures, "transitions", run.path / "figures.npz"),
     }
-
-
-def _transitions(run: Run) -> tuple[Picture, ...]:
-    pictures = []
-    for name, matrix in run.figures.items():
-        kind, _, arm = name.partition("/")
-        if kind != "transitions":
-            continue
-        if matrix.dtype != np.uint8 or matrix.ndim != 2 or not matrix.size:
-            raise UserError(
-                f"{run.path / 'figures.npz'}: array {name} should be uint8 [n, n], found "
-                f"{matrix.dtype} {list(matrix.shape)}; run again to rewrite the file."
-            )
-        size = matrix.shape[1] * max(1, _WIDEST // matrix.shape[1])
-        png = grid_png(matrix[None, :, :, None], 1)
-        pictures.append(Picture(data_uri(png), arm_name(arm), size, arm))
-    return tuple(pictures)

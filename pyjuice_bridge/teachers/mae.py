@@ -1,249 +1,53 @@
-"""A masked autoencoder trained on the training split, and its features per patch."""
+"""A masked autoencoder trained by the run, as a teacher."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
-from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
-from pyjuice_bridge.teachers.base import FloatArray, Images, key_hash, patch_grid
-from pyjuice_bridge.teachers.mae_model import MAE
-from pyjuice_bridge.teachers.public import weights_hash
+from pyjuice_bridge.sections import BatchSize, Epochs, at_most
+from pyjuice_bridge.teachers.base import Teacher, TeacherInputs, TeacherSection
 
-EpochReport = Callable[[int, int, float], None]
-"""Called with the epochs done, all epochs, and the mean training loss of the epoch."""
-
-_EMBED_PATCHES = 4096
-"""Patches that go through the encoder together, each with its neighbours."""
+_Width = Annotated[int, Field(ge=1), at_most(16_384, "weights have the square of it in entries")]
+_Depth = Annotated[int, Field(ge=1), at_most(100, "deeper autoencoders do not train")]
 
 
-@dataclass(frozen=True)
-class MAESettings:
-    """Size and training of a masked autoencoder; the defaults take minutes on a CPU.
+class MaeSection(TeacherSection):
+    """A masked autoencoder trained by the run; the default takes minutes on a CPU.
 
-    Attributes:
-        patch: side of a patch in pixels; divides the image.
-        hidden: width of tokens and of the features.
-        mlp: width inside a block.
-        heads: attention heads; divides ``hidden``.
-        layers: blocks of the encoder and of the decoder.
-        epochs: passes over the images.
-        batch: images per step.
-        step_size: of AdamW, after a warm-up over the first twentieth and on a cosine to zero.
-        weight_decay: of AdamW.
-        mask_ratio: the share of masked patches is uniform between these, drawn per step.
-        seed: of weights, order and masks.
+    ``layers`` are those of the encoder and of the decoder.  The papers' size is hidden 256, mlp
+    512, heads 8, layers [6, 4], step_size 5e-5.
     """
 
-    patch: int = 4
-    hidden: int = 128
-    mlp: int = 256
-    heads: int = 4
-    layers: tuple[int, int] = (3, 1)
-    epochs: int = 20
-    batch: int = 128
-    step_size: float = 1e-3
-    weight_decay: float = 0.05
-    mask_ratio: tuple[float, float] = (0.1, 0.9)
-    seed: int = 0
+    patches_only = True
+    title = "autoencoder"
+    kind: Literal["mae"]
+    hidden: _Width = 128
+    mlp: _Width = 256
+    heads: _Width = 4
+    layers: Annotated[list[_Depth], Field(min_length=2, max_length=2)] = Field(default=[3, 1])
+    epochs: Epochs = 20
+    batch: BatchSize = 256
+    step_size: Annotated[float, Field(gt=0), at_most(10, "training would not settle")] = 1e-3
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "mask_ratio", tuple(self.mask_ratio))
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> MaeSection:
         if self.hidden % self.heads:
-            raise UserError(
-                f"MAE: hidden ({self.hidden}) must be a multiple of heads ({self.heads})"
+            raise ValueError(
+                f"'heads' is {self.heads}, but must divide 'hidden', which is {self.hidden}"
             )
-        if min(self.layers) < 1 or len(self.layers) != 2:
-            raise UserError("MAE: layers are two numbers of at least 1, encoder and decoder")
-        low, high = self.mask_ratio
-        if not 0 < low <= high < 1:
-            raise UserError(f"MAE: mask_ratio must be two numbers within 0..1, found {low}, {high}")
-        if self.epochs < 0 or self.batch < 1 or self.step_size <= 0:
-            raise UserError("MAE: epochs, batch and step_size must be positive")
+        return self
 
+    def make(self, inputs: TeacherInputs) -> Teacher:
+        """Train the network, or load it from a finished checkpoint."""
+        from pyjuice_bridge.teachers.mae_training import MAESettings, train_mae
 
-class MAETeacher:
-    """Features of a trained masked autoencoder, one vector of ``hidden`` numbers per patch."""
-
-    def __init__(self, model: MAE, settings: MAESettings, device: str = "cpu") -> None:
-        self.model, self.settings, self.device = model.to(device).eval(), settings, device
-
-    def embed(self, images: Images) -> FloatArray:
-        rows, columns = patch_grid(images, self.settings.patch)
-        if (rows, columns) != self.model.grid:
-            raise UserError(
-                f"the MAE was trained on {self.model.grid[0]}x{self.model.grid[1]} patches, "
-                f"these images have {rows}x{columns}"
-            )
-        step = max(1, _EMBED_PATCHES // (rows * columns))
-        out = np.empty((len(images), rows * columns, self.settings.hidden), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(images), step):
-                patches = to_patches(images[start : start + step], self.settings.patch)
-                part = self.model.features(torch.as_tensor(patches, device=self.device))
-                out[start : start + step] = part.cpu().numpy()
-        return out
-
-    def describe(self) -> dict[str, Any]:
-        """The settings and a hash of the weights."""
-        return {"kind": "mae", **_plain(self.settings), "weights": weights_hash(self.model)}
-
-
-def to_patches(images: Images, patch: int) -> FloatArray:
-    """Non-overlapping patches float32 [N, P, patch * patch * C] in [0, 1]."""
-    rows, columns = patch_grid(images, patch)
-    n, _, _, channels = images.shape
-    split = images.reshape(n, rows, patch, columns, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    return split.reshape(n, rows * columns, -1).astype(np.float32) / np.float32(255)
-
-
-def train_mae(
-    images: Images,
-    settings: MAESettings,
-    *,
-    checkpoint: Path | str | None = None,
-    device: str = "cpu",
-    on_epoch: EpochReport | None = None,
-) -> MAETeacher:
-    """Train on ``images`` uint8 [N, H, W, C], or go on where ``checkpoint`` stopped.
-
-    The checkpoint is written after every epoch.  An interrupted run that resumes ends with the
-    same weights, to the bit, as an uninterrupted one on the same machine and threads.
-
-    Raises:
-        UserError: no images, a patch that does not tile them, or a checkpoint that is damaged
-            or of other settings or images.
-    """
-    grid = patch_grid(images, settings.patch)
-    if not len(images):
-        raise UserError("MAE: there are no images to train on")
-    generator = torch.Generator().manual_seed(settings.seed)
-    model = build(grid, images.shape[3], settings)
-    model.initialise(generator)
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.step_size, weight_decay=settings.weight_decay
-    )
-    path = None if checkpoint is None else Path(checkpoint)
-    key = key_hash({**_plain(settings), "images": _images_hash(images)})
-    first = _resume(path, key, model, optimizer) if path else 0
-    for epoch in range(first, settings.epochs):
-        loss = _epoch(model, optimizer, images, settings, epoch, device)
-        if path:
-            _save(path, key, model, optimizer, epoch + 1)
-        if on_epoch:
-            on_epoch(epoch + 1, settings.epochs, loss)
-    return MAETeacher(model, settings, device)
-
-
-def build(grid: tuple[int, int], channels: int, settings: MAESettings) -> MAE:
-    """An untrained network of the given settings."""
-    return MAE(
-        grid,
-        settings.patch**2 * channels,
-        hidden=settings.hidden,
-        mlp=settings.mlp,
-        heads=settings.heads,
-        layers=settings.layers,
-    )
-
-
-def _epoch(
-    model: MAE,
-    optimizer: torch.optim.Optimizer,
-    images: Images,
-    settings: MAESettings,
-    epoch: int,
-    device: str,
-) -> float:
-    """One pass; all its randomness comes from the seed and the number of the epoch."""
-    generator = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + epoch)
-    rows = torch.randperm(len(images), generator=generator).numpy()
-    steps = -(-len(rows) // settings.batch)
-    count = model.grid[0] * model.grid[1]
-    low, high = settings.mask_ratio
-    total = torch.zeros((), device=device)
-    for step in range(steps):
-        chosen = rows[step * settings.batch : (step + 1) * settings.batch]
-        patches = torch.as_tensor(to_patches(images[chosen], settings.patch), device=device)
-        ratio = low + (high - low) * float(torch.rand((), generator=generator))
-        visible = min(max(1, round((1 - ratio) * count)), count - 1)
-        order = torch.rand(len(chosen), count, generator=generator).argsort(1).to(device)
-        loss = model.loss(patches, order, visible)
-        _set_step_size(optimizer, settings, epoch * steps + step, settings.epochs * steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(chosen)
-    return float(total) / len(rows)
-
-
-def _set_step_size(
-    optimizer: torch.optim.Optimizer, settings: MAESettings, step: int, steps: int
-) -> None:
-    warm = max(1, steps // 20)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    for group in optimizer.param_groups:
-        group["lr"] = settings.step_size * min((step + 1) / warm, 1.0) * cosine
-
-
-def _save(path: Path, key: str, model: MAE, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    state = {
-        "key": key,
-        "epochs": epochs,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    # Straight into a file that cannot grow, torch.save fails without naming the cause.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    try:
-        with atomic_file(path) as file:
-            file.write(buffer.getbuffer())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _resume(path: Path, key: str, model: MAE, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint into model and optimizer; the epochs it has behind it, 0 if none."""
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["key"] != key:
-            raise UserError(
-                f"{path}: is the checkpoint of an MAE with other settings or images; "
-                f"remove it or choose another path"
-            )
-        weights: dict[str, Tensor] = state["model"]
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["epochs"])
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{path}: is not a readable MAE checkpoint ({type(error).__name__}); remove it"
-        ) from None
-
-
-def _images_hash(images: Images) -> str:
-    digest = hashlib.sha256(str(images.shape).encode())
-    for start in range(0, len(images), 4096):
-        digest.update(images[start : start + 4096].tobytes())
-    return digest.hexdigest()
-
-
-def _plain(settings: MAESettings) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+        settings = self.model_dump(exclude={"kind"})
+        return train_mae(
+            inputs.samples,
+            MAESettings(patch=inputs.patch, seed=inputs.seed, **settings),
+            checkpoint=inputs.checkpoint,
+            device=inputs.device,
+            on_epoch=inputs.on_epoch,
+        )

@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(hidden, mlp), nn.Linear(mlp, hidden)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
-        """Tokens [B, T, hidden] to tokens, or to the first token [B, 1, hidden] alone."""
+        """Map tokens [B, T, hidden] to tokens, or to the first token [B, 1, hidden] alone."""
         normed = self.norm1(x)
         x, queries = (x[:, :1], normed[:, :1]) if first_only else (x, normed)
         query = self._split(self.query(queries))
@@ -87,7 +87,7 @@ class MAE(nn.Module):
                 nn.init.zeros_(parameter)
 
     def loss(self, patches: Tensor, order: Tensor, visible: int) -> Tensor:
-        """Mean squared error of normalised pixels on the masked patches.
+        """Return the mean squared error of normalised pixels on the masked patches.
 
         Args:
             patches: float32 [B, P, values], in [0, 1].
@@ -108,12 +108,12 @@ class MAE(nn.Module):
         guess = self.head(self.decoder_norm(masked))
         target = patches.gather(1, hidden.expand(-1, -1, patches.shape[2]))
         variance, mean = torch.var_mean(target, -1, keepdim=True, unbiased=False)
-        wanted = (target - mean) / (variance + 1e-6).sqrt()
-        error: Tensor = functional.mse_loss(guess, wanted)
+        target_pixels = (target - mean) / (variance + 1e-6).sqrt()
+        error: Tensor = functional.mse_loss(guess, target_pixels)
         return error
 
     def features(self, patches: Tensor) -> Tensor:
-        """The encoder's token of every patch when it sees the patch and its neighbours only.
+        """Encode every patch with only its neighbours visible to the encoder.
 
         Args:
             patches: float32 [B, P, values].

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.base import FloatArray, Images, Rows, patch_grid
+from pyjuice_bridge.sections import Positive, at_most
+from pyjuice_bridge.teachers.base import (
+    FloatArray,
+    Images,
+    Rows,
+    TeacherInputs,
+    TeacherSection,
+    patch_grid,
+)
 
 Padding = Literal["zero", "edge"]
+
+
+class PixelSection(TeacherSection):
+    """Raw pixels: the pixel (for ``hclt``) or patch itself and ``ring`` pixels around it.
+
+    The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.  With ``sigma`` a ring
+    pixel at distance d counts exp(-d² / (2 sigma²)).
+    """
+
+    kind: Literal["pixels"] = "pixels"
+    ring: Annotated[int, Field(ge=0), at_most(256, "it is a number of pixels")] | None = None
+    sigma: Positive | None = None
+
+    def make(self, inputs: TeacherInputs) -> PixelTeacher:
+        """Cut windows around patches or pixels."""
+        return PixelTeacher(patch=inputs.patch, ring=self.ring or 0, sigma=self.sigma)
 
 
 class PixelWindows:
@@ -50,6 +75,7 @@ class PixelWindows:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(N, P, D)."""
         return (
             len(self._images),
             self._grid[0] * self._grid[1],
@@ -57,7 +83,7 @@ class PixelWindows:
         )
 
     def read(self, positions: slice, rows: Rows) -> FloatArray:
-        """Windows float32 [rows, positions, side * side * C], in [0, 1] before weighting."""
+        """Cut windows float32 [rows, positions, side * side * C], in [0, 1] before weighting."""
         _, total, dim = self.shape
         chosen = np.arange(total)[positions]
         if not len(chosen):
@@ -75,7 +101,7 @@ class PixelWindows:
         return out.transpose(1, 0, 2)
 
     def _box(self, rows: Rows, tops: tuple[int, int], lefts: tuple[int, int]) -> Images:
-        """The padded part of the images that holds all windows from first to last top, left."""
+        """Return the padded part of the images that holds all windows of these tops and lefts."""
         height, width = self._images.shape[1:3]
         low = tops[0] - self._ring, lefts[0] - self._ring
         high = tops[1] + self._patch + self._ring, lefts[1] + self._patch + self._ring
@@ -92,7 +118,7 @@ class PixelWindows:
 
 
 def _scale(patch: int, ring: int, sigma: float | None) -> FloatArray:
-    """What pixel values are multiplied by, float32 [side, side, 1]."""
+    """Return the factors of pixel values, float32 [side, side, 1]."""
     steps = np.arange(-ring, patch + ring)
     away = np.maximum(np.maximum(-steps, steps - (patch - 1)), 0)
     squared = away[:, None] ** 2 + away[None] ** 2
@@ -114,16 +140,17 @@ class PixelTeacher:
         self.patch, self.ring, self.padding, self.sigma = patch, ring, padding, sigma
 
     def lazy(self, images: Images) -> PixelWindows:
-        """Windows of ``images`` that are cut when read."""
+        """Return windows of ``images`` that are cut when read."""
         return PixelWindows(
             images, patch=self.patch, ring=self.ring, padding=self.padding, sigma=self.sigma
         )
 
-    def embed(self, images: Images) -> FloatArray:
+    def embed(self, images: Images, /) -> FloatArray:
+        """Cut all windows at once."""
         return self.lazy(images).read(slice(None), slice(None))
 
     def describe(self) -> dict[str, Any]:
-        """The settings."""
+        """Return the settings."""
         return {
             "kind": "pixels",
             "patch": self.patch,

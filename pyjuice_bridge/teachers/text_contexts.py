@@ -41,7 +41,7 @@ def cut(
     before: int = 0,
     after: int = 0,
 ) -> Contexts:
-    """The fewest contexts of about equal size per document; none crosses a document's end.
+    """Cut documents into the fewest contexts of about equal size; none crosses an end.
 
     Args:
         documents: int64 [documents + 1] offsets in tokens.
@@ -63,7 +63,7 @@ def cut(
         return token if pieces is None else pieces[token]
 
     def token(at: IntArray) -> IntArray:
-        """The first token that starts at or after a piece."""
+        """Return the first token that starts at or after a piece."""
         return at if pieces is None else np.searchsorted(pieces, at).astype(np.int64)
 
     first, last = piece(documents[:-1]), piece(documents[1:])
@@ -81,7 +81,7 @@ def cut(
 
 
 def shard_bounds(contexts: Contexts, tokens: int) -> tuple[IntArray, IntArray]:
-    """Groups of whole contexts of about ``tokens`` tokens each.
+    """Group whole contexts into shards of about ``tokens`` tokens.
 
     Returns:
         The first context of every shard, then their number; and the first token, then theirs.
@@ -92,7 +92,7 @@ def shard_bounds(contexts: Contexts, tokens: int) -> tuple[IntArray, IntArray]:
 
 
 def batches(sizes: IntArray, budget: int) -> Iterator[IntArray]:
-    """Indices of rows of similar size, longest first, at most ``budget`` places per batch.
+    """Yield indices of rows of similar size, longest first, at most ``budget`` places per batch.
 
     A batch of rows padded to its longest has at most ``budget`` places, or is one row.
     """

@@ -1,4 +1,4 @@
-"""What the latent variables of a hidden Markov model stand for, read from stored token states.
+"""Features of a hidden Markov model's latent variables, read from stored token states.
 
 A row is a window of a token stream: T positions from its first token on.  The feature of
 position t is, for models that read both ways, the mean of the states of the window's tokens
@@ -8,17 +8,45 @@ for causal models the state that token t was generated from.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.base import FloatArray, Rows
+from pyjuice_bridge.teachers.base import Embeddings, FloatArray, Rows
 from pyjuice_bridge.teachers.text_states import TokenStates
+
+Feature = Literal["suffix", "prefix", "token"]
 
 _CHUNK_FLOATS = 1 << 22
 """Numbers of gathered states held at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Windows of a stream.
+
+    Attributes:
+        starts: int64 [N], the first token of every window.
+        length: T, positions of a window.
+        lengths: int [N], tokens that a window really has, from 1 to T; None if all have T.
+        documents: int64 [documents + 1], the first token of every document, then their number.
+    """
+
+    starts: NDArray[np.integer[Any]]
+    length: int
+    lengths: NDArray[np.integer[Any]] | None
+    documents: NDArray[np.int64]
+
+
+def window_features(feature: Feature, states: TokenStates, cut: Cut) -> Embeddings:
+    """View token states as the vectors of windows."""
+    if feature == "prefix":
+        return PrefixFeatures(states, cut.starts, cut.length, cut.lengths, documents=cut.documents)
+    kind = SuffixFeatures if feature == "suffix" else TokenFeatures
+    return kind(states, cut.starts, cut.length, cut.lengths)
 
 
 class _Windows:
@@ -49,7 +77,7 @@ class _Windows:
             raise UserError(f"every window must have 1 to {length} tokens and one start")
         tokens = states.shape[0]
         if len(full) and (self._starts.min() < 0 or np.any(self._starts + full > tokens)):
-            raise UserError(f"a window lies outside the {tokens} tokens that there are states of")
+            raise UserError(f"a window lies outside the {tokens} tokens whose states are stored")
         self.lengths = full.astype(np.int32)
 
     @property
@@ -58,7 +86,7 @@ class _Windows:
         return len(self._starts), self._length, self._states.shape[1]
 
     def read(self, positions: slice, rows: Rows) -> FloatArray:
-        """The vectors float32 [rows, positions, D] of the chosen windows and positions."""
+        """Return the vectors float32 [rows, positions, D] of the chosen windows and positions."""
         chosen = np.arange(self._length)[positions]
         starts, lengths = self._starts[rows], self.lengths[rows].astype(np.int64)
         out = np.empty((len(chosen), len(starts), self.shape[2]), np.float32)
@@ -71,7 +99,7 @@ class _Windows:
         return out.transpose(1, 0, 2)
 
     def _span(self, chosen: NDArray[np.int64]) -> int:
-        """States of a window that are gathered to make the vectors of ``chosen`` positions."""
+        """Return how many states of a window the vectors of ``chosen`` positions need."""
         return len(chosen)
 
     def _fill(

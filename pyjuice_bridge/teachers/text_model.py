@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.public import freeze
+from pyjuice_bridge.teachers.public import freeze, from_pretrained
 
 MINILM = "minilm"
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -26,7 +25,7 @@ _ENDLESS = 1 << 30
 
 
 def find_minilm() -> Path:
-    """The folder of MiniLM (BERT, 6 layers, 384 numbers) inside its package.
+    """Find the folder of MiniLM (BERT, 6 layers, 384 numbers) inside its package.
 
     Raises:
         UserError: the package is not installed.
@@ -38,27 +37,29 @@ def find_minilm() -> Path:
     raise UserError(f"the MiniLM teacher is a package of its own; {_INSTALL}")
 
 
-def load_model(source: Any, *, causal: bool, device: str, precision: str) -> Any:
-    """The model of ``source``, on ``device``, in evaluation mode, without gradients.
+def load_model(
+    source: Any, *, causal: bool, device: str, precision: str, revision: str | None = None
+) -> Any:
+    """Load the model of ``source`` to ``device``, for evaluation, without gradients.
 
     On a GPU the weights are stored in the given precision, on a CPU always in float32.
 
     Args:
         source: a local folder, a name on the hub (never fetched while HF_HUB_OFFLINE is set), or
-            a model, which is moved to ``device`` and keeps the precision of its weights.
+            a model, which stays as it is: work with it inside `borrowed`.
         causal: with the head that predicts the next token.
         device: "cpu" or "cuda".
         precision: "float32", "bfloat16" or "float16".
+        revision: of a name on the hub, a branch, tag or commit.
 
     Raises:
         UserError: transformers is not installed, or there is no such model.
     """
     if isinstance(source, torch.nn.Module):
-        model = freeze(source, device)
-        return model if causal else model.base_model
+        return source if causal else source.base_model
     kind = _transformers().AutoModelForCausalLM if causal else _transformers().AutoModel
     dtype = getattr(torch, precision) if device != "cpu" else torch.float32
-    model, info = _load(kind, source, dtype=dtype, output_loading_info=True)
+    model, info = _load(kind, source, dtype=dtype, output_loading_info=True, revision=revision)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise UserError(f"{source}: lacks weights that the model needs, the first is {missing[0]}")
@@ -69,24 +70,32 @@ def load_model(source: Any, *, causal: bool, device: str, precision: str) -> Any
     return freeze(model, device)
 
 
-def load_tokenizer(source: str) -> Any | None:
-    """The tokenizer of ``source``, or None if it has none.
+def load_tokenizer(source: str, revision: str | None = None) -> Any | None:
+    """Load the tokenizer of ``source``; None if it has none.
 
     transformers makes an empty one up where a folder holds the model alone.
+
+    Raises:
+        UserError: a folder's tokenizer is damaged.
     """
     folder = Path(source)
     if not source:
         return None
-    if folder.is_dir() and not any(True for each in _TOKENIZER_FILES for _ in folder.glob(each)):
+    local = folder.is_dir()
+    if local and not any(True for each in _TOKENIZER_FILES for _ in folder.glob(each)):
         return None
     try:
-        return _load(_transformers().AutoTokenizer, source)
+        with _quiet():
+            kind = _transformers().AutoTokenizer
+            return from_pretrained(kind, source, "a tokenizer", revision=revision)
     except UserError:
+        if local:
+            raise
         return None
 
 
 def resolve_precision(precision: Precision, device: str) -> str:
-    """The numbers that ``auto`` stands for here: bfloat16 where the processor multiplies it.
+    """Resolve ``auto``: half precision on a GPU, bfloat16 where the processor multiplies it.
 
     Raises:
         UserError: an unknown precision.
@@ -105,14 +114,14 @@ def resolve_precision(precision: Precision, device: str) -> str:
 
 
 def computing(device: str, precision: str) -> AbstractContextManager[object]:
-    """Inside it, a CPU multiplies matrices in ``precision``; sums and norms stay in float32."""
+    """Multiply matrices in ``precision`` on a CPU; sums and norms stay in float32."""
     if device != "cpu" or precision == "float32":
         return nullcontext()
     return torch.autocast("cpu", dtype=getattr(torch, precision))
 
 
 def longest(model: Any, tokenizer: Any | None) -> int:
-    """Tokens that a model reads at once, special ones included."""
+    """Return how many tokens a model reads at once, special ones included."""
     limits = [
         getattr(tokenizer, "model_max_length", None),
         getattr(model.config, "max_position_embeddings", None),
@@ -121,7 +130,7 @@ def longest(model: Any, tokenizer: Any | None) -> int:
 
 
 def surroundings(model: Any, tokenizer: Any | None, causal: bool) -> tuple[list[int], list[int]]:
-    """The special tokens that a model expects before and after a text.
+    """Return the special tokens that a model expects before and after a text.
 
     Causal models get one token before the text, from which the first one is predicted: that of
     the beginning of a text, or else of its end.
@@ -129,9 +138,9 @@ def surroundings(model: Any, tokenizer: Any | None, causal: bool) -> tuple[list[
     if causal:
         for owner in (model.config, tokenizer):
             for name in ("bos_token_id", "eos_token_id"):
-                found = getattr(owner, name, None)
-                if isinstance(found, int):
-                    return [found], []
+                value = getattr(owner, name, None)
+                if isinstance(value, int):
+                    return [value], []
         return [], []
     if tokenizer is None:
         return [], []
@@ -144,7 +153,7 @@ def surroundings(model: Any, tokenizer: Any | None, causal: bool) -> tuple[list[
 
 
 def looks_back_only(model: Any, device: str) -> bool:
-    """Whether a token's state does not depend on the tokens after it, asked of the model."""
+    """Try whether a token's state is independent of the tokens after it."""
     ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=device)
     ids %= model.get_input_embeddings().weight.shape[0]
     with torch.inference_mode():
@@ -161,20 +170,13 @@ def _transformers() -> Any:
 
 
 def _load(kind: Any, source: str, **options: Any) -> Any:
-    local = Path(source).is_dir()
-    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    try:
-        with _quiet():
-            return kind.from_pretrained(source, local_files_only=offline, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        where = "folder" if local else "local folder or reachable model of the hub"
-        raise UserError(f"{source}: is no {where} with a language model ({first})") from None
+    with _quiet():
+        return from_pretrained(kind, source, "a language model", **options)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars and reports of what a model file holds beside the model."""
+    """Silence progress bars and reports of unused weights."""
     talk = _transformers().utils.logging
     level, bar = talk.get_verbosity(), talk.is_progress_bar_enabled()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry

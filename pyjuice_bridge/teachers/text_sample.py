@@ -6,24 +6,26 @@ Ctrl-G (Zhang et al., NeurIPS 2024): a model's own sequences, and its own hidden
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
-from pyjuice_bridge.teachers.base import Progress, key_hash
+from pyjuice_bridge.numbers import COUNTS, SEEDS, real, whole
+from pyjuice_bridge.teachers.base import Progress
+from pyjuice_bridge.teachers.public import borrowed
+from pyjuice_bridge.teachers.store import Blocks
 from pyjuice_bridge.teachers.text import TextTeacher
 from pyjuice_bridge.teachers.text_model import Precision, computing, load_model, resolve_precision
 from pyjuice_bridge.teachers.text_states import TokenStates
 
+NAME = "sequences"
 _BLOCK = 4096
 """Sequences per file, about."""
 
@@ -58,22 +60,23 @@ def sample_sequences(
     batch: int = 64,
     precision: Precision = "auto",
     device: str = "cpu",
+    revision: str | None = None,
     on_progress: Progress | None = None,
 ) -> SampledText:
     """Sample ``n`` sequences of at most ``length`` tokens, and store the states behind them.
 
     Sequences are sampled batch by batch, each with a seed of its own, and then read once more
     all at a time, which gives the states they were sampled from (up to rounding).  Both are kept
-    in ``folder``: an interrupted run goes on after the last whole file, with the same result.
+    in ``folder``: an interrupted run continues after the last whole file, with the same result.
 
     Args:
-        model: a causal model of transformers, the local folder of one, or its name on the hub
-            (never fetched while HF_HUB_OFFLINE is set).
+        model: a causal model of transformers, which is as before afterwards, the local folder of
+            one, or its name on the hub (never fetched while HF_HUB_OFFLINE is set).
         n: sequences.
         length: tokens of a sequence, at most.
         folder: made when missing; files of other settings in it are replaced.
         seed: of the samples.
-        prompt: ids that every sequence goes on from and that are not part of it; by default the
+        prompt: ids that every sequence continues and that are not part of it; by default the
             token of the beginning of a text.
         end: the id that ends a sequence (it is its last token); by default the model's own.
         temperature: that the model's logits are divided by.
@@ -81,54 +84,93 @@ def sample_sequences(
         batch: sequences that are sampled together.
         precision: as in `TextTeacher`.
         device: "cpu" or "cuda".
+        revision: of a model of the hub, a branch, tag or commit.
         on_progress: called with sequences done (sampled, then read) and twice their number.
 
     Raises:
         UserError: no such causal model, a setting that does not fit it, or a folder that cannot
             be written.
     """
-    if n < 1 or length < 1 or batch < 1 or not temperature > 0:
-        raise UserError(
-            f"sampling wants n, length, batch and temperature above 0, "
-            f"found {n}, {length}, {batch} and {temperature}"
-        )
+    counts = {"n": n, "length": length, "batch": batch}
+    n, length, batch = (whole(name, value, COUNTS) for name, value in counts.items())
+    seed = whole("seed", seed, SEEDS)
+    temperature = real("temperature", temperature, Interval(gt=0))
     kind = resolve_precision(precision, device)
-    head = load_model(model, causal=True, device=device, precision=kind)
-    settings = {"layer": layer, "prompt": prompt, "precision": precision, "device": device}
-    teacher, before = _reader(head, length, settings)
-    ends = own_ends(head) if end is None else [end]
-    key = {
-        **{name: value for name, value in teacher.describe().items() if name != "layer"},
-        **{"n": n, "length": length, "seed": seed, "ends": ends},
-        **{"temperature": temperature, "batch": batch},
-    }
+    head = load_model(model, causal=True, device=device, precision=kind, revision=revision)
+    with borrowed(head, device):
+        settings = {"layer": layer, "prompt": prompt, "precision": precision, "device": device}
+        teacher, before = _reader(head, length, settings)
+        ends = own_ends(head) if end is None else [end]
+        key = {
+            **{name: value for name, value in teacher.describe().items() if name != "layer"},
+            **{"n": n, "length": length, "seed": seed, "ends": ends},
+            **{"temperature": temperature, "batch": batch},
+        }
 
-    def make(number: int, rows: int) -> NDArray[np.int32]:
-        generator = torch.Generator(device).manual_seed(_seed(seed, number))
-        with torch.inference_mode(), computing(device, kind):
-            return _sample(head, before, rows, length, ends, temperature, generator)
+        def make(number: int, rows: int) -> NDArray[np.int32]:
+            generator = torch.Generator(device).manual_seed(_seed(seed, number))
+            with torch.inference_mode(), computing(device, kind):
+                return _sample(head, before, rows, length, ends, temperature, generator)
 
-    blocks = []
-    for block in _blocks(Path(folder), key, n, length, batch, make):
-        blocks.append(block)
-        if on_progress:
-            on_progress(sum(map(len, blocks)), 2 * n)
-    sequences = np.concatenate(blocks)
-    inside = sequences >= 0
-    tokens, documents = sequences[inside], np.append(0, np.cumsum(inside.sum(1)))
+        def progress(done: int) -> None:
+            if on_progress:
+                on_progress(done, 2 * n)
 
-    def read(done: int, total: int) -> None:
-        if on_progress:
-            on_progress(n + n * done // total, 2 * n)
-
-    states = teacher.store(tokens, Path(folder), documents=documents, on_progress=read)
+        sequences = _stored(Path(folder), key, (n, length, batch), make, progress)
+        inside = sequences >= 0
+        tokens, documents = sequences[inside], np.append(0, np.cumsum(inside.sum(1)))
+        states = teacher.store(
+            tokens,
+            Path(folder),
+            documents=documents,
+            on_progress=lambda done, total: progress(n + n * done // total),
+        )
     return SampledText(tokens, documents, states)
+
+
+def read_sequences(folder: Path | str) -> NDArray[np.int32]:
+    """Return the finished sequences in ``folder``, int32 [n, length], -1 after their end.
+
+    Raises:
+        UserError: they are missing, unfinished or damaged.
+    """
+    return np.concatenate(Blocks.open(folder, NAME).arrays())
+
+
+def _stored(
+    folder: Path,
+    key: Mapping[str, Any],
+    sizes: tuple[int, int, int],
+    make: Callable[[int, int], NDArray[np.int32]],
+    progress: Callable[[int], None],
+) -> NDArray[np.int32]:
+    """Sample blocks of whole batches, as far as they are not in ``folder``; return them all.
+
+    Args:
+        folder: for the blocks.
+        key: what they depend on.
+        sizes: sequences, their length, and sequences of a batch.
+        make: called with the number and the rows of a batch.
+        progress: called with the sequences done.
+    """
+    n, length, batch = sizes
+    rows = batch * max(1, _BLOCK // batch)
+    bounds = [*range(0, n, rows), n]
+
+    def block(index: int) -> NDArray[np.int32]:
+        start, stop = bounds[index : index + 2]
+        firsts = range(start, stop, batch)
+        return np.concatenate([make(i // batch, min(batch, stop - i)) for i in firsts])
+
+    for done in Blocks(folder, NAME, bounds, (-1, length), "int32").fill(key, block):
+        progress(done)
+    return read_sequences(folder)
 
 
 def _reader(
     model: Any, length: int, settings: Mapping[str, Any]
 ) -> tuple[TextTeacher, Sequence[int]]:
-    """What reads each sequence as one context, and the ids that stand before it."""
+    """Return a reader of each sequence as one context, and the ids before it."""
     prompt = settings["prompt"]
     teacher = TextTeacher(model, context=length + len(prompt or [0]), **settings)
     if not teacher.causal:
@@ -145,13 +187,13 @@ def _reader(
 
 
 def own_ends(model: Any) -> list[int]:
-    """The ids that the model itself ends a text with; some have several."""
-    found = model.config.eos_token_id
-    return [found] if isinstance(found, int) else list(found or [])
+    """List the ids that the model itself ends a text with; some have several."""
+    ends = model.config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends or [])
 
 
 def _seed(seed: int, number: int) -> int:
-    """A seed for every batch."""
+    """Return the seed of a batch."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -164,15 +206,15 @@ def _sample(
     temperature: float,
     generator: torch.Generator,
 ) -> NDArray[np.int32]:
-    """Sequences int32 [rows, length], -1 after their end."""
+    """Sample sequences int32 [rows, length], -1 after their end."""
     ids = torch.tensor([list(prompt)] * rows, device=generator.device)
     out = torch.full((rows, length), -1, dtype=torch.int32, device=generator.device)
     open_ = torch.ones(rows, dtype=torch.bool, device=generator.device)
     cache = None
     for t in range(length):
-        found = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = found.past_key_values
-        chances = (found.logits[:, -1].float() / temperature).softmax(-1)
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        chances = (output.logits[:, -1].float() / temperature).softmax(-1)
         ids = torch.multinomial(chances, 1, generator=generator)
         out[open_, t] = ids[open_, 0].int()
         for end in ends:
@@ -181,49 +223,3 @@ def _sample(
             break
     result: NDArray[np.int32] = out.cpu().numpy()
     return result
-
-
-def _blocks(
-    folder: Path,
-    key: Mapping[str, Any],
-    n: int,
-    length: int,
-    batch: int,
-    make: Callable[[int, int], NDArray[np.int32]],
-) -> Iterator[NDArray[np.int32]]:
-    """Blocks of whole batches int32 [rows, length], read from ``folder`` or made and written."""
-    note, digest = folder / "sequences.json", key_hash(key)
-    rows = batch * max(1, _BLOCK // batch)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if _digest(note) != digest:
-            for old in [note, *folder.glob("sequences-*.npy")]:
-                old.unlink(missing_ok=True)
-            with atomic_file(note) as file:
-                file.write(json.dumps({"hash": digest, "key": dict(key)}).encode())
-        for number, start in enumerate(range(0, n, rows)):
-            path, stop = folder / f"sequences-{number:05}.npy", min(start + rows, n)
-            block = _block(path, (stop - start, length))
-            if block is None:
-                firsts = range(start, stop, batch)
-                block = np.concatenate([make(i // batch, min(batch, stop - i)) for i in firsts])
-                with atomic_file(path) as file:
-                    np.save(file, block, allow_pickle=False)
-            yield block
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-def _digest(note: Path) -> str | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(note.read_text())["hash"])
-    return None
-
-
-def _block(path: Path, shape: tuple[int, int]) -> NDArray[np.int32] | None:
-    """The block in a file if it is whole."""
-    with suppress(OSError, ValueError, EOFError):
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.int32:
-            return found
-    return None

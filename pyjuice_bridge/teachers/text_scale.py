@@ -19,7 +19,7 @@ _CHUNK = 1 << 12
 
 
 def mean_state(states: TokenStates) -> FloatArray:
-    """The mean of at most 65,536 evenly spaced tokens, float32 [dim]."""
+    """Return the mean of at most 65,536 evenly spaced tokens, float32 [dim]."""
     tokens, dim = states.shape
     chosen = np.unique(np.linspace(0, tokens - 1, min(tokens, _SAMPLE)).astype(np.int64))
     total = np.zeros(dim)
@@ -46,7 +46,7 @@ class UnitStates(TokenStates):
         return self._states.shape
 
     def gather(self, index: NDArray[np.integer[Any]]) -> HalfArray:
-        """The directions float16 [..., dim] of tokens ``index``, an array of any shape."""
+        """Return the directions float16 [..., dim] of tokens ``index``, an array of any shape."""
         return self._scaled(self._states.gather(index))
 
     def _scaled(self, states: HalfArray) -> HalfArray:

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.base import FloatArray, Images, neighbours, patch_grid
-from pyjuice_bridge.teachers.public import CELL, enlarge, facts, freeze
+from pyjuice_bridge.teachers.base import (
+    FloatArray,
+    Images,
+    TeacherInputs,
+    TeacherSection,
+    neighbours,
+    patch_grid,
+)
+
+if TYPE_CHECKING:
+    import torch
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the RGB values in [0, 1] that the public weights were trained with."""
+
+
+class VitMaeSection(TeacherSection):
+    """Public ViT-MAE weights; ``source`` is a local folder or a name on the hub.
+
+    There, ``revision`` is a branch, tag or commit.
+    """
+
+    patches_only = True
+    kind: Literal["vit_mae"]
+    source: str = "facebook/vit-mae-base"
+    revision: str | None = None
+
+    def make(self, inputs: TeacherInputs) -> ViTMAETeacher:
+        """Load the weights."""
+        return ViTMAETeacher(
+            self.source,
+            revision=self.revision,
+            patch=inputs.patch,
+            device=inputs.device,
+            white=inputs.white,
+        )
 
 
 class ViTMAETeacher:
@@ -32,6 +61,7 @@ class ViTMAETeacher:
         batch: patches that go through the encoder together.
         device: "cpu" or "cuda".
         white: the pixel value of white, 16 for the 8x8 digits.
+        revision: of a name on the hub, a branch, tag or commit.
 
     Raises:
         UserError: transformers is not installed, or there are no such weights.
@@ -45,10 +75,13 @@ class ViTMAETeacher:
         batch: int = 256,
         device: str = "cpu",
         white: int = 255,
+        revision: str | None = None,
     ) -> None:
+        from pyjuice_bridge.teachers.public import CELL, freeze
+
         self.patch, self.batch, self.device, self.white = patch, batch, device, white
         self.source = str(source)
-        self._model = freeze(_load(self.source), device)
+        self._model = freeze(_load(self.source, revision), device)
         config = self._model.config
         if config.patch_size != CELL or config.num_channels != 3:
             raise UserError(
@@ -56,7 +89,12 @@ class ViTMAETeacher:
                 f"channels, but only {CELL} pixels in 3 channels are supported"
             )
 
-    def embed(self, images: Images) -> FloatArray:
+    def embed(self, images: Images, /) -> FloatArray:
+        """Embed every patch."""
+        import torch
+
+        from pyjuice_bridge.teachers.public import enlarge
+
         grid = patch_grid(images, self.patch)
         count = grid[0] * grid[1]
         out = np.empty((len(images), count, self._model.config.hidden_size), np.float32)
@@ -73,10 +111,12 @@ class ViTMAETeacher:
         return out
 
     def _targets(self, x: torch.Tensor, members: np.ndarray[Any, Any], count: int) -> torch.Tensor:
-        """Tokens [B, G, hidden] of the first of each ``members`` [G, n] when only they are kept.
+        """Encode the first of each ``members`` [G, n], only they being kept: [B, G, hidden].
 
         The model keeps the patches of lowest "noise", in its order.
         """
+        import torch
+
         groups, kept = members.shape
         rank = np.full((groups, count), kept + 1, np.float32)
         np.put_along_axis(rank, members, np.arange(kept, dtype=np.float32)[None], axis=1)
@@ -89,21 +129,18 @@ class ViTMAETeacher:
         return tokens.view(len(x), groups, -1)
 
     def describe(self) -> dict[str, Any]:
-        """The settings and a hash of the weights."""
+        """Return the settings and a hash of the weights."""
+        from pyjuice_bridge.teachers.public import facts
+
         return facts("vit_mae", self.patch, self.white, self._model)
 
 
-def _load(source: str) -> Any:
+def _load(source: str, revision: str | None) -> Any:
+    from pyjuice_bridge.teachers.public import from_pretrained
+
     try:
         from transformers import ViTMAEModel
     except ImportError:
         raise UserError("the ViT-MAE teacher needs transformers; pip install -e '.[vit]'") from None
-    local = Path(source).is_dir()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
-    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    try:
-        return ViTMAEModel.from_pretrained(source, local_files_only=offline)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        where = "folder" if local else "local folder or reachable model of the hub"
-        raise UserError(f"{source}: is no {where} with ViT-MAE weights ({first})") from None
+    return from_pretrained(ViTMAEModel, source, "ViT-MAE weights", revision=revision)

@@ -1,5 +1,6 @@
 """The command line: fast help, every command on a tiny run, one line for every mistake."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import pyjuice_bridge as pj
+from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.cli.main import main
-from pyjuice_bridge.config import load_config
+from pyjuice_bridge.codecs import TableCodec
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.runner.config import load_config
 from pyjuice_bridge.teachers.efficientnet import EfficientNetTeacher
 
 COMMANDS = (
@@ -235,7 +238,7 @@ def test_clean_keeps_what_runs_refer_to(folder: Path) -> None:
 MISTAKES = [
     (("run", "none.yaml"), "none.yaml: no such file"),
     (("run", "{config}", "--set", "train.epoch=3"), "did you mean 'epochs'?"),
-    (("run", "{config}", "--set", "data.name=mnst"), "did you mean mnist"),
+    (("run", "{config}", "-q", "--set", "data.name=mnst"), "did you mean mnist"),
     (("show", "none.h5"), "none.h5"),
     (("show", "."), "not a run's folder"),
     (("evaluate", "none.h5", "digits"), "none.h5"),
@@ -264,8 +267,8 @@ def test_unexpected_errors_leave_their_traceback_in_the_log(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.images.starts", broken)
-    done = invoke("run", folder / "config.yaml", "--out", tmp_path / "run")
+    monkeypatch.setattr("pyjuice_bridge.runner.api.train_arm", broken)
+    done = invoke("run", folder / "config.yaml", "-q", "--out", tmp_path / "run")
     log = tmp_path / "run/log.txt"
     assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1
     assert "ZeroDivisionError: by design" in done.stderr and str(log) in done.stderr
@@ -278,8 +281,178 @@ def test_interrupt_says_that_the_run_can_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.api.train_arm", interrupted)
+    monkeypatch.setattr("pyjuice_bridge.runner.api.train_arm", interrupted)
     done = invoke("run", folder / "config.yaml", "--out", tmp_path / "run")
     assert done.exit_code == 130 and "continues" in done.stderr
     monkeypatch.undo()
     assert invoke("run", folder / "config.yaml", "--out", tmp_path / "run").exit_code == 0
+
+
+def test_json_of_show_evaluate_and_compare(folder: Path) -> None:
+    rows = json.loads((folder / "r/0/results.json").read_text())
+    run = json.loads(invoke("show", folder / "r/0", "--json").output)
+    assert run["results"] == rows and run["report"] == str(folder / "r/0/report.html")
+    model = json.loads(invoke("show", folder / "r/0/model.h5", "--json").output)
+    circuit = pj.load(folder / "r/0").circuit
+    assert model["variables"] == 36 and model["parameters"] == circuit.num_parameters
+    assert model["meta"]["domain"] == "images" and len(model["layers"]) == len(circuit.layers)
+    clusters = json.loads(invoke("show", folder / "r/0/assignments.h5", "--json").output)
+    assert (clusters["clusters"], clusters["positions"]) == (3, 36)
+    words = ("evaluate", folder / "r/0", folder / "images.npy", "--engine", "torch", "--json")
+    found = json.loads(invoke(*words).output)
+    assert found["value"] == pytest.approx(rows[0]["test"]["value"], rel=1e-6)
+    expected = {"unit": "bits/dim", "split": "test", "rows": 12, "engine": "torch"}
+    assert {key: found[key] for key in expected} == expected
+    (first, *_) = json.loads(invoke("compare", folder / "r/0", folder / "r/1", "--json").output)
+    values = [
+        json.loads((folder / f"r/{seed}/results.json").read_text())[0]["test"]["value"]
+        for seed in (0, 1)
+    ]
+    assert first["values"]["test"]["mean"] == pytest.approx(np.mean(values))
+    assert first["unit"] == "bits/dim" and len(first["runs"]) == 2
+
+
+def test_evaluate_of_the_impossible_is_json(folder: Path, tmp_path: Path) -> None:
+    """Infinite bits are JSON's null, not a word that JSON does not have."""
+    model = pj.load(folder / "r/0")
+    leaves, *others = model.circuit.layers
+    params = np.zeros_like(leaves.params)  # type: ignore[union-attr]
+    params[..., 0] = 1.0
+    changed = model.circuit.with_layer_params([params, *[None] * len(others)])
+    pj.Model(changed, model.engine).save(tmp_path / "model.h5")
+    np.save(tmp_path / "other.npy", tiny_runs.images(9, seed=3))
+    done = invoke("evaluate", tmp_path / "model.h5", tmp_path / "other.npy", "--json")
+    assert json.loads(done.output)["value"] is None
+
+
+def test_the_engine_can_be_chosen_and_is_named(folder: Path, tmp_path: Path) -> None:
+    choice = ("--engine", "torch", "--device", "cpu")
+    done = invoke("evaluate", folder / "r/0", folder / "images.npy", *choice)
+    assert done.output.endswith(", by torch on cpu\n")
+    out = tmp_path / "s.png"
+    done = invoke("sample", folder / "r/0", "--out", out, "--seed", 7, *choice)
+    assert done.output == f"wrote {out} (seed 7, torch on cpu)\n"
+    words = ("--data", folder / "images.npy", "--out", tmp_path / "i.png", *choice)
+    done = invoke("inpaint", folder / "r/0", *words)
+    assert "torch on cpu" in done.output
+
+
+def test_pictures_differ_unless_they_have_a_seed(folder: Path, tmp_path: Path) -> None:
+    def picture(*words: Any) -> bytes:
+        out = tmp_path / "picture.png"
+        assert invoke(*words, "--out", out).exit_code == 0
+        return out.read_bytes()
+
+    for words in (
+        ("sample", folder / "r/0"),
+        ("inpaint", folder / "r/0", "--data", folder / "images.npy", "--n", 2),
+    ):
+        assert picture(*words) != picture(*words)
+        assert picture(*words, "--seed", 3) == picture(*words, "--seed", 3)
+    done = invoke("sample", folder / "r/0", "--out", tmp_path / "a.png")
+    number = done.output.split("seed ")[1].split(",")[0]
+    assert picture("sample", folder / "r/0", "--seed", number) == (tmp_path / "a.png").read_bytes()
+
+
+def test_inpaint_picks_images_from_the_whole_set(folder: Path, tmp_path: Path) -> None:
+    """The first row of the picture holds other images than the first ones of the split."""
+    rows = set()
+    for seed in range(6):
+        words = ("--data", folder / "images.npy", "--n", 1, "--seed", seed)
+        out = tmp_path / f"{seed}.png"
+        assert invoke("inpaint", folder / "r/0", *words, "--out", out).exit_code == 0
+        picture = np.asarray(Image.open(out).convert("L"))
+        rows.add(picture[: len(picture) // 3].tobytes())
+    assert len(rows) > 3
+
+
+def test_samples_of_any_number_as_an_array(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn in parts of ten; the first part is what one call draws from the seed."""
+    monkeypatch.setattr("pyjuice_bridge.cli.samples._VALUES", 360)
+    out = tmp_path / "s.npy"
+    words = ("sample", folder / "r/0", "--engine", "torch", "--seed", 5, "--out", out)
+    assert invoke(*words, "--n", 25).exit_code == 0
+    drawn = np.load(out, allow_pickle=False)
+    assert drawn.shape == (25, 6, 6, 1) and drawn.dtype == np.uint8
+    np.testing.assert_array_equal(
+        drawn[:10], pj.load(folder / "r/0", engine="torch").sample(10, seed=5)
+    )
+    assert len(np.unique(drawn.reshape(25, -1), axis=0)) > 20
+    assert invoke(*words, "--n", 25).exit_code == 0
+    np.testing.assert_array_equal(np.load(out, allow_pickle=False), drawn)
+    many = invoke("sample", folder / "r/0", "--n", 10_001, "--out", tmp_path / "s.png")
+    assert many.exit_code == 1 and "at most 10,000 images" in many.stderr
+    assert "ends in .npy" in many.stderr and not (tmp_path / "s.png").exists()
+    for n in (10**23, 0, -1):
+        refused = invoke("sample", folder / "r/0", "--n", n, "--out", out)
+        assert refused.exit_code == 2 and "Traceback" not in refused.output
+
+
+def test_samples_of_a_table_are_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyjuice_bridge.cli.samples._VALUES", 6)
+    circuit = hclt([-1, 0], 2, [2, 3], seed=0)
+    codec = TableCodec(circuit.categories, ("sick", "colour"), {"colour": ("red", "a,b", "c")})
+    pj.Model(circuit, codec=codec).save(tmp_path / "table.h5")
+    done = invoke("sample", tmp_path / "table.h5", "--n", 40, "--seed", 1)
+    head, *rows = list(csv.reader(done.stdout.splitlines()))
+    assert head == ["sick", "colour"] and len(rows) == 40
+    assert {row[0] for row in rows} == {"0", "1"} and {row[1] for row in rows} == {
+        "red",
+        "a,b",
+        "c",
+    }
+    out = tmp_path / "rows.csv"
+    done = invoke("sample", tmp_path / "table.h5", "--n", 40, "--seed", 1, "--out", out)
+    assert list(csv.reader(out.read_text().splitlines())) == [head, *rows]
+    array = tmp_path / "rows.npy"
+    invoke("sample", tmp_path / "table.h5", "--n", 40, "--seed", 1, "--out", array)
+    assert np.load(array, allow_pickle=False)["colour"].tolist() == [row[1] for row in rows]
+    pj.Model(circuit).save(tmp_path / "plain.h5")
+    lines = invoke("sample", tmp_path / "plain.h5", "--n", 2).stdout.splitlines()
+    assert len(lines) == 2 and all(len(line.split(",")) == 2 for line in lines)
+    model = pj.load(tmp_path / "table.h5")
+    bits = model.evaluate({"sick": [int(row[0]) for row in rows], "colour": [r[1] for r in rows]})
+    said = f"{bits:.4f} bits/row ({bits * np.log(2):.4f} nats) on all 40 rows of {out}, by "
+    assert invoke("evaluate", tmp_path / "table.h5", out).output.startswith(said)
+
+
+def test_evaluate_scores_the_splits_of_a_run_on_a_table(tmp_path: Path) -> None:
+    """Those of the run; other tables in the model's own codes, a missing cell summed out."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 2, 300)
+    table = np.stack([a, a ^ (rng.random(300) < 0.1), rng.integers(0, 3, 300)], axis=1)
+    words = np.array(["red", "green", "blue"])
+    lines = [f"{x},{y},{words[z]}" for x, y, z in table.tolist()]
+    (tmp_path / "t.csv").write_text("\n".join(["sick,cough,sky", *lines]))
+    config = {
+        "name": "table",
+        "data": {"kind": "table", "name": str(tmp_path / "t.csv")},
+        "circuit": {"kind": "hclt", "latents": 2},
+        "arms": ["random"],
+        "train": {"epochs": 2},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run = tmp_path / "r/0"
+    assert invoke("run", tmp_path / "config.yaml", "--out", run).exit_code == 0
+    (row,) = json.loads((run / "results.json").read_text())
+    for split in ("train", "valid", "test"):
+        done = invoke("evaluate", run, tmp_path / "t.csv", "--split", split)
+        figure = f"{row[split]['value']:.4f} bits/row"
+        assert figure in done.output and f"{row['rows'][split]} {split} rows" in done.output
+    (tmp_path / "other.csv").write_text("sick,cough,sky\n1,,green\n0,1,blue\n")
+    model = pj.load(run)
+    bits = model.evaluate({"sick": [1, 0], "cough": [-1, 1], "sky": ["green", "blue"]})
+    done = invoke("evaluate", run, tmp_path / "other.csv")
+    assert f"{bits:.4f} bits/row" in done.output and "all 2 rows" in done.output
+    (tmp_path / "wrong.csv").write_text("sick,cough,sky\n1,0,pink\n")
+    bare = tmp_path / "bare.h5"
+    bare.write_bytes((run / "model.h5").read_bytes())
+    for mistake, message in (
+        (("evaluate", run, tmp_path / "wrong.csv"), "'pink'"),
+        (("evaluate", run, tmp_path / "other.csv", "--split", "test"), "leave out --split"),
+        (("evaluate", bare, tmp_path / "t.csv", "--split", "train"), "own splits"),
+    ):
+        refused = invoke(*mistake)
+        assert refused.exit_code == 1 and message in refused.stderr

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_text
 import yaml
@@ -11,8 +12,8 @@ from click.testing import CliRunner, Result
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.cli.main import main
-from pyjuice_bridge.config import load_config
 from pyjuice_bridge.data.text_readers import own
+from pyjuice_bridge.runner.config import load_config
 
 
 def invoke(*words: Any) -> Result:
@@ -72,8 +73,9 @@ def test_show_and_compare(folder: Path) -> None:
 def test_a_text_shorter_than_a_window_is_one_window(folder: Path) -> None:
     (folder / "short.txt").write_text("the cat sat")
     (folder / "nothing.txt").write_text("")
-    opened = pj.open_text(folder / "r/0")
-    expected = opened.model.perplexity(opened.codec.stream("short", own_text(folder)).tokens[None])
+    opened = pj.load(folder / "r/0").text
+    ids = opened.vocabulary.stream("short", own_text(folder)).tokens[None]
+    expected = opened.perplexity(ids)
     done = invoke("evaluate", folder / "r/0", folder / "short.txt")
     assert done.output.startswith(f"perplexity {expected:.2f} on 1 window of 4 words of ")
     done = invoke("evaluate", folder / "r/0", folder / "nothing.txt")
@@ -89,7 +91,7 @@ def test_what_does_not_fit_into_memory_is_said(folder: Path, monkeypatch: Any) -
     def much(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 4 TiB")
 
-    monkeypatch.setattr("pyjuice_bridge.pipeline.plan.make_plan", much)
+    monkeypatch.setattr("pyjuice_bridge.runner.plan.make_plan", much)
     done = invoke("run", folder / "config.yaml", "--plan")
     said = "there is not enough memory (Unable to allocate 4 TiB); make the circuit smaller"
     assert done.exit_code == 1 and done.output == f"error: {said}\n"
@@ -107,24 +109,43 @@ def test_evaluate_repeats_the_figures_of_the_run(folder: Path) -> None:
             assert said.endswith("(stride 6, no context across windows)\n")
 
 
+def test_json_says_what_was_measured(folder: Path) -> None:
+    words = ("evaluate", folder / "r/0", folder / "texts.txt", "--json", "--engine", "torch")
+    found = json.loads(invoke(*words).output)
+    best = min(
+        (row for row in results(folder) if row["model"] == "lvd"),
+        key=lambda row: float(row["valid"]["value"]),
+    )
+    assert found["value"] == pytest.approx(best["test"]["value"], rel=1e-5)
+    expected = {"unit": "perplexity", "split": "test", "rows": best["windows"]["test"]}
+    assert {key: found[key] for key in expected} == expected
+
+
 def test_evaluate_takes_all_of_another_text(folder: Path) -> None:
-    opened = pj.open_text(folder / "r/0")
-    ids = opened.codec.encode((folder / "other.txt").read_text())
+    opened = pj.load(folder / "r/0").text
+    ids = opened.vocabulary.encode((folder / "other.txt").read_text())
     assert len(ids) > 30 and (ids > 0).all()
     done = invoke("evaluate", folder / "r/0", folder / "other.txt", "--limit", 2)
-    value = opened.model.perplexity(ids[:12].reshape(2, 6))
+    value = opened.perplexity(ids[:12].reshape(2, 6))
     assert f"perplexity {value:.2f} on 2 windows of 6 words" in done.output
     assert "split" not in done.output
 
 
 def test_sample_and_infill_print_texts(folder: Path) -> None:
-    done = invoke("sample", folder / "r/0", "--n", 3, "--seed", 1)
-    lines = done.output.splitlines()
+    done = invoke("sample", folder / "r/0", "--n", 3, "--seed", 1, "--engine", "torch")
+    lines = done.stdout.splitlines()
     assert len(lines) == 3 and all(len(line.split()) == 6 for line in lines)
+    assert done.stderr == "seed 1, torch on cpu\n"
+    other = [invoke("sample", folder / "r/0", "--n", 3).stdout for _ in range(2)]
+    assert other[0] != other[1]
+    ids = folder / "samples.npy"
+    assert invoke("sample", folder / "r/0", "--n", 3, "--seed", 1, "--out", ids).exit_code == 0
+    words = pj.load(folder / "r/0").text.vocabulary
+    assert [words.decode(row) for row in np.load(ids, allow_pickle=False)] == lines
     out = folder / "samples.txt"
     assert invoke("sample", folder / "r/0", "--n", 3, "--seed", 1, "--out", out).exit_code == 0
     assert out.read_text().splitlines() == lines
-    filled = invoke("infill", folder / "r/0", "the cat [MASK] the [MASK]", "--n", 2).output
+    filled = invoke("infill", folder / "r/0", "the cat [MASK] the [MASK]", "--n", 2).stdout
     first, second, best = filled.splitlines()
     assert first.startswith("the cat ") and len(second.split()) == 5
     assert best.startswith("Viterbi: the cat ")
@@ -136,7 +157,7 @@ MISTAKES = [
     (("infill", "{images}", "the [MASK]"), "does not model text"),
     (("evaluate", "{run}", "{other}", "--split", "test"), "has no test split"),
     (("evaluate", "{run}", "nowhere.txt"), "There is no text or path nowhere.txt"),
-    (("sample", "{run}", "--out", "{run}"), "cannot be written"),
+    (("sample", "{run}", "--out", "{run}"), "is not a regular file"),
 ]
 
 

@@ -106,7 +106,7 @@ def test_few_distinct_points_are_separated(seed, distinct, k, dim):
     [
         (np.zeros((5, 2)), 6, "5 points cannot fill 6 clusters"),
         (np.array([[1.0], [np.nan]]), 1, "NaN"),
-        (np.zeros((5, 2)), 0, "at least 1"),
+        (np.zeros((5, 2)), 0, "from 1"),
         (np.zeros(5), 1, "2 or 3 axes"),
     ],
 )
@@ -118,3 +118,15 @@ def test_refusals(x, k, words):
 def test_assign_refuses_another_dimension():
     with pytest.raises(UserError, match="dimensions"):
         assign(np.zeros((4, 3)), np.zeros((2, 5), np.float32))
+
+
+def test_whole_numbers_of_any_kind(blobs):
+    expected = kmeans(blobs, 3, iterations=4, restarts=2, seed=1)
+    for kind in (np.int64, np.uint8, torch.tensor):
+        found = kmeans(blobs, kind(3), iterations=kind(4), restarts=kind(2), seed=kind(1))
+        np.testing.assert_array_equal(found.centroids, expected.centroids)
+    for name, wrong in (("seed", 1.5), ("seed", "1"), ("seed", -1), ("seed", True), ("seed", None)):
+        with pytest.raises(UserError, match=rf"k-means: {name} is .*, must be a whole number"):
+            kmeans(blobs, 3, **{name: wrong})
+    with pytest.raises(UserError, match="restarts is 0"):
+        kmeans(blobs, 3, restarts=0)

@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.query.marginals import variable_marginals
 
 DRAWS = 4000
 
@@ -113,6 +114,22 @@ def test_posteriors(engine: Engine, latent_circuit: Circuit) -> None:
             z[position] = value
             joint = oracle.log_likelihood(latent_circuit, row, {"z": z})[0]
             assert posterior[position, value] == pytest.approx(np.exp(joint - marginal), abs=1e-5)
+
+
+def test_marginals_of_variables_from_the_posteriors_of_leaves(
+    engine: Engine, circuit: Circuit
+) -> None:
+    for root in range(len(circuit.roots)):
+        rows = random_rows(circuit, 3, 11, 0.6)
+        found = variable_marginals(engine, circuit, rows, np.arange(circuit.num_vars), root=root)
+        read = sorted(oracle.scopes(circuit)[circuit.roots[root]])
+        for row, marginals in zip(rows, found, strict=True):
+            completions = np.array(list(oracle.assignments(circuit, row, root=root)))
+            log_p = np.array([oracle.log_likelihood(circuit, full)[root] for full in completions])
+            p = np.exp(log_p - np.logaddexp.reduce(log_p))
+            for variable in read:
+                expected = np.bincount(completions[:, variable], p, marginals.shape[1])
+                np.testing.assert_allclose(marginals[variable], expected, atol=1e-5)
 
 
 def test_impossible_evidence(engine: Engine) -> None:

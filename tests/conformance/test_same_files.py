@@ -20,9 +20,8 @@ from pyjuice_bridge.circuit.region_graph import load_region_graph, random_region
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.cluster.assignments import Assignments
-from pyjuice_bridge.engines.base import Builders
+from pyjuice_bridge.distill.builders import Builders, PythonBuilders
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.pipeline.builders import PythonBuilders
 
 PYTHON = PythonBuilders()
 
@@ -196,8 +195,9 @@ def test_hidden_markov_models(julia: Builders) -> None:
     x, z = rng.integers(0, 6, (50, 7)), rng.integers(0, 3, (50, 7))
     x[:20, 5:] = z[:20, 5:] = -1
     x[rng.random(x.shape) < 0.1] = -1
+    start = random_hmm(4, 6, None).circuit(7)
     for pseudocount in (0.0, 0.5):
-        both = [b.count_hmm(x, z, 4, 6, pseudocount=pseudocount) for b in (julia, PYTHON)]
+        both = [b.count_parameters(start, x, z, pseudocount=pseudocount) for b in (julia, PYTHON)]
         assert_same(*both, params=False)
         check(both[0])
         for a, b in zip(both[0].layers, both[1].layers, strict=True):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_formats import idx_bytes, planes
 
-from pyjuice_bridge.data import get_dataset, load_dataset, names
+from pyjuice_bridge.data import catalogue, get_dataset, load_dataset, names
 from pyjuice_bridge.data.dataset import split_off
 from pyjuice_bridge.data.readers import NEW_IMAGENET, OLD_IMAGENET
 from pyjuice_bridge.errors import UserError
@@ -237,12 +238,13 @@ def test_own_arrays_and_files(tmp_path: Path) -> None:
         load_dataset(np.zeros((5, 4, 4, 2), np.uint8))
     with pytest.raises(UserError, match="different image shapes"):
         load_dataset({"train": images, "test": images[:, :3]})
-    with pytest.raises(UserError, match="give train"):
-        load_dataset({"training": images})
+    with pytest.raises(UserError, match="trainer were given; give train"):
+        load_dataset({"trainer": images})
+    assert load_dataset({"Training": images}, seed=1).fingerprint in prints
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(UserError, match="neither a folder"):
         load_dataset(tmp_path / "x.txt")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="no data set or path"):
         load_dataset("none.npy")
 
 
@@ -267,6 +269,17 @@ def test_mnist5k() -> None:
     assert data.meta["published_bytes"] is True
     whole = np.concatenate([data.train, data.valid, data.test])
     assert whole.mean() / 255 == pytest.approx(0.1307, abs=2e-3)
+
+
+def test_another_set_in_a_known_form_is_one_entry(tmp_path: Path, monkeypatch) -> None:
+    entry = replace(catalogue.SETS["mnist"], name="letters", package=None)
+    monkeypatch.setitem(catalogue.SETS, "letters", entry)
+    write_mnist(tmp_path / "letters")
+    data = load_dataset("letters", root=tmp_path)
+    assert (data.name, data.counts) == ("letters", {"train": 45, "valid": 5, "test": 7})
+    assert "letters" in names()
+    with pytest.raises(UserError, match=r"run `python -m pyjuice_bridge data get letters`"):
+        load_dataset("letters")
 
 
 def test_names_are_all_described() -> None:

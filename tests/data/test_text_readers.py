@@ -41,6 +41,8 @@ def test_titles() -> None:
     assert titles == [" = Robert <unk> = ", " = not a heading = ", " = Du Fu = "]
     assert is_title(" = A = B = \n")
     assert not is_title(" = = \n")
+    for line in ("= Du Fu =", " = Du Fu =", "= Du Fu = ", " = = Du Fu = ", " =  = "):
+        assert not is_title(line)
 
 
 @pytest.mark.parametrize("ending", ["tokens", "raw"])
@@ -49,6 +51,21 @@ def test_wikitext_lines(tmp_path: Path, ending: str) -> None:
         (tmp_path / f"wiki.{split}.{ending}").write_text(WIKI_TOKENS, "utf-8")
     assert parts_of(tmp_path) == dict.fromkeys(("train", "valid", "test"), ARTICLES)
     assert parts_of(tmp_path / f"wiki.train.{ending}") == {"all": ARTICLES}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        " x \n = a + b = \n \n",
+        " \n = a + b = \n c \n",
+        " \n= a + b =\n \n",
+        " \n = a + b =\n \n",
+        " \n = = a + b = = \n \n",
+    ],
+)
+def test_lines_like_headings_are_text(lines: str) -> None:
+    whole = f" \n = Title = \n \n Text . \n{lines}"
+    assert list(articles(whole.splitlines(keepends=True))) == [whole]
 
 
 @given(st.lists(st.sampled_from([" \n", " = A = \n", " = = b = = \n", " words . \n"]), max_size=12))
@@ -101,6 +118,20 @@ def test_other_parquet(tmp_path: Path) -> None:
     (tmp_path / "w.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match="cannot be read as parquet"):
         parts_of(tmp_path / "w.parquet")
+
+
+def test_parquet_strings_of_every_kind(tmp_path: Path) -> None:
+    """As Polars (string_view) and pandas (categories) write them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = pyarrow.array(["One.", "Two.", None, "One."])
+    kinds = [pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()]
+    for column in [*(rows.cast(kind) for kind in kinds), rows.dictionary_encode()]:
+        write_parquet(tmp_path / "x.parquet", column)
+        assert parts_of(tmp_path / "x.parquet")["all"] == ["One.", "Two.", "", "One."]
+    for column in (rows.cast(pyarrow.binary()), pyarrow.nulls(3)):
+        write_parquet(tmp_path / "x.parquet", column)
+        with pytest.raises(UserError, match=r"column text of .*: it must hold strings"):
+            parts_of(tmp_path / "x.parquet")
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +189,7 @@ def test_content_follows_bytes_and_reader(tmp_path: Path) -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no text files"):
+    with pytest.raises(UserError, match="holds no files that end in"):
         own(tmp_path)
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(UserError, match=r"a\.txt is not UTF-8"):
@@ -168,8 +199,8 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "b.raw").write_text("x")
     with pytest.raises(UserError, match=r"\.raw and \.txt files: keep one kind"):
         own(tmp_path)
-    with pytest.raises(UserError, match="lists training were given; give train"):
-        strings({"training": ["a"]})
+    with pytest.raises(UserError, match="lists trainer were given; give train"):
+        strings({"trainer": ["a"]})
     with pytest.raises(UserError, match="train must be a list of strings"):
         strings({"train": "abc"})
     with pytest.raises(UserError, match="text: it must be a list of strings"):

@@ -6,10 +6,13 @@ from oracle import enumerate_log_likelihood, log_likelihood
 
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.patches import patch_bundle
 from pyjuice_bridge.circuit.types import InputLayer, SumLayer, layer_params, with_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
+from pyjuice_bridge.engines import get_engine
+from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.errors import UserError
 
 TREE = [1, -1, 1, 2]
@@ -37,17 +40,20 @@ def expected_joint(x, z, i, parent, size, pseudocount, k=2):
     """p(x_i | z_i) and p(z_i | z_parent) counted one row at a time."""
     leaf, edge = np.full((k, size), pseudocount / size), np.full((k, k), pseudocount / k)
     for row, values in zip(x, z, strict=True):
-        if row[i] >= 0:
+        if row[i] >= 0 and values[i] >= 0:
             leaf[values[i], row[i]] += 1
-        edge[values[parent], values[i]] += 1
+        if values[parent] >= 0 and values[i] >= 0:
+            edge[values[parent], values[i]] += 1
     return leaf / leaf.sum(1, keepdims=True), edge / edge.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", ["nothing", "values", "values and latents"])
 def test_parameters_are_the_smoothed_frequencies(missing):
     x, z = data()
-    if missing:
+    if "values" in missing:
         x = np.where(np.random.default_rng(1).random(x.shape) < 0.3, -1, x)
+    if "latents" in missing:
+        z = np.where(np.random.default_rng(2).random(z.shape) < 0.3, -1, z)
     circuit = count_parameters(double(hclt(TREE, 2, SIZES, seed=0)), x, z, pseudocount=0.7)
     check(circuit)
     hidden = circuit.latents["z"].tolist()
@@ -66,9 +72,38 @@ def test_parameters_are_the_smoothed_frequencies(missing):
                 np.testing.assert_allclose(weights, edge, rtol=1e-12)
                 seen += 1
     assert seen == 7
-    prior = np.bincount(z[:, 1], minlength=2) + 0.35
+    prior = np.bincount(z[z[:, 1] >= 0, 1], minlength=2) + 0.35
     np.testing.assert_allclose(circuit.layers[-1].weights[0, 0], prior / prior.sum())
     assert enumerate_log_likelihood(circuit) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("pseudocount", [0.0, 0.7])
+def test_counting_is_one_step_of_em(pseudocount):
+    """All of the data at once with the latents observed, from the uniform start, in float64."""
+    x, z = data()
+    x = np.where(np.random.default_rng(1).random(x.shape) < 0.3, -1, x)
+    start = double(hclt(TREE, 2, SIZES))
+    options = FitOptions("full_em", epochs=1, pseudocount=pseudocount)
+    engine = get_engine("torch", "cpu", precision="float64")
+    fitted = engine.fit(start, x, options, latents={"z": z}).circuit
+    counted = count_parameters(start, x, z, pseudocount=pseudocount)
+    for ours, theirs in zip(counted.layers, fitted.layers, strict=True):
+        if layer_params(ours) is not None:
+            np.testing.assert_allclose(layer_params(ours), layer_params(theirs), rtol=1e-12)
+
+
+def test_tied_layers_add_their_counts():
+    """An HMM whose positions share one table, with a state that is not known."""
+    z = np.array([[0, 1, 1, 2], [1, 1, -1, 0]])
+    x = np.array([[0, 1, 2, 3], [3, -1, 0, 0]])
+    start = random_hmm(3, 4, None).circuit(4)
+    counted = Hmm.of(count_parameters(start, x, z, pseudocount=0.0))
+    np.testing.assert_allclose(counted.initial, [1 / 2, 1 / 2, 0])
+    # 0 → 1, 1 → 1, 1 → 2 and 1 → 1; what precedes or follows the unknown state is not counted.
+    np.testing.assert_allclose(counted.transition, [[0, 1, 0], [0, 2 / 3, 1 / 3], [1 / 3] * 3])
+    np.testing.assert_allclose(
+        counted.emission, [[1, 0, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3], [0, 0, 0, 1]], atol=1e-7
+    )
 
 
 def test_no_other_parameters_explain_the_pairs_better():
@@ -145,9 +180,9 @@ def test_latent_circuit_without_softening_is_the_tree_over_ids():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda x, z: (x, z + 1), r"z must hold values from 0 to 1"),
-        (lambda x, z: (x, z - 1), r"z must hold values from 0 to 1"),
-        (lambda x, z: (x + 1, z), r"x must hold values from -1"),
+        (lambda x, z: (x, z + 1), "z: row 0, column 0 is 2; values must be 0 … 1, or -1"),
+        (lambda x, z: (x, z - 2), r"z: row \d+, column \d is -2; values must be 0 … 1, or -1"),
+        (lambda x, z: (x + 1, z), "x: row 0, column 0 is 2; values must be 0 … 1, or -1"),
         (lambda x, z: (x[:3], z), "3 rows"),
         (lambda x, z: (x[:, :2], z), r"\[rows, 4\]"),
         (lambda x, z: (x, z.astype(float)), "integer"),

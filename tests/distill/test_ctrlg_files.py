@@ -104,7 +104,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     says(r"beta has the shape \[3, 4\], but config.json says \[3, 5\]")
     config.write_text(good)
     save_file({**arrays, "beta": arrays["beta"] + 1}, weights)
-    says(r"the rows of exp\(beta\) are no distributions")
+    says(r"the rows of exp\(beta\) are not distributions")
     save_file({"beta": arrays["beta"]}, weights)
     says("there is no tensor 'alpha_exp'")
     weights.write_bytes(b"nonsense")

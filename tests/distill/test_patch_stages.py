@@ -18,10 +18,10 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
-from pyjuice_bridge.distill.patches import bundle_rows, train_bundle, train_latent
 from pyjuice_bridge.engines import get_engine
-from pyjuice_bridge.engines.base import FitOptions, FitResult, Schedule
+from pyjuice_bridge.engines.base import Engine, FitOptions, FitResult, Schedule
 from pyjuice_bridge.errors import UserError
 
 ENGINE = get_engine("torch", "cpu")
@@ -48,6 +48,19 @@ class Stage(NamedTuple):
 
 def bundle(seed: int = 0) -> Circuit:
     return patch_bundle([-1, 0], CLUSTERS, 2, 2, seed=seed)
+
+
+def train_bundle(
+    engine: Engine,
+    start: Circuit,
+    patches: np.ndarray,
+    z: np.ndarray,
+    options: FitOptions,
+    checkpoint: Path | None = None,
+) -> FitResult:
+    """Train every patch circuit on its own cluster, all in one batched pass."""
+    rows, weights = bundle_rows(patches, z, CLUSTERS, seed=options.seed)
+    return engine.fit(start, rows, options, weights=weights, checkpoint=checkpoint)
 
 
 def labelled(rows: int, seed: int) -> Labelled:
@@ -155,7 +168,7 @@ def stages() -> list[Stage]:
     options = FitOptions(epochs=10, batch_size=32, step_size=Schedule(0.3, 0.05))
     patches = train_bundle(ENGINE, bundle(), train.x[:, PLACES], train.z, options).circuit
     short = FitOptions(epochs=3, batch_size=64)
-    latent = train_latent(ENGINE, counted(train), train.z, short, valid=valid.z).circuit
+    latent = ENGINE.fit(counted(train), train.z, short, valid=valid.z).circuit
     glued = {
         "start": glue(counted(train), bundle(), PLACES),
         "patches": glue(counted(train), patches, PLACES),
@@ -196,12 +209,12 @@ def test_every_stage_sums_to_one(stages: list[Stage]) -> None:
 def train_patches(options: FitOptions, checkpoint: Path | None = None) -> FitResult:
     data = labelled(60, 9)
     patches = data.x[:, PLACES]
-    return train_bundle(ENGINE, bundle(), patches, data.z, options, checkpoint=checkpoint)
+    return train_bundle(ENGINE, bundle(), patches, data.z, options, checkpoint)
 
 
 def train_ids(options: FitOptions, checkpoint: Path | None = None) -> FitResult:
     data = labelled(60, 9)
-    return train_latent(ENGINE, counted(data), data.z, options, checkpoint=checkpoint)
+    return ENGINE.fit(counted(data), data.z, options, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("train", [train_patches, train_ids])
@@ -258,17 +271,14 @@ def test_bound_of_a_counted_hclt() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     data, patches = labelled(5, 17), labelled(5, 17).x[:, PLACES]
-    options = FitOptions(epochs=1)
-    with pytest.raises(UserError, match="patches: expected shape"):
-        train_bundle(ENGINE, bundle(), patches[:, :, :1], data.z, options)
     with pytest.raises(UserError, match="z: expected one cluster id"):
-        train_bundle(ENGINE, bundle(), patches, data.z[:, :2], options)
+        bundle_rows(patches, data.z[:, :2], CLUSTERS)
+    with pytest.raises(UserError, match="z: expected one cluster id"):
+        bundle_rows(data.x, data.z, CLUSTERS)
     with pytest.raises(UserError, match="z: cluster ids must be"):
-        train_bundle(ENGINE, bundle(), patches, data.z + 3, options)
+        bundle_rows(patches, data.z + 3, CLUSTERS)
     with pytest.raises(UserError, match="no patch has a cluster"):
-        train_bundle(ENGINE, bundle(), patches, np.full_like(data.z, -1), options)
-    with pytest.raises(UserError, match="latent circuit"):
-        train_latent(ENGINE, hclt([-1, 0], 2, CLUSTERS, seed=0), data.z, options)
+        bundle_rows(patches, np.full_like(data.z, -1), CLUSTERS)
     with pytest.raises(UserError, match="no latents called 'w'"):
         bound_and_marginal(ENGINE, bundle(), np.zeros((1, 6), int), data.z[:1], latent="w")
     glued = glue(hclt([1, -1, 1], 2, CLUSTERS, seed=3), bundle(), PLACES)

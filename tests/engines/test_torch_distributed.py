@@ -29,7 +29,8 @@ def torchrun(*words: object, logs: Path) -> tuple[int, dict[int, str]]:
     """Start two processes; the exit status, and what each of them wrote."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     caught = ["--redirects=3", f"--log-dir={logs}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [*start, *caught, *map(str, words)],
         check=False,

@@ -16,8 +16,8 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer, layer_params
 from pyjuice_bridge.engines.base import FitOptions, Schedule
+from pyjuice_bridge.engines.resume import row_order
 from pyjuice_bridge.engines.torch import TorchEngine, batches
-from pyjuice_bridge.engines.torch.fit import step_size
 from pyjuice_bridge.errors import UserError
 
 ENGINE = TorchEngine()
@@ -89,7 +89,7 @@ def test_cutting_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     circuit = small_circuits(1)[0]
     x = random_rows(circuit, 50, 3)
     whole = EXACT.expected_counts(circuit, x)
-    monkeypatch.setattr(batches, "micro_batch", lambda program: 7)
+    monkeypatch.setattr(batches, "micro_batch", lambda *_: 7)
     cut = EXACT.expected_counts(circuit, x)
     assert cut.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-12)
     for a, b in zip(whole.layers, cut.layers, strict=True):
@@ -261,11 +261,11 @@ def test_early_stopping_returns_the_best_circuit() -> None:
 def test_schedules_start_and_end_where_they_say() -> None:
     for kind in ("linear", "cosine"):
         schedule = Schedule(0.5, 0.1, kind)
-        steps = [step_size(schedule, i, 11) for i in range(11)]
+        steps = [schedule.at(i, 11) for i in range(11)]
         assert steps[0] == 0.5 and steps[-1] == pytest.approx(0.1)
         assert steps[5] == pytest.approx(0.3)
-    assert step_size(Schedule(0.5, 0.1, "constant"), 10, 11) == 0.5
-    steps = [step_size(Schedule(0.5, 0.1, "step", 0.8), i, 25) for i in range(25)]
+    assert Schedule(0.5, 0.1, "constant").at(10, 11) == 0.5
+    steps = [Schedule(0.5, 0.1, "step", 0.8).at(i, 25) for i in range(25)]
     assert steps == [0.5] * 20 + [0.1] * 5
 
 
@@ -378,3 +378,53 @@ def test_tied_blocks_in_any_order_give_the_same_numbers() -> None:
         np.testing.assert_allclose(EXACT.log_likelihood(changed, x), expected, rtol=1e-10)
         counts = EXACT.expected_counts(changed, x).layers[2]
         np.testing.assert_allclose(counts, oracle.expected_counts(changed, x)[2], atol=1e-7)
+
+
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("optimizer", ["full_em", "mini_em"])
+@pytest.mark.parametrize("engine", [ENGINE, EXACT])
+def test_a_loop_of_ones_own_takes_the_steps_of_fit(
+    engine: TorchEngine, optimizer: str, which: int
+) -> None:
+    """Counts and M-steps in turn, on the rows in the order of ``fit``."""
+    circuit = [*small_circuits(3), patch_bundle([-1, 0], 2, 2, [2, 3], seed=3)][which]
+    x = random_rows(circuit, 25, 4)
+    weights = np.random.default_rng(0).random((25, len(circuit.roots))) * 3
+    frozen = (0,) if which == 0 else ()
+    options = FitOptions(optimizer, epochs=2, batch_size=10, pseudocount=0.3, frozen=frozen, seed=5)
+    own, done = circuit, 0
+    for epoch in range(options.epochs):
+        order = row_order(options.seed, epoch, len(x))
+        size = len(x) if optimizer == "full_em" else options.batch_size
+        for batch in np.split(order, range(size, len(x), size)):
+            eta = 1.0 if optimizer == "full_em" else options.step_size.at(done, 6)
+            counts = engine.expected_counts(own, x[batch], weights[batch])
+            own = engine.m_step(own, counts, step_size=eta, pseudocount=0.3, frozen=frozen)
+            done += 1
+    found = engine.fit(circuit, x, options, weights=weights).circuit
+    tolerance = 1e-6 if engine is ENGINE else 1e-12
+    for a, b in zip(own.layers, found.layers, strict=True):
+        if layer_params(a) is not None:
+            np.testing.assert_allclose(layer_params(a), layer_params(b), atol=tolerance)
+
+
+def test_an_m_step_leaves_its_circuit_alone_and_checks_what_it_is_given() -> None:
+    circuit = small_circuits(3)[0]
+    x = random_rows(circuit, 25, 4)
+    counts = EXACT.expected_counts(circuit, x)
+    before = [None if p is None else p.copy() for p in map(layer_params, circuit.layers)]
+    EXACT.m_step(circuit, counts)
+    for old, layer in zip(before, circuit.layers, strict=True):
+        if old is not None:
+            assert np.array_equal(old, layer_params(layer))
+    other = small_circuits(3)[2]
+    with pytest.raises(UserError, match="must be what expected_counts returned"):
+        EXACT.m_step(other, counts)
+    wrong = replace(counts, layers=(counts.layers[0][:1], *counts.layers[1:]))
+    with pytest.raises(UserError, match="layer 0 has other counts"):
+        EXACT.m_step(circuit, wrong)
+    wrong = replace(counts, layers=(-counts.layers[0], *counts.layers[1:]))
+    with pytest.raises(UserError, match="layer 0 must hold finite numbers from 0"):
+        EXACT.m_step(circuit, wrong)
+    with pytest.raises(UserError, match="step_size is 2"):
+        EXACT.m_step(circuit, counts, step_size=2)

@@ -297,6 +297,46 @@ def test_machine_code_is_kept_where_the_user_keeps_caches(tmp_path: Path, usable
     assert bool(list(place.glob("pyjuice_bridge/kernels/*/*/*.nbi"))) == usable
 
 
+def run_trivial(place: Path) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", TRIVIAL],
+        env=os.environ | {"XDG_CACHE_HOME": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ran.stdout.strip()
+
+
+def test_damaged_machine_code_is_made_again(tmp_path: Path) -> None:
+    expected = run_trivial(tmp_path)
+    kernels = tmp_path / "pyjuice_bridge" / "kernels"
+    assert {p.stat().st_mode & 0o777 for p in (kernels, *kernels.iterdir())} == {0o700}
+    kept = [*kernels.glob("*/*/*.nbi"), *kernels.glob("*/*/*.nbc")]
+    for number, file in enumerate(kept):
+        file.write_bytes([b"", b"junk", file.read_bytes()[:40]][number % 3])
+    assert run_trivial(tmp_path) == expected
+    assert all(file.stat().st_size > 40 for file in kernels.glob("*/*/*.nbi"))
+
+
+@pytest.mark.parametrize("mode", [0o777])
+def test_machine_code_that_others_could_have_written_is_not_run(tmp_path: Path, mode: int) -> None:
+    kernels = tmp_path / "pyjuice_bridge" / "kernels"
+    kernels.mkdir(parents=True)
+    kernels.chmod(mode)
+    run_trivial(tmp_path)
+    assert not list(kernels.iterdir())
+
+
+def test_a_link_in_place_of_the_kept_machine_code_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "pyjuice_bridge").mkdir()
+    (tmp_path / "pyjuice_bridge" / "kernels").symlink_to(elsewhere)
+    run_trivial(tmp_path)
+    assert not list(elsewhere.iterdir())
+
+
 FIRST_PASS = """
 import numpy as np, torch
 from pyjuice_bridge.circuit.hclt import hclt

@@ -11,9 +11,9 @@ from PIL import Image
 from scripts import EXPERIMENTS
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.config import load_config
 from pyjuice_bridge.data.readers import NEW_IMAGENET, OLD_IMAGENET
-from pyjuice_bridge.pipeline.plan import make_plan
+from pyjuice_bridge.runner.config import load_config
+from pyjuice_bridge.runner.plan import make_plan
 
 SMALL = (
     "teacher.hidden=8",

@@ -8,8 +8,8 @@ import tiny_text
 from scripts import EXPERIMENTS
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.config import load_config
-from pyjuice_bridge.pipeline.plan import make_plan
+from pyjuice_bridge.runner.config import load_config
+from pyjuice_bridge.runner.plan import make_plan
 
 SMALL = (
     "cluster.iterations=3",

@@ -24,5 +24,5 @@ def test_single_models_answer_everything() -> None:
         assert ("one root" in table[name].values()) == (len(circuit.roots) > 1)
     assert set(table["HCLT"].values()) == {"exact", "approximate", "no HMM"}
     assert set(table["HMM"].values()) == {"exact", "approximate", "no images"}
-    texts = {name for name in table if table[name]["TextModel.infill"] == "exact"}
+    texts = {name for name in table if table[name]["text.infill"] == "exact"}
     assert texts == {"HMM"}

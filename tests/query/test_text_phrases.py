@@ -121,11 +121,11 @@ def test_what_cannot_be_asked() -> None:
         with pytest.raises(UserError, match=message):
             make(*values, **named)  # type: ignore[operator]
 
-    refuses("at least one token must be looked ahead", Constraint.any_of, [[1]], 0)
+    refuses("tokens is 0, must be a whole number from 1 to", Constraint.any_of, [[1]], 0)
     refuses("every phrase needs at least one token", Constraint.any_of, [[]], 3)
     refuses("every phrase needs at least one token", Constraint.any_of, [], 3)
     refuses("every phrase needs at least one token", Constraint.all_of, [[1], []], 3)
-    refuses("end-of-sequence token 3 cannot stand", Constraint.any_of, [[1, 3]], 4, eos=3)
+    refuses("end-of-sequence token 3 cannot be part", Constraint.any_of, [[1, 3]], 4, eos=3)
     refuses("need eos", Constraint.any_of, [[1]], 4, max_length=3)
     refuses(
         "min_length ≤ max_length", Constraint.any_of, [[1]], 4, eos=3, min_length=3, max_length=2

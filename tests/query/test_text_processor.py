@@ -150,7 +150,7 @@ def test_padding_after_the_end_says_nothing() -> None:
 def test_what_cannot_be_steered() -> None:
     with pytest.raises(UserError, match="cannot occur within 1 tokens"):
         MODEL.processor(Constraint.any_of([[0, 1]], 1), prompt_length=0)
-    with pytest.raises(UserError, match="skip: must be 0 … 1"):
+    with pytest.raises(UserError, match="skip is 2, must be a whole number from 0 to 1"):
         MODEL.processor(CONSTRAINTS[0], prompt_length=1, skip=2)
     processor = MODEL.processor(CONSTRAINTS[0], prompt_length=1, skip=[0, 1])
     with pytest.raises(UserError, match="2 numbers do not fit 3 texts"):
@@ -170,9 +170,9 @@ def test_what_cannot_be_steered() -> None:
 VOCABULARY = 40
 
 
-def tiny_gpt2() -> Any:
+def tiny_gpt2(seed: int = 0) -> Any:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY + 2,
         n_positions=32,
@@ -239,3 +239,49 @@ def test_without_a_constraint_the_model_is_left_alone() -> None:
     half = processor(torch.tensor([[1, 2], [3, 4]]), scores.half())
     assert half.dtype == torch.float16
     np.testing.assert_allclose(half.float().numpy(), steered.numpy(), atol=1e-2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_dead_beam_ends_only_itself(seed: int) -> None:
+    """A constraint as long as the window leaves one continuation, and two beams are drawn."""
+    phrase = [5, 6, 7, 8]
+    processor = HMM_OF_GPT.processor(Constraint.any_of([phrase], 4), prompt_length=2)
+    ids = torch.tensor([[1, 2], [3, 4]])
+    found = tiny_gpt2(seed).generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        logits_processor=[processor],
+        pad_token_id=VOCABULARY,
+        do_sample=True,
+        num_beams=2,
+        max_new_tokens=4,
+    )
+    assert [row[2:].tolist() for row in found] == [phrase, phrase]
+
+
+def test_rows_without_a_way_out_are_impossible_and_leave_the_others_alone() -> None:
+    """Text 1 has taken a forbidden token; the last beam of all is missed with a sentence."""
+    constraint = Constraint.any_of([[0, 1]], 2)
+    processor = MODEL.processor(constraint, prompt_length=1)
+    scores = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).double()
+    alone = MODEL.processor(constraint, prompt_length=1)(torch.tensor([[2, 0]]), scores[:1])
+    both = processor(torch.tensor([[2, 0], [2, 3]]), scores)
+    np.testing.assert_array_equal(both[0].numpy(), alone[0].numpy())
+    assert both[1].isneginf().all()
+    with pytest.raises(UserError, match="Text 0: after 1 new tokens the phrases cannot appear"):
+        processor(torch.tensor([[2, 3], [2, 3]]), scores)
+
+
+def test_a_beam_without_tokens_of_the_language_model_ends_only_itself() -> None:
+    """Beam search passes log-probabilities; here all tokens that lead on are forbidden."""
+    processor = MODEL.processor(CONSTRAINTS[0], prompt_length=1)
+    scores = torch.tensor([[0.0] * 4, [-np.inf, 0.0, 0.0, 0.0]]).log_softmax(1)
+    found = processor(torch.tensor([[0, 0], [0, 2]]), scores)
+    assert found[1].isneginf().all() and found[0].exp().sum() == pytest.approx(1)
+
+
+def test_a_generated_token_that_is_impossible_ends_its_text() -> None:
+    never = Hmm(HMM.initial, HMM.transition, np.array([[0.5, 0.5, 0, 0]] * 3))
+    processor = exact_model(never).processor(Constraint.any_of([[0]], 3), prompt_length=1)
+    found = processor(torch.tensor([[1, 1], [1, 2]]), torch.zeros(2, 4))
+    assert found[1].isneginf().all() and found[0].exp().sum() == pytest.approx(1)

@@ -18,7 +18,7 @@ from pyjuice_bridge.measure import BITS
 from pyjuice_bridge.report import write_report
 from pyjuice_bridge.report.curves import bound_chart, learning_curves
 from pyjuice_bridge.report.run_dir import Epoch, StageBound, read_run
-from pyjuice_bridge.report.words import bytes_text, outcome, seconds_text
+from pyjuice_bridge.report.words import bytes_text, impossible, outcome, seconds_text
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 SECTIONS = [
@@ -366,6 +366,14 @@ def test_the_outcome_is_honest(run):
     )
     tied = write_results(run, results({"lvd": 1.2, "hclt": 1.200001}))
     assert outcome(tied, "x").endswith("of x, equal to 4 decimals with the plain HCLT.")
+    rows = results({"lvd": 1.3, "random": 1.2})
+    rows[1]["test"] = {"value": None, "unit": "bits/dim", "impossible": 2, "rows": 50}
+    lost = write_results(run, rows)
+    assert outcome(lost, "x") == (
+        "LVD reaches 1.3000 bits/dim on the test images of x. The random start has no figure on "
+        "the test images of x: 2 of 50 images have probability 0."
+    )
+    assert impossible(lost[1]) == ["Random start on test: 2 of 50 images have probability 0"]
     alone = write_results(run, results({"mine": 1.2}, test=None))
     assert outcome(alone, None) == "mine reaches 1.1900 bits/dim on the validation images."
     assert outcome((), "x") == "This run has no final figures for all of its arms yet."

@@ -8,7 +8,13 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers.mae import MAESettings, MAETeacher, build, to_patches, train_mae
+from pyjuice_bridge.teachers.mae_training import (
+    MAESettings,
+    MAETeacher,
+    build,
+    to_patches,
+    train_mae,
+)
 
 SMALL = MAESettings(patch=2, hidden=16, mlp=32, heads=2, layers=(2, 1), epochs=3, batch=32)
 
@@ -155,7 +161,7 @@ def test_foreign_and_damaged_checkpoints_are_refused(digits, tmp_path):
     with pytest.raises(UserError, match="other settings or images"):
         train_mae(digits[:64], replace(settings, seed=1), checkpoint=path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="not a readable MAE checkpoint"):
+    with pytest.raises(UserError, match="not a readable checkpoint of an MAE"):
         train_mae(digits[:64], settings, checkpoint=path)
     with pytest.raises(UserError, match="cannot be written"):
         train_mae(digits[:64], settings, checkpoint=tmp_path / "nowhere" / "mae.pt")

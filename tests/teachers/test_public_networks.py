@@ -7,10 +7,11 @@ import torch
 import pyjuice_bridge as pj
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.teachers import make_teacher
-from pyjuice_bridge.teachers.pixels import PixelTeacher
+from pyjuice_bridge.teachers import open_embeddings
+from pyjuice_bridge.teachers.base import TeacherInputs
+from pyjuice_bridge.teachers.efficientnet import EfficientNetSection, EfficientNetTeacher
 from pyjuice_bridge.teachers.public import enlarge
-from pyjuice_bridge.teachers.vit_mae import ViTMAETeacher
+from pyjuice_bridge.teachers.vit_mae import VitMaeSection, ViTMAETeacher
 
 needs_transformers = pytest.mark.skipif(
     find_spec("transformers") is None, reason="transformers is not installed"
@@ -107,11 +108,12 @@ def test_enlarged_images_keep_grey_and_constant_colours():
     ],
 )
 def test_few_grey_levels_reach_white(kind, request):
-    settings = {"patch": 4}
+    section = EfficientNetSection(kind="efficientnet")
     if kind == "vit_mae":
-        settings["source"] = request.getfixturevalue("folder")
+        source = str(request.getfixturevalue("folder"))
+        section = VitMaeSection(kind="vit_mae", source=source)
     x = images((2, 8, 8, 1)) % 18
-    usual, dark = make_teacher(kind, **settings), make_teacher(kind, **settings, white=17)
+    usual, dark = (section.make(TeacherInputs(x, patch=4, white=white)) for white in (255, 17))
     np.testing.assert_allclose(dark.embed(x), usual.embed(x * 15), atol=1e-4)
     assert np.abs(dark.embed(x) - usual.embed(x)).max() > 1e-2
     assert dark.describe() == {**usual.describe(), "white": 17}
@@ -133,15 +135,15 @@ def test_runs_on_digits_give_their_white(folder, tmp_path):
         "device": "cpu",
     }
     pj.run(config, out=tmp_path / "run")
-    stored = np.load(next((tmp_path / "artifacts").glob("embed-*/train.npy")))
+    stored = open_embeddings(next((tmp_path / "artifacts").glob("embed-*")), "train")
     teacher = ViTMAETeacher(folder, patch=4, white=16)
     wanted = teacher.embed(load_dataset("digits", limit=40).train)
-    np.testing.assert_allclose(stored.transpose(1, 0, 2), wanted, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(stored.read(slice(None), slice(None)), wanted, rtol=2e-3, atol=2e-3)
 
 
 @needs_efficientnet
 def test_efficientnet_maps():
-    teacher = make_teacher("efficientnet", patch=4, batch=2)
+    teacher = EfficientNetTeacher(patch=4, batch=2)
     x = images((3, 32, 32, 3))
     first = teacher.embed(x)
     assert first.shape == (3, 64, 112) and first.dtype == np.float32
@@ -157,24 +159,9 @@ def test_efficientnet_weights_are_the_trained_ones():
     """Class 985, daisy, is among the first five for a photograph of a dahlia."""
     from sklearn.datasets import load_sample_image
 
-    teacher = make_teacher("efficientnet", patch=14)
+    teacher = EfficientNetTeacher(patch=14)
     photo = load_sample_image("flower.jpg")[100:324, 200:424]
     with torch.no_grad():
         x = torch.tensor(photo[None].copy()).permute(0, 3, 1, 2).float()
         scores = teacher._network((224, 224))((x - 127) / 128)
     assert 985 in scores.topk(5).indices
-
-
-def test_registry():
-    assert isinstance(make_teacher("pixels", patch=4, ring=1), PixelTeacher)
-    x = images((8, 4, 4, 1))
-    mae = make_teacher("mae", images=x, patch=2, hidden=8, mlp=8, heads=2, epochs=1)
-    assert mae.embed(x).shape == (8, 4, 8)
-    for kind, settings, words in (
-        ("pixel", {}, "choose from"),
-        ("pixels", {"rings": 1}, 'did you mean "ring"'),
-        ("mae", {}, "training images"),
-        ("mae", {"images": x, "epoch": 1}, 'did you mean "epochs"'),
-    ):
-        with pytest.raises(UserError, match=words):
-            make_teacher(kind, **settings)

@@ -1,5 +1,9 @@
 """The text teacher against a plain loop: one context at a time through the same model."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -240,3 +244,38 @@ def test_minilm_knows_which_words_are_alike(tmp_path):
     states = all_states(teacher.store(tokens, tmp_path, documents=np.arange(4)))
     unit = states / np.linalg.norm(states, axis=1, keepdims=True)
     assert unit[0] @ unit[1] > 0.5 > unit[0] @ unit[2]
+
+
+READ_BOTH = """
+    import sys
+    from pyjuice_bridge.teachers.text import TextSection, TextTeacher
+    from pyjuice_bridge.teachers.base import TeacherInputs
+    from pyjuice_bridge.teachers.text_model import load_model
+
+    settings = {"kind": "text", "source": "me/tiny"}
+    for revision in (None, "main", "old", "a" * 40):
+        teacher = TextSection(revision=revision, **settings).make(TeacherInputs(None))
+        print(teacher.describe()["weights"])
+    try:
+        TextTeacher("me/tiny", revision="none")
+    except Exception as error:
+        print(type(error).__name__, str(error).count(chr(10)))
+"""
+
+
+def test_a_revision_of_the_hub(tmp_path):
+    """A cache as the hub's client leaves it, with two commits."""
+    home = tmp_path / "hub" / "models--me--tiny"
+    for commit, name, scale in (("a" * 40, "old", 0.5), ("b" * 40, "main", 0.9)):
+        save_gpt2(home / "snapshots" / commit, scale=scale)
+        (home / "refs").mkdir(exist_ok=True)
+        (home / "refs" / name).write_text(commit)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    code = textwrap.dedent(READ_BOTH)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    latest, main, old, commit, refused = done.stdout.splitlines()
+    assert latest == main != old == commit
+    assert latest == TextTeacher(home / "snapshots" / ("b" * 40)).describe()["weights"]
+    assert refused == "UserError 0"

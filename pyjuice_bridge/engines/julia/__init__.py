@@ -10,12 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING, Circuit, layer_params
-from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
-from pyjuice_bridge.engines.evidence import check_latents, check_rows, check_weights
+from pyjuice_bridge.engines.base import (
+    Counts,
+    Epoch,
+    FitOptions,
+    FitResult,
+    Latents,
+    check_options,
+)
+from pyjuice_bridge.engines.evidence import (
+    check_draws,
+    check_latents,
+    check_root,
+    check_rows,
+    check_valid,
+    check_weights,
+    checkpoint_path,
+    warn_of_unseen,
+)
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request, exchange_folder
 from pyjuice_bridge.engines.julia.process import OnMessage, shared_worker
 from pyjuice_bridge.engines.resume import row_order, training_key
-from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.engines.steps import m_step
 
 Arrays = Mapping[str, NDArray[Any] | None]
 
@@ -35,6 +51,7 @@ class JuliaEngine:
     """
 
     name = "julia"
+    m_step = staticmethod(m_step)
 
     def __init__(
         self, device: str = "cpu", precision: Literal["float32", "float64"] = "float32"
@@ -79,12 +96,14 @@ class JuliaEngine:
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
         valid: NDArray[Any] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:
-        x = check_rows(circuit, x)
-        valid = None if valid is None else check_rows(circuit, valid, "valid")
+        x, valid = check_rows(circuit, x), check_valid(circuit, valid)
+        check_options(circuit, options)
+        place = checkpoint_path(checkpoint)
+        warn_of_unseen(options, x, valid)
         arrays = {
             "x": x,
             "valid": valid,
@@ -93,8 +112,8 @@ class JuliaEngine:
             "frozen": np.asarray(options.frozen, np.int32),
         }
         facts = _facts(options)
-        if checkpoint is not None:
-            facts["checkpoint"] = str(checkpoint.absolute())
+        if place is not None:
+            facts["checkpoint"] = str(place.absolute())
             facts["key"] = training_key(
                 self.name,
                 self._precision,
@@ -130,9 +149,7 @@ class JuliaEngine:
         seed: int,
         root: int = 0,
     ) -> NDArray[np.int32]:
-        _check_root(circuit, root)
-        if not 0 <= seed < 2**63:
-            raise UserError(f"seed is {seed}; it must be from 0 to 2^63 - 1.")
+        (n, seed), root = check_draws(n, seed), check_root(circuit, root)
         given = dict(latents or {})
         if evidence is None and given:
             rows = len(next(iter(given.values())))
@@ -146,16 +163,14 @@ class JuliaEngine:
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        _check_root(circuit, root)
-        evidence = check_rows(circuit, evidence, "evidence")
+        evidence, root = check_rows(circuit, evidence, "evidence"), check_root(circuit, root)
         answer = self._ask("mpe", circuit, {"evidence": evidence}, None, {"root": root})
         return answer.arrays["x"], answer.arrays["value"]
 
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
-        _check_root(circuit, root)
-        x = check_rows(circuit, x)
+        x, root = check_rows(circuit, x), check_root(circuit, root)
         facts: Facts = {"name": name, "root": root}
         return self._ask("posteriors", circuit, {"x": x}, None, facts).arrays["posteriors"]
 
@@ -170,10 +185,8 @@ class JuliaEngine:
     ) -> Answer:
         """Hand the question to the worker and read what it leaves."""
         rows = next((len(a) for a in arrays.values() if a is not None), 0)
-        named = {
-            f"latents/{name}": np.asarray(values)
-            for name, values in check_latents(circuit, latents, rows).items()
-        }
+        checked = check_latents(circuit, latents, rows)
+        named = {f"latents/{name}": values for name, values in checked.items()}
         request = Request(
             do,
             {"device": self.device, "precision": self._precision, **(facts or {})},
@@ -181,12 +194,6 @@ class JuliaEngine:
             subject=circuit,
         )
         return ask(request, on_message)
-
-
-def _check_root(circuit: Circuit, root: int) -> None:
-    count = len(circuit.roots)
-    if not 0 <= root < count:
-        raise UserError(f"root is {root}; the circuit has {count}, counted from 0.")
 
 
 def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:

@@ -16,7 +16,7 @@ from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request
 
 
 class JuliaBuilders:
-    """What ``engines.base.Builders`` describes, done by JuiceBridge.jl.
+    """What ``distill.builders.Builders`` describes, done by JuiceBridge.jl.
 
     Structures, trees and counts are those of the Python functions; random rows are drawn from other
     random numbers.

@@ -57,6 +57,7 @@ class Worker:
 
     Attributes:
         pid: its process id.
+        owner: the process that started it, the only one that can ask it.
         julia: the version of Julia.
         threads: how many threads Julia has.
 
@@ -67,12 +68,12 @@ class Worker:
     def __init__(self) -> None:
         sweep()
         self._lock = threading.Lock()
-        self._owner = os.getpid()
+        self.owner = os.getpid()
         self._read = b""
         self._kept: str | None = None
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
-            environment.command("-m", _WORKER, str(self._owner)),
+            environment.command("-m", _WORKER, str(self.owner)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -96,7 +97,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether this process can ask it."""
-        return self._owner == os.getpid() and self._process.poll() is None
+        return self.owner == os.getpid() and self._process.poll() is None
 
     def ask(self, request: Request, folder: Path, on_message: OnMessage) -> None:
         """Have ``request``, written into ``folder``, answered there.
@@ -285,9 +286,15 @@ def shared_worker() -> Worker:
     """The worker of this process, started now if there is none.
 
     Raises:
-        UserError: Julia cannot be used here, or does not start.
+        UserError: Julia cannot be used here or does not start, or this process was forked from the
+            one whose worker it is.
     """
     global _shared
+    if _shared is not None and _shared.owner != os.getpid():
+        raise UserError(
+            "This process was forked from one that had used Julia, which answers that one only; "
+            "start processes by 'spawn'."
+        )
     with _starting:
         if _shared is None or not _shared.alive:
             state = environment.julia_state()

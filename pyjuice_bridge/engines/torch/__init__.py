@@ -15,10 +15,28 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
-from pyjuice_bridge.engines import Precision
-from pyjuice_bridge.engines.base import Counts, Epoch, FitOptions, FitResult, Latents
-from pyjuice_bridge.engines.evidence import check_latents, check_rows, check_weights
+from pyjuice_bridge.engines.base import (
+    Counts,
+    Epoch,
+    FitOptions,
+    FitResult,
+    Latents,
+    Precision,
+    check_options,
+)
+from pyjuice_bridge.engines.evidence import (
+    check_circuit,
+    check_draws,
+    check_latents,
+    check_root,
+    check_rows,
+    check_valid,
+    check_weights,
+    checkpoint_path,
+    warn_of_unseen,
+)
 from pyjuice_bridge.engines.resume import training_key
+from pyjuice_bridge.engines.steps import m_step
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.batches import (
     collect,
@@ -26,6 +44,7 @@ from pyjuice_bridge.engines.torch.batches import (
     evidence_of,
     tensor_of,
 )
+from pyjuice_bridge.engines.torch.calls import calling_back, computing
 from pyjuice_bridge.engines.torch.compile import compile_circuit
 from pyjuice_bridge.engines.torch.fit import Rows, Trainer, train
 from pyjuice_bridge.engines.torch.mpe import mpe_rows
@@ -33,26 +52,24 @@ from pyjuice_bridge.engines.torch.precision import (
     check_precision,
     dtype_of,
     factors_of,
-    matrix_products,
 )
 from pyjuice_bridge.engines.torch.program import to_device, to_numpy
 from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
 from pyjuice_bridge.engines.torch.values import Workspace
 
-# Denormal numbers are 10–100 times slower and mean nothing here.  The setting is per thread and
-# inherited: it must come before the first parallel operation.
-torch.set_flush_denormal(True)
+_MOST_PSEUDOCOUNT = 1e25
+"""Weights far below one raise pseudocounts; from here on rows are uniform in float64 too."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _arithmetic(method: Callable[Concatenate[TorchEngine, P], R]) -> Callable[..., R]:
-    """A method that runs without gradients and in the engine's precision."""
+    """Run a method in the engine's precision and settings (see ``calls.computing``)."""
 
     @wraps(method)
     def run(self: TorchEngine, *args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(), matrix_products(self.precision, self._device):
+        with computing(self.precision, self._device):
             return method(self, *args, **kwargs)
 
     return run
@@ -71,6 +88,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    m_step = staticmethod(m_step)
 
     def __init__(self, device: str = "cpu", precision: Precision = "float32") -> None:
         self.device, self.precision = device, precision
@@ -110,6 +128,7 @@ class TorchEngine:
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
     ) -> Counts:
+        check_circuit(circuit)
         program, params = self._load(circuit)
         rows, scale = self._rows(circuit, program, x, weights, latents)
         counts = new_counts(program, params)
@@ -128,19 +147,21 @@ class TorchEngine:
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
         valid: NDArray[Any] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> FitResult:
+        x, valid = check_rows(circuit, x), check_valid(circuit, valid)
+        check_options(circuit, options)
+        place = checkpoint_path(checkpoint)
+        warn_of_unseen(options, x, valid)
         program, params = self._load(circuit)
         rows, scale = self._rows(circuit, program, x, weights, latents)
-        if valid is not None:
-            valid = check_rows(circuit, valid, "valid")
         held_out = None if valid is None else tensor_of(valid, self._device)
-        scaled = replace(options, pseudocount=options.pseudocount / scale)
-        trainer = Trainer(program, params, rows, held_out, scaled)
+        pseudocount = min(options.pseudocount / scale, _MOST_PSEUDOCOUNT)
+        trainer = Trainer(program, params, rows, held_out, options, pseudocount)
         key = ""
-        if checkpoint is not None:
+        if place is not None:
             key = training_key(
                 self.name,
                 self.precision,
@@ -152,7 +173,12 @@ class TorchEngine:
                 valid=valid,
             )
         return train(
-            trainer, circuit, checkpoint=checkpoint, key=key, on_epoch=on_epoch, on_batch=on_batch
+            trainer,
+            circuit,
+            checkpoint=place,
+            key=key,
+            on_epoch=calling_back(on_epoch),
+            on_batch=calling_back(on_batch),
         )
 
     @_arithmetic
@@ -166,6 +192,7 @@ class TorchEngine:
         seed: int,
         root: int = 0,
     ) -> NDArray[np.int32]:
+        (n, seed), root = check_draws(n, seed), check_root(circuit, root)
         given = dict(latents or {})
         alone = evidence is None and not given
         if evidence is None:
@@ -182,7 +209,7 @@ class TorchEngine:
     def mpe(
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        evidence = check_rows(circuit, evidence, "evidence")
+        evidence, root = check_rows(circuit, evidence, "evidence"), check_root(circuit, root)
         program, params = self._load(circuit)
         return mpe_rows(circuit, program, params, tensor_of(evidence, self._device), root=root)
 
@@ -190,7 +217,7 @@ class TorchEngine:
     def posteriors(
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
-        x = check_rows(circuit, x)
+        x, root = check_rows(circuit, x), check_root(circuit, root)
         program, params = self._load(circuit)
         return posteriors(circuit, program, params, tensor_of(x, self._device), name, root=root)
 
@@ -202,7 +229,7 @@ class TorchEngine:
         weights: NDArray[Any] | None,
         latents: Latents | None,
     ) -> tuple[Rows, float]:
-        """Checked rows on the device; weights are divided by their maximum, which is returned.
+        """Return checked rows on the device, and the maximum that their weights are divided by.
 
         With weights at most one no intermediate of the downward pass overflows.
         """

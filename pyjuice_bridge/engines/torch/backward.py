@@ -13,6 +13,7 @@ from pyjuice_bridge.engines.torch.forward import Upward, by_group
 from pyjuice_bridge.engines.torch.precision import add_bmm, bmm
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
+    GivenPlan,
     Index,
     InputPlan,
     Params,
@@ -84,12 +85,12 @@ class Downward:
             start += blocks.count
         for layer in reversed(range(len(program.layers))):
             plan = program.layers[layer]
-            if layer not in self.flows or isinstance(plan, InputPlan):
+            if layer not in self.flows or isinstance(plan, (InputPlan, GivenPlan)):
                 continue
             flow = self.flows[layer] if layer in self.keep else self.flows.pop(layer)
             if isinstance(plan, SumPlan):
                 self._sum(layer, plan, flow)
-            else:
+            elif isinstance(plan, ProductPlan):
                 self._product(layer, plan, flow)
 
     def _product(self, layer: int, plan: ProductPlan, flow: torch.Tensor) -> None:

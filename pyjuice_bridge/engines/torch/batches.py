@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.engines.torch.fused import downward, upward
+from pyjuice_bridge.engines.torch.fused import Trees, cut_of, downward, upward
+from pyjuice_bridge.engines.torch.fused.banks import rows_at_once
 from pyjuice_bridge.engines.torch.program import Params, Program
 from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
@@ -61,7 +62,7 @@ def evaluate(
     program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
 ) -> torch.Tensor:
     """log p of every row: float64 [rows, roots] on the device."""
-    step = min(_rows_at_once(program, workspace), _EVALUATION_ROWS)
+    step = min(_rows_at_once(program, workspace, evidence), _EVALUATION_ROWS)
     parts = []
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
@@ -116,7 +117,7 @@ def collect(
     total = torch.zeros((), dtype=torch.float64, device=program.device)
     start = 0
     while start < len(x):
-        step = min(_rows_at_once(program, workspace), len(x))
+        step = min(_rows_at_once(program, workspace, evidence), len(x))
         rows = slice(start, start + step)
         picked = _rows_of(evidence, rows)
         key = ("counts", *picked, *_places(params), *_places(counts))
@@ -127,10 +128,10 @@ def collect(
         except torch.cuda.OutOfMemoryError:
             if step == 1:
                 raise
-            workspace.rows_at_once = max(1, step // 2)
+            workspace.rows_at_once = dict.fromkeys(workspace.rows_at_once, max(1, step // 2))
             torch.cuda.empty_cache()
             logger.warning(
-                "Out of GPU memory: continuing with %d rows at a time.", workspace.rows_at_once
+                "Out of GPU memory: continuing with %d rows at a time.", max(1, step // 2)
             )
             continue
         assert scored is not None
@@ -157,6 +158,10 @@ def _counted(
 ) -> Results:
     """Count some rows, except doubtful ones: Σ weight·log p, and which are doubtful."""
     up = upward(program, params, x, dict(zip(names, given, strict=True)), workspace)
+    if isinstance(up, Trees) and up.alone:
+        up.run_and_count(weight, counts)
+        scores = up.log_likelihood()
+        return torch.where(weight > 0, scores * weight, 0.0).sum(), None
     up.run()
     down = downward(up, counts)
     scores, doubt = up.log_likelihood(), up.doubtful()
@@ -169,14 +174,19 @@ def _counted(
         raise UserError(
             "The GPU ran out of memory after part of a batch was counted; set a smaller batch_size."
         ) from error
+    if isinstance(up, Trees):
+        up.count(down)
     return total, doubt
 
 
-def _rows_at_once(program: Program, workspace: Workspace) -> int:
+def _rows_at_once(program: Program, workspace: Workspace, evidence: Evidence) -> int:
     """``micro_batch``, asked once: what is free on a GPU changes, and each size is a recording."""
-    if workspace.rows_at_once is None:
-        workspace.rows_at_once = micro_batch(program)
-    return workspace.rows_at_once
+    cut = cut_of(program, evidence)
+    known = workspace.rows_at_once
+    if (cut is None) not in known:
+        found = micro_batch(program if cut is None else cut.rest)
+        known[cut is None] = found if cut is None else min(found, rows_at_once(cut))
+    return known[cut is None]
 
 
 def _places(tensors: Params) -> tuple[int, ...]:

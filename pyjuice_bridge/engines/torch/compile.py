@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
+from pyjuice_bridge.engines.torch.fused.trees import cut
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
     Edges,
@@ -195,4 +198,7 @@ class _Compiler:
 
 def compile_circuit(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Program:
     """Work out the static indices of ``circuit`` once; parameters may change afterwards."""
-    return _Compiler(circuit, device, dtype).run()
+    program = _Compiler(circuit, device, dtype).run()
+    if device.type == "cpu" and dtype == torch.float32:
+        program = replace(program, cut=cut(program))
+    return program

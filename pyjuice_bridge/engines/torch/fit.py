@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult, Schedule
+from pyjuice_bridge.circuit.validate import check
+from pyjuice_bridge.engines.base import Epoch, FitOptions, FitResult
 from pyjuice_bridge.engines.resume import row_order
 from pyjuice_bridge.engines.torch import checkpoint as store
 from pyjuice_bridge.engines.torch.backward import (
@@ -29,28 +30,10 @@ from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 _ALIGNED = 64
-"""Numbers that the start of a buffer is a multiple of."""
-
-
-@dataclass
-class State:
-    """All that training changes; a checkpoint is this, written out."""
-
-    params: Params
-    momentum: Params | None = None
-    momentum_rows: torch.Tensor | None = None
-    """float64 [1, roots]: the rows that ``momentum`` averages, averaged with the same weights."""
-    steps: int = 0
-    history: list[Epoch] = field(default_factory=list)
-    best: Params | None = None
-
-    @property
-    def best_epoch(self) -> int | None:
-        scores = [e.valid for e in self.history]
-        if not scores or scores[0] is None:
-            return None
-        return int(np.argmax([-math.inf if s is None or math.isnan(s) else s for s in scores]))
+"""Buffers start at multiples of so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +49,19 @@ class Rows:
         return Rows(self.x[index], self.weights[index], picked)
 
 
-def step_size(schedule: Schedule, step: int, total: int) -> float:
-    """η at mini-batch ``step`` of ``total``."""
-    if schedule.kind == "constant":
-        return schedule.start
-    if schedule.kind == "step":
-        return schedule.start if step < schedule.switch * total else schedule.end
-    done = step / max(1, total - 1)
-    if schedule.kind == "cosine":
-        done = (1 - math.cos(math.pi * done)) / 2
-    return schedule.start + (schedule.end - schedule.start) * done
-
-
 class Trainer:
     """One training of one circuit.
 
     Of every batch each process takes its part; the counts are added up over the processes, and
     then all of them take the same step.
+
+    Args:
+        program: the compiled circuit.
+        params: its parameters, which are changed in place.
+        rows: to train on.
+        valid: rows of the validation set, if there is one.
+        options: how to train.
+        pseudocount: in place of the one in ``options``, in the units of the weights of ``rows``.
     """
 
     def __init__(
@@ -92,18 +71,21 @@ class Trainer:
         rows: Rows,
         valid: torch.Tensor | None,
         options: FitOptions,
+        pseudocount: float,
     ) -> None:
         self.program, self.rows, self.valid, self.options = program, rows, valid, options
-        self.state = State(params)
+        self.pseudocount = pseudocount
+        self.state = store.State(params)
         self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
         self.workspace = Workspace()
+        self.workspace.skip = options.skip
         full = options.optimizer == "full_em"
         self.batch = len(rows.x) if full else min(options.batch_size, len(rows.x))
         self.batches = math.ceil(len(rows.x) / self.batch)
 
     def epoch(self, on_batch: Callable[[int, int], None] | None) -> Epoch:
-        """One pass over the rows, then the validation score."""
+        """Train on all rows once, then score the validation set."""
         started = time.perf_counter()
         number, state = len(self.state.history), self.state
         order = row_order(self.options.seed, number, len(self.rows.x))
@@ -130,6 +112,9 @@ class Trainer:
             if on_batch is not None:
                 on_batch(state.steps, self.batches * self.options.epochs)
         train = float(processes.add(total) / self.rows.weights.double().sum())
+        if self.workspace.skipped:
+            share = self.workspace.skipped / self.workspace.flow
+            logger.info("Skipped %.2e of the flow into sub-circuits.", share)
         if math.isnan(train):
             raise UserError("Training diverged: the log-likelihood is not a number.")
         valid = None
@@ -140,11 +125,11 @@ class Trainer:
         return Epoch(number, eta, train, valid, time.perf_counter() - started)
 
     def _step(self, batch: torch.Tensor) -> float:
-        """An M-step after ``batch``, the rows of all processes."""
+        """Take an M-step after ``batch``, the rows of all processes; return its η."""
         options, state, weights = self.options, self.state, self.rows.weights
         eta = 1.0
         if options.optimizer != "full_em":
-            eta = step_size(options.step_size, state.steps, self.batches * options.epochs)
+            eta = options.step_size.at(state.steps, self.batches * options.epochs)
         if options.optimizer == "anemone":
             self._anemone(weights if self.batches == 1 else weights[batch], eta)
         else:
@@ -153,12 +138,11 @@ class Trainer:
         return eta
 
     def _m_step(self, eta: torch.Tensor) -> Results:
-        params, pseudocount = self.state.params, self.options.pseudocount
-        m_step(self.program, params, self.counts, eta, pseudocount)
+        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount)
         return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:
-        """TD(n)·θ is what a row with every value missing counts: one extra row per step.
+        """Take Anemone's step; TD(n)·θ is what one row with every value missing counts.
 
         The rows of a batch are averaged like its counts, so that a short last batch, or one in
         which a root has no rows, does not change the proportion of the two.
@@ -186,13 +170,13 @@ class Trainer:
         collect(program, state.params, self.prior, nothing, weight, {}, self.workspace)
         spread_missing(program, state.params, self.prior)
         finish_counts(program, state.params, self.prior)
-        anemone_step(program, state.params, counts, smoothed, self.prior, eta, options.pseudocount)
+        anemone_step(program, state.params, counts, smoothed, self.prior, eta, self.pseudocount)
         for buffer in (*counts, *self.prior):
             if buffer is not None:
                 buffer.zero_()
 
     def keep_best(self) -> None:
-        """Remember the parameters when the last epoch scored best on validation."""
+        """Keep the parameters if the last epoch scored best on validation."""
         state = self.state
         if state.best_epoch == len(state.history) - 1:
             state.best = [None if p is None else p.clone() for p in state.params]
@@ -210,7 +194,7 @@ class Trainer:
 def _counts_in_one(
     program: Program, params: Params, frozen: tuple[int, ...]
 ) -> tuple[Params, torch.Tensor]:
-    """``new_counts`` as parts of one tensor, which is returned too: it is added up at one go."""
+    """Allocate all count buffers as views of one tensor, so that one all-reduce sums them."""
     kept = [None if i in frozen else p for i, p in enumerate(params)]
     sizes = [0 if p is None else -(-p.numel() // _ALIGNED) * _ALIGNED for p in kept]
     whole = torch.zeros(sum(sizes), device=program.device, dtype=program.dtype)
@@ -227,14 +211,18 @@ def train(
     on_epoch: Callable[[Epoch], None] | None,
     on_batch: Callable[[int, int], None] | None,
 ) -> FitResult:
-    """Run the epochs that are left, write a checkpoint after each, return the best circuit.
+    """Run the remaining epochs, write a checkpoint after each, return the best circuit.
 
     Of several processes the first one writes, and all resume from its file.
     """
+    validates = trainer.valid is not None
+    training = store.Training(
+        key, circuit, trainer.program, trainer.options, trainer.batches, validates
+    )
     there = checkpoint is not None and checkpoint.exists()
     found = processes.share(str(checkpoint) if there else None)
     if found is not None:
-        trainer.state = store.read(Path(found), trainer.program, key)
+        trainer.state = store.read(Path(found), training)
         processes.meet()
         for epoch in trainer.state.history:
             if on_epoch is not None:
@@ -245,9 +233,10 @@ def train(
         state.history.append(epoch)
         trainer.keep_best()
         if checkpoint is not None and processes.rank() == 0:
-            store.write(checkpoint, state, key)
+            store.write(checkpoint, state, training)
         if on_epoch is not None:
             on_epoch(epoch)
     params = state.params if state.best is None else state.best
-    arrays = to_numpy(trainer.program, params)
-    return FitResult(circuit.with_layer_params(arrays), tuple(state.history))
+    trained = circuit.with_layer_params(to_numpy(trainer.program, params))
+    check(trained, "trained circuit")
+    return FitResult(trained, tuple(state.history))

@@ -19,8 +19,10 @@ import torch
 
 from pyjuice_bridge.engines.torch.precision import bmm
 from pyjuice_bridge.engines.torch.program import (
+    AbsentPlan,
     Blocks,
     Factor,
+    GivenPlan,
     InputPlan,
     ProductPlan,
     SumPlan,
@@ -47,11 +49,19 @@ class Upward(Values):
                 self.act.rows[layer] = rows.add_(plan.offsets)
             elif isinstance(plan, SumPlan):
                 self._sum(layer, plan)
+            elif isinstance(plan, GivenPlan):
+                self._given(layer)
+            elif isinstance(plan, AbsentPlan):
+                continue
             elif plan.kind == "hadamard":
                 self._hadamard(layer, plan)
             else:
                 self._gathered_product(layer, plan)
         return self.act
+
+    def _given(self, layer: int) -> None:
+        """Take over the roots of trees, which are evaluated elsewhere (``fused.passes.Trees``)."""
+        raise NotImplementedError
 
     def _add_error(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyjuice_bridge.engines import Precision
+from pyjuice_bridge.engines.base import Precision
 from pyjuice_bridge.engines.torch.program import Program
 from pyjuice_bridge.errors import UserError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,20 @@ class SumPlan:
     """float [families or groups]: entries per row, over all edges of a block."""
 
 
-LayerPlan = InputPlan | ProductPlan | SumPlan
+@dataclass(frozen=True)
+class GivenPlan:
+    """Values that another pass provides."""
+
+    num_blocks: int
+    width: int
+
+
+@dataclass(frozen=True)
+class AbsentPlan:
+    """A layer that another pass evaluates."""
+
+
+LayerPlan = InputPlan | ProductPlan | SumPlan | GivenPlan | AbsentPlan
 
 
 @dataclass(frozen=True)
@@ -136,12 +150,14 @@ class Program:
     dtype: torch.dtype
     factors: torch.dtype | None = None
     """What the factors of matrix products are rounded to, unless a setting of PyTorch does it."""
+    cut: Any = None
+    """The ``fused.trees.Cut`` of a program whose trees are evaluated depth first."""
 
     @cached_property
     def tile_entries(self) -> tuple[int, ...]:
         """Values per sample in each layer; none for input layers, which are read where used."""
         return tuple(
-            0 if isinstance(plan, InputPlan) else size * width
+            0 if isinstance(plan, (InputPlan, AbsentPlan)) else size * width
             for plan, size, width in zip(self.layers, self.sizes, self.widths, strict=True)
         )
 

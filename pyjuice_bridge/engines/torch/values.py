@@ -34,9 +34,16 @@ class Workspace:
         """Changes when weights do."""
         self.jobs: dict[int, Any] = {}
         """By batch size, what compiled kernels have been told of the buffers (see ``fused``)."""
+        self.banks: dict[Any, Any] = {}
+        """By batch size, the numbers of trees that are evaluated depth first."""
+        self.skip = 0.0
+        """The share of a cluster's flow that need not be counted."""
+        self.flow, self.skipped = 0.0, 0.0
+        """What has flowed to banks of trees so far, and what of it was skipped."""
         self.recordings = Recordings()
-        self.rows_at_once: int | None = None
-        """How many rows go through the circuit together, once that has been worked out."""
+        self.rows_at_once: dict[bool, int] = {}
+        """How many rows go through the circuit together, with trees layer by layer (True) or depth
+        first, once that has been worked out."""
 
     @cached_property
     def in_double(self) -> Workspace:

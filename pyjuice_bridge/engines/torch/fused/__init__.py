@@ -7,7 +7,22 @@ and ``jobs`` (with ``product_jobs`` and ``sum_jobs``) tell them where numbers ar
 them.
 """
 
-from pyjuice_bridge.engines.torch.fused.passes import FusedUpward, downward, upward
+from pyjuice_bridge.engines.torch.fused.passes import (
+    FusedUpward,
+    Trees,
+    cut_of,
+    downward,
+    upward,
+)
 from pyjuice_bridge.engines.torch.fused.steps import applies, step_inputs, step_sums
 
-__all__ = ["FusedUpward", "applies", "downward", "step_inputs", "step_sums", "upward"]
+__all__ = [
+    "FusedUpward",
+    "Trees",
+    "applies",
+    "cut_of",
+    "downward",
+    "step_inputs",
+    "step_sums",
+    "upward",
+]

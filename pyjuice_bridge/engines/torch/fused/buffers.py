@@ -11,6 +11,7 @@ from pyjuice_bridge.engines.torch.backward import add_limited
 from pyjuice_bridge.engines.torch.fused.layout import Layout, Longs
 from pyjuice_bridge.engines.torch.fused.threads import address
 from pyjuice_bridge.engines.torch.program import (
+    AbsentPlan,
     InputPlan,
     Params,
     ProductPlan,
@@ -41,7 +42,8 @@ class Buffers:
         self.program, self.params, self.workspace = program, params, workspace
         self.batch, self.layout = batch, plan
         self.rows = torch.arange(batch, dtype=torch.int32).repeat(program.num_vars + 1, 1)
-        inner = [i for i, p in enumerate(program.layers) if not isinstance(p, InputPlan)]
+        outer = (InputPlan, AbsentPlan)
+        inner = [i for i, p in enumerate(program.layers) if not isinstance(p, outer)]
         self.tiles = {i: workspace.tile(program, i, batch) for i in inner}
         self.flows = {i: self._flow(i, place) for i, place in plan.places.items()}
         self.scales: dict[int, torch.Tensor] = {}
@@ -115,7 +117,7 @@ class Buffers:
     def flags_of(self, layer: int) -> Longs:
         """int64 [children]: addresses of the flags in ``lost`` of a layer's children."""
         plan = self.program.layers[layer]
-        assert not isinstance(plan, InputPlan)
+        assert isinstance(plan, ProductPlan | SumPlan)
         below = plan.edges.layers if isinstance(plan, ProductPlan) else [plan.sources[0].layer]
         return address(self.lost) + 8 * np.unique(below)
 

@@ -25,6 +25,7 @@ class Jobs:
         work: what the jobs are made of.
         key: what the addresses depend on.
         up, down, joined_down: by product layer; the latter two wait for ``count``.
+        lifted: the exponent to which rows are raised.
         sums: by sum layer.
     """
 
@@ -36,7 +37,7 @@ class Jobs:
         self.down: dict[int, Job] = {}
         self.joined_down: dict[int, Job] = {}
         self._counts = [0]
-        self._lift, self._highest = 0, self._room()
+        self.lifted, self._highest = 0, self._room()
         self._faint, self._weights_version = self._find_faint(), -1
 
     def count(self, counts: Params) -> None:
@@ -53,8 +54,8 @@ class Jobs:
     def lift(self, by_kernels: bool) -> None:
         """Raise rows, or do not, where others than kernels may read them in the next pass."""
         wanted = self._highest if by_kernels else 0
-        if wanted != self._lift:
-            self._lift = wanted
+        if wanted != self.lifted:
+            self.lifted = wanted
             for job in self.up.values():
                 job["lift"] = wanted
 

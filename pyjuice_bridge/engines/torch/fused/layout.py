@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.engines.torch.fused.upward import PRODUCT, SUM
 from pyjuice_bridge.engines.torch.program import (
     Blocks,
+    GivenPlan,
     InputPlan,
     ProductPlan,
     Program,
@@ -73,7 +74,8 @@ def layout(program: Program) -> Layout:
     sums = frozenset(i for i in range(len(program.layers)) if _simple(program, i))
     uses = _uses(program)
     handed, down = _handed(program, products, sums)
-    above = {i: s for i in products if (s := _only_parent(sums, uses[i])) is not None}
+    read = [i for i, p in enumerate(program.layers) if isinstance(p, (ProductPlan, GivenPlan))]
+    above = {i: s for i in read if (s := _only_parent(sums, uses[i])) is not None}
     bare = down & above.keys()
     parents = {i: above[i] for i in bare}
     for i, plan in products.items():
@@ -100,7 +102,8 @@ def _simple(program: Program, layer: int) -> bool:
     if not isinstance(plan, SumPlan) or plan.groups is not None or len(plan.sources) > 1:
         return False
     source = plan.sources[0]
-    return isinstance(program.layers[source.layer], ProductPlan) and isinstance(source.index, slice)
+    below = program.layers[source.layer]
+    return isinstance(below, (ProductPlan, GivenPlan)) and isinstance(source.index, slice)
 
 
 def _variables(program: Program, plan: ProductPlan) -> Longs:

@@ -63,6 +63,12 @@ def doubles(place, count):  # type: ignore[no-untyped-def]
 
 
 @inline
+def floats(place, count):  # type: ignore[no-untyped-def]
+    """The float32 numbers at an address."""
+    return carray(pointer(place), (count,), np.float32)
+
+
+@inline
 def ints(place, count):  # type: ignore[no-untyped-def]
     """The int32 numbers at an address."""
     return carray(pointer(place), (count,), np.int32)

@@ -12,19 +12,43 @@ import torch
 
 from pyjuice_bridge.engines.torch.backward import Downward
 from pyjuice_bridge.engines.torch.forward import Upward
+from pyjuice_bridge.engines.torch.fused.banks import BankJobs, bank_jobs
 from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
 from pyjuice_bridge.engines.torch.fused.jobs import jobs
 from pyjuice_bridge.engines.torch.fused.sum_jobs import SumJobs
 from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
-from pyjuice_bridge.engines.torch.program import Params, ProductPlan, Program, SumPlan
+from pyjuice_bridge.engines.torch.fused.trees import Cut
+from pyjuice_bridge.engines.torch.precision import rounds_factors
+from pyjuice_bridge.engines.torch.program import (
+    GivenPlan,
+    Params,
+    ProductPlan,
+    Program,
+    SumPlan,
+)
 from pyjuice_bridge.engines.torch.steady import SteadyUpward
 from pyjuice_bridge.engines.torch.values import Activations, Evidence, Workspace
+
+
+def cut_of(program: Program, evidence: Evidence) -> Cut | None:
+    """The trees to evaluate depth first; None if there is evidence inside them, or if products of
+    matrices are to be rounded."""
+    found: Cut | None = program.cut
+    if found is None or rounds_factors():
+        return None
+    sites = program.latents
+    given = {i for i in sites if any(site.name in evidence for site in sites[i])}
+    return None if given & found.inside else found
 
 
 def upward(
     program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
 ) -> Upward:
     """The fastest upward pass there is for the program."""
+    cut = cut_of(program, evidence) if len(x) else None
+    if cut is not None:
+        kind = FusedTrees if program.dtype == torch.float32 else ExactTrees
+        return kind(cut, program, params, x, evidence, workspace)
     known = all(p is None or p.dtype == torch.float32 for p in params)
     if program.device.type == "cuda" and program.dtype == torch.float32:
         return SteadyUpward(program, params, x, evidence, workspace)
@@ -37,6 +61,80 @@ def upward(
 def downward(up: Upward, counts: Params) -> Downward:
     """The downward pass that goes with ``up``."""
     return FusedDownward(up, counts) if isinstance(up, FusedUpward) else Downward(up, counts)
+
+
+class Trees(Upward):
+    """An upward pass of the rest of a program whose trees are evaluated depth first."""
+
+    def __init__(
+        self,
+        cut: Cut,
+        program: Program,
+        params: Params,
+        x: torch.Tensor,
+        evidence: Evidence,
+        workspace: Workspace,
+    ) -> None:
+        rest = cut.rest if program.dtype == cut.rest.dtype else cut.rest.in_double
+        super().__init__(rest, params, x, evidence, workspace)
+        self.whole = program
+        self.banks = bank_jobs(cut, params, workspace, len(x))
+
+    @property
+    def alone(self) -> bool:
+        """True if the roots of the trees are the roots of the program."""
+        return not any(isinstance(p, (ProductPlan, SumPlan)) for p in self.program.layers)
+
+    def run(self) -> Activations:
+        waiting = self._prepare()
+        for bank in self.banks:
+            waiting.append(bank.up(self._mask_of(bank)))
+        run(waiting)
+        return super().run()
+
+    def run_and_count(self, weights: torch.Tensor, counts: Params) -> Activations:
+        """Both passes in one visit to trees that stand ``alone``; ``weights`` [batch, roots]."""
+        run(self._prepare())
+        parts = weights.t().split([blocks.count for blocks in self.program.roots])
+        for bank, flow in zip(self.banks, parts, strict=True):
+            bank.count(flow[..., None].float(), counts)
+        return super().run()
+
+    def count(self, down: Downward) -> None:
+        """Count in the trees what has flowed to their roots."""
+        workspace = self.workspace
+        for bank in self.banks:
+            flow = down.flows.get(bank.bank.target)
+            if flow is not None:
+                found = bank.down(flow[_index(bank)].float(), down.counts, workspace.skip)
+                workspace.flow += found.total
+                workspace.skipped += found.skipped
+
+    def _prepare(self) -> list[Job]:
+        version = self.workspace.weights_version
+        return [job for bank in self.banks for job in bank.prepare(self.shifted, version)]
+
+    def _mask_of(self, bank: BankJobs) -> torch.Tensor | None:
+        mask = self.evidence_on(bank.bank.target)
+        return None if mask is None else mask[_index(bank)].float()
+
+    def _given(self, layer: int) -> None:
+        tile = self.workspace.tile(self.program, layer, self.act.batch).zero_()
+        scale = torch.zeros(tile.shape[:2], dtype=torch.float64)
+        for bank in self.banks:
+            if bank.bank.target == layer:
+                found = bank.given(self._mask_of(bank))
+                tile[_index(bank)], scale[_index(bank)] = found
+        self.act.tiles[layer], self.act.scales[layer] = tile, scale
+
+
+def _index(bank: BankJobs) -> torch.Tensor:
+    """The blocks that a bank gives values to."""
+    return torch.from_numpy(bank.bank.blocks)
+
+
+class ExactTrees(Trees):
+    """The same, with the rest in float64."""
 
 
 class FusedUpward(Upward):
@@ -52,6 +150,7 @@ class FusedUpward(Upward):
             layer
             for layer, sites in self.program.latents.items()
             if any(site.name in self.evidence for site in sites)
+            and not isinstance(self.program.layers[layer], GivenPlan)
         }
         self.jobs.lift(by_kernels=not self.masked)
         self._waiting += self.jobs.look_at_weights(self.workspace.weights_version)
@@ -206,3 +305,18 @@ class FusedDownward(Downward):
             return super()._ratio(layer, flow)
         mask = self.up.evidence_on(layer)
         return flow if mask is None else flow.mul_(mask)
+
+
+class FusedTrees(Trees, FusedUpward):
+    """An upward pass whose trees are evaluated depth first, and the rest by kernels."""
+
+    def _given(self, layer: int) -> None:
+        buffers = self.buffers
+        for bank in self.banks:
+            if bank.bank.target == layer:
+                places = buffers.tiles[layer], buffers.scales[layer], buffers.errors[layer]
+                lost = buffers.flag(buffers.lost, layer)
+                self._waiting.append(
+                    bank.gather(self._mask_of(bank), *places, lost, self.jobs.lifted)
+                )
+        self._made_by_kernel(layer)

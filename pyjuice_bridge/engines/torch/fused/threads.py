@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
+import shutil
+import stat
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -33,6 +36,8 @@ from pyjuice_bridge.engines.torch.fused.memory import FAST, address_of, fields, 
 from pyjuice_bridge.files import user_cache
 
 PRECISIONS = {torch.float32: types.float32, torch.float64: types.float64}
+_PRIVATE = 0o700
+"""Permissions of folders with machine code."""
 _PATIENCE = 10_000
 """Looks at a counter before a waiting thread lets others have its core."""
 
@@ -142,24 +147,53 @@ def address(array: torch.Tensor | NDArray[Any] | None) -> int:
 
 
 @cache
-def _store() -> Path:
-    """Where machine code is kept: by the contents of this package, so that it is never stale."""
+def _store() -> Path | None:
+    """Return where machine code is kept: by the contents of this package, so never stale.
+
+    None where it cannot be written, or where others than this user can: code is run from there.
+    """
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    return user_cache() / "kernels" / digest.hexdigest()[:16]
+    kernels = user_cache() / "kernels"
+    store = kernels / digest.hexdigest()[:16]
+    try:
+        user_cache().mkdir(parents=True, exist_ok=True)
+        for folder in (kernels, store):
+            folder.mkdir(mode=_PRIVATE, exist_ok=True)
+            if not _is_private(folder):
+                return None
+            folder.chmod(_PRIVATE)
+    except OSError:
+        return None
+    return store
+
+
+def _is_private(folder: Path) -> bool:
+    """Return True for a folder, not a link to one, that only this user can write to."""
+    found = folder.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    ours = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & others
 
 
 def kept(compile_: Callable[[bool], Any]) -> Any:
-    """Have numba keep what it compiles in our store; where nothing can be written it does not.
+    """Have numba keep what it compiles in our store; where there is none it does not.
 
     numba's own place, beside a function's file, notices changes of that file only, and a kernel
-    consists of functions of several.
+    consists of functions of several.  A store that cannot be read is emptied.
     """
-    before = config.CACHE_DIR
+    store, before = _store(), config.CACHE_DIR
+    if store is None:
+        return compile_(False)
     try:
-        config.CACHE_DIR = str(_store())
-        return compile_(True)
+        config.CACHE_DIR = str(store)
+        try:
+            return compile_(True)
+        except Exception:  # Unpickling a damaged file may raise anything.
+            for part in store.iterdir():
+                shutil.rmtree(part, ignore_errors=True)
+            return compile_(True)
     except (OSError, RuntimeError):
         return compile_(False)
     finally:

@@ -69,6 +69,8 @@ class Work:
         """
         joined = set()
         for layer, above in self.layout.above.items() if self.gemm else ():
+            if layer not in self.layout.variables:
+                continue
             plan = self.program.layers[above]
             assert isinstance(plan, SumPlan)
             in_time = plan.direct or above == layer + 1

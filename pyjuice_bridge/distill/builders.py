@@ -1,0 +1,101 @@
+"""Where a run's circuits are constructed: in the engine's own language, Python otherwise."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from numpy.typing import ArrayLike, NDArray
+
+from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.hmm import random_hmm
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_graph import RegionGraph
+from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
+from pyjuice_bridge.engines.base import Engine
+
+
+class Builders(Protocol):
+    """The functions of these names in ``circuit`` and ``distill``, in either language.
+
+    Every implementation makes the same trees, structures and counts of the same data; random rows
+    are drawn by each in its own way.  ``name`` says which one it is.
+    """
+
+    name: str
+
+    def chow_liu_tree(
+        self,
+        x: NDArray[Any],
+        categories: ArrayLike,
+        *,
+        bins: int = 16,
+        pseudocount: float = 1.0,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> IntArray:
+        """Learn the tree of ``circuit.chow_liu.chow_liu_tree``."""
+
+    def hclt(
+        self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        """Build the circuit of ``circuit.hclt.hclt``."""
+
+    def patch_bundle(
+        self, parents: ArrayLike, clusters: int, latents: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        """Build the circuit of ``circuit.patches.patch_bundle``."""
+
+    def glue(self, latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circuit:
+        """Build the circuit of ``circuit.patches.glue``."""
+
+    def rat_spn(
+        self, graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int
+    ) -> Circuit:
+        """Build the circuit of ``circuit.rat_spn.rat_spn``."""
+
+    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
+        """Build the circuit of ``circuit.hmm.random_hmm``."""
+
+    def count_parameters(
+        self, circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
+    ) -> Circuit:
+        """Count as ``distill.counting.count_parameters`` does."""
+
+    def latent_circuit(
+        self,
+        z: NDArray[Any],
+        clusters: int,
+        *,
+        pseudocount: float,
+        epsilon: float,
+        parents: ArrayLike | None = None,
+    ) -> Circuit:
+        """Build the circuit of ``distill.counting.latent_circuit``."""
+
+
+class PythonBuilders:
+    """Build circuits with the package's own functions."""
+
+    name = "python"
+    chow_liu_tree = staticmethod(chow_liu_tree)
+    hclt = staticmethod(hclt)
+    patch_bundle = staticmethod(patch_bundle)
+    glue = staticmethod(glue)
+    rat_spn = staticmethod(rat_spn)
+    count_parameters = staticmethod(count_parameters)
+    latent_circuit = staticmethod(latent_circuit)
+
+    def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
+        return random_hmm(states, vocabulary, seed).circuit(length)
+
+
+def builders_of(engine: Engine) -> Builders:
+    """Return the constructions that go with an engine."""
+    if engine.name == "julia":
+        from pyjuice_bridge.engines.julia.builders import JuliaBuilders
+
+        return JuliaBuilders()
+    return PythonBuilders()

@@ -1,0 +1,38 @@
+"""Checks of a config that several kinds of circuits share; each raises ValueError."""
+
+from __future__ import annotations
+
+from pyjuice_bridge.config.settings import Settings
+
+
+def refuse_phases(config: Settings) -> None:
+    """Refuse the trainings that only patch circuits have."""
+    for name in ("patch_training", "latent_training"):
+        if getattr(config.train, name) is not None:
+            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches' only")
+
+
+def refuse_sweep(config: Settings) -> None:
+    """Refuse several numbers of states, which only HMMs have."""
+    if config.sweep is not None:
+        raise ValueError("'sweep' belongs to 'circuit.kind: hmm' only")
+
+
+def default_ring(config: Settings, ring: int) -> None:
+    """Set the context of a teacher of raw pixels, unless the config does."""
+    if getattr(config.teacher, "ring", ring) is None:
+        config.teacher.ring = ring  # type: ignore[attr-defined]
+
+
+def check_counted(config: Settings) -> None:
+    """Check what holds wherever counting is the distillation."""
+    refuse_phases(config)
+    if config.train.epochs < 2:
+        raise ValueError("'train.epochs' is 1, but counting is one pass; use at least 2")
+
+
+def pool(config: Settings, why: str) -> None:
+    """Have all positions share their clusters, the only choice for kinds that share parameters."""
+    if config.cluster.scope == "position":
+        raise ValueError(f"'cluster.scope: position' has no {why}; use 'pooled'")
+    config.cluster.scope = "pooled"

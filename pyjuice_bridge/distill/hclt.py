@@ -1,0 +1,137 @@
+"""``circuit.kind: hclt``: a hidden Chow-Liu tree over all variables, distilled by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.size import balanced_parents
+from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
+from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.distill.trees import data_tree, parents_of
+from pyjuice_bridge.domains.base import Context, Shape
+from pyjuice_bridge.sections import KindSection, Pseudocount, States
+from pyjuice_bridge.stages.store import Artifact
+
+
+class HcltCircuit(KindSection):
+    """An HCLT over the pixels of an image or the columns of a table, distilled by counting."""
+
+    kind: Literal["hclt"] = "hclt"
+    latents: States = 32
+    pseudocount: Pseudocount = 0.1
+
+
+def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initialisation:
+    """Begin an arm with an HCLT whose rows are Dirichlet(1) draws."""
+    builders, seed, sizes = (
+        builders_of(context.engine),
+        context.config.seed,
+        context.data.categories,
+    )
+    key = {"random": "hclt", "latents": width, "seed": seed, "builders": builders.name}
+
+    def make() -> Circuit:
+        return builders.hclt(parents_of(tree), width, sizes, seed=seed)
+
+    return Initialisation(arm, key, make, (tree,))
+
+
+def _check(config: Settings) -> None:
+    refuse_sweep(config)
+    if config.teacher.patches_only:
+        raise ValueError(
+            f"'teacher.kind: {config.teacher.kind}' describes patches, while 'circuit.kind: hclt' "
+            "needs features of every pixel; use 'pixels' or 'circuit.kind: patches'"
+        )
+    default_ring(config, 3)
+    config.cluster.scope = config.cluster.scope or "position"
+    check_counted(config)
+
+
+def _scopes(_: HcltCircuit, shape: Shape) -> IntArray:
+    """Return one latent for every pixel of an image, or column of a table."""
+    channels = shape.sides[2] if shape.sides else 1
+    return np.arange(len(shape.categories), dtype=np.int32).reshape(-1, channels)
+
+
+def _structure(section: HcltCircuit, _: str, shape: Shape, __: int | None) -> Circuit:
+    return hclt(balanced_parents(len(shape.categories)), section.latents, shape.categories)
+
+
+def _initialise(context: Context) -> list[Initialisation]:
+    section = context.config.circuit
+    assert isinstance(section, HcltCircuit)
+    tree = data_tree(context)
+    initialisations = []
+    for arm in context.config.arms or []:
+        if arm == "lvd":
+            scopes = _scopes(section, context.data.shape)
+            positions = (len(scopes), scopes.size)
+            (assignments,) = latents(context, [section.latents], positions)
+            initialisations.append(_counted(context, section, tree, assignments))
+        else:
+            initialisations.append(random_hclt(context, tree, arm, section.latents))
+    return initialisations
+
+
+def _counted(
+    context: Context, section: HcltCircuit, tree: Artifact, found: LatentValues
+) -> Initialisation:
+    """Begin with the circuit counted in one pass over the rows and their latents."""
+    data = context.data
+    z = {s: per_variable(found.z[s], len(data.categories)) for s in ("train", "valid")}
+    inputs = {
+        "data": data.key,
+        "latents": section.latents,
+        "pseudocount": section.pseudocount,
+        "engine": context.engine_key,
+    }
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        with context.reporter.task("counting"):
+            builders = builders_of(context.engine)
+            start = builders.hclt(parents_of(tree), section.latents, data.categories, seed=0)
+            counted = builders.count_parameters(
+                start, data.rows["train"], z["train"], pseudocount=section.pseudocount
+            )
+            hdf5.save(counted, folder / CIRCUIT)
+            bound, marginal = bound_and_marginal(
+                context.engine, counted, data.rows["valid"], z["valid"]
+            )
+        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
+
+    parents = (tree, found.artifact)
+    counted = context.store.stage("counting", 2, inputs, build, parents=parents)
+    stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])
+    return Initialisation(
+        "lvd", {}, lambda: hdf5.load(counted.path / CIRCUIT), (counted,), (stage,), z["valid"]
+    )
+
+
+def per_variable(z: NDArray[np.int32], variables: int) -> NDArray[np.int32]:
+    """Repeat the latent values of pixels for their channels: int32 [N, variables]."""
+    return np.repeat(z, variables // z.shape[1], axis=1)
+
+
+KIND = Kind(
+    name="hclt",
+    section=HcltCircuit,
+    domains=("images", "table"),
+    arms=("lvd", "random"),
+    check=_check,
+    scopes=_scopes,
+    structure=_structure,
+    initialise=_initialise,
+)

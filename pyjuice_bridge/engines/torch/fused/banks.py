@@ -1,0 +1,302 @@
+"""Banks of trees with their numbers: the roots' values upward, counts downward (see ``trees``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyjuice_bridge.engines.torch.fused import segments
+from pyjuice_bridge.engines.torch.fused.lanes import ROWS, padded
+from pyjuice_bridge.engines.torch.fused.memory import LN2
+from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
+from pyjuice_bridge.engines.torch.fused.trees import Bank, Cut, Longs
+from pyjuice_bridge.engines.torch.program import Params
+from pyjuice_bridge.engines.torch.values import Workspace
+
+_CHUNK_BYTES = 2**17
+"""Bytes of a chunk's rows, unless these are very few columns or very many."""
+_MOST_ROWS = 8 * ROWS
+_TASKS_PER_THREAD = 4
+_SELECT_ROWS = 512
+_BATCH_BYTES = 2**26
+
+
+def batch_bytes(cut: Cut) -> int:
+    """Bytes that a sample takes outside the rest of the program."""
+    return sum(bank.places * (4 * bank.nodes + 16 * bank.clusters) for bank in cut.banks)
+
+
+def rows_at_once(cut: Cut) -> int:
+    """Samples whose columns are evaluated together."""
+    return max(8, _BATCH_BYTES // batch_bytes(cut))
+
+
+class BankJobs:
+    """One bank, its parameters and one batch size.
+
+    Attributes:
+        mantissas, exponents: of the roots, [clusters, places * batch].
+    """
+
+    def __init__(self, bank: Bank, params: Params, batch: int, threads: int) -> None:
+        self.bank, self.batch, self.threads = bank, batch, threads
+        self.columns = bank.places * batch
+        views, view = np.unique(bank.variables, axis=0, return_inverse=True)
+        self._variables = torch.from_numpy(np.ascontiguousarray(views.reshape(-1)))
+        leaves = views.shape[1]
+        self._rows = torch.empty(len(self._variables), batch, dtype=torch.int32)
+        self._views = address(self._rows) + 4 * leaves * self.columns * view.reshape(-1)
+        self.mantissas = torch.zeros(bank.clusters, self.columns)
+        self.exponents = torch.zeros(bank.clusters, self.columns, dtype=torch.int32)
+        size = bank.clusters * bank.nodes
+        self._packed = torch.zeros(2, size, bank.width * padded(bank.width))
+        self._faint = torch.zeros(size, dtype=torch.int64)
+        self._reach = torch.zeros(size, padded(bank.width), dtype=torch.int64)
+        self._weights = _places(params, bank.matrices, bank.width)
+        self._tables = _tables(params, bank)
+        self._turns = np.zeros(size, np.int64)
+        self._weights_version = -1
+        row_bytes = 8 * bank.nodes * padded(bank.width)
+        chunk = _CHUNK_BYTES // row_bytes // ROWS * ROWS
+        self._chunk = max(ROWS, min(_MOST_ROWS, chunk, -(-self.columns // ROWS) * ROWS))
+        self._shared = bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
+        parts = -(-self.columns // self._chunk)
+        self._step = self._chunk if self._shared else parts * self._chunk
+        self._tasks = bank.clusters * (parts if self._shared else 1)
+        self._sources = bank.slots[..., 0] * self.columns + bank.slots[..., 1] * batch
+        self._pack = Job(
+            segments.pack,
+            torch.float32,
+            segments.PACK,
+            size,
+            nodes=bank.nodes,
+            width=bank.width,
+            padded=padded(bank.width),
+            weights=address(self._weights),
+            packed_up=address(self._packed[0]),
+            packed_down=address(self._packed[1]),
+            faint=address(self._faint),
+            reach=address(self._reach),
+        )
+
+    def prepare(self, shifted: torch.Tensor, version: int) -> list[Job]:
+        """Read a batch; the jobs to be done before others, if weights have changed."""
+        torch.index_select(shifted, 0, self._variables, out=self._rows)
+        if version == self._weights_version:
+            return []
+        self._weights_version = version
+        return [self._pack]
+
+    def up(self, mask: torch.Tensor | None) -> Job:
+        """Evaluate the roots, those only that the evidence ``mask`` leaves if there is one."""
+        if mask is None:
+            return self._segment(writes=1)
+        self.mantissas.zero_()
+        found = self._select(mask.contiguous(), 0.0)
+        return self._segment(found, writes=1)
+
+    def down(self, flow: torch.Tensor, counts: Params, skip: float) -> Listed:
+        """Count what flows [blocks, batch, slots] into the roots, except small parts of it."""
+        found = self._select(flow.contiguous(), skip)
+        run([self._segment(found, counts)])
+        return found
+
+    def count(self, flow: torch.Tensor, counts: Params) -> None:
+        """Evaluate and count at once, where the flows into roots are known beforehand."""
+        found = self._select(flow.contiguous(), 0.0)
+        self.mantissas.zero_()
+        run([self._segment(found, counts, writes=1)])
+
+    def given(self, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Roots by block in float64 [blocks, batch, slots], maximum one, and their log-scales."""
+        lines = torch.from_numpy(self._sources // self.batch)
+        mantissas, exponents = (
+            roots.view(-1, self.batch)[lines].transpose(1, 2)
+            for roots in (self.mantissas, self.exponents)
+        )
+        values = mantissas.double()
+        values, own = torch.frexp(values if mask is None else values * mask)
+        powers = (own + exponents).masked_fill_(values == 0, segments.NOTHING)
+        top = powers.amax(-1)
+        scale = torch.where(top > segments.NOTHING, top.double() * LN2, -torch.inf)
+        return torch.ldexp(values, powers - top[..., None]), scale
+
+    def gather(
+        self,
+        mask: torch.Tensor | None,
+        tile: torch.Tensor,
+        scale: torch.Tensor,
+        error: torch.Tensor,
+        lost: int,
+        lift: int,
+    ) -> Job:
+        """Set the roots side by side in a layer's tile."""
+        blocks, slots = self._sources.shape
+        return Job(
+            segments.gather,
+            torch.float32,
+            segments.GATHER,
+            blocks,
+            keep=(mask,),
+            blocks=blocks,
+            batch=self.batch,
+            slots=slots,
+            lift=lift,
+            numbers=address(self.bank.blocks),
+            sources=address(self._sources),
+            mantissas=address(self.mantissas),
+            exponents=address(self.exponents),
+            mask=address(mask),
+            tile=address(tile),
+            scale=address(scale),
+            error=address(error),
+            lost=lost,
+        )
+
+    def _segment(
+        self, listed: Listed | None = None, counts: Params | None = None, writes: int = 0
+    ) -> Job:
+        bank, keep = self.bank, []
+        more: dict[str, int] = {}
+        if listed is not None:
+            more |= {
+                "list_offsets": address(listed.offsets),
+                "list_columns": address(listed.columns),
+                "flows": address(listed.flows),
+            }
+        if counts is not None:
+            matrices = _places(counts, bank.matrices, bank.width)
+            tables = _tables(counts, bank)
+            keep += [matrices, tables]
+            more |= {"weight_counts": address(matrices), "table_counts": address(tables)}
+            if self._shared:
+                self._turns[:] = 0
+                more["turns"] = address(self._turns)
+        return Job(
+            segments.segment(bank.width),
+            torch.float32,
+            segments.SEGMENT,
+            self._tasks,
+            keep=(listed, *keep),
+            clusters=bank.clusters,
+            columns=self.columns,
+            nodes=bank.nodes,
+            leaves=bank.tables.shape[1],
+            width=bank.width,
+            padded=padded(bank.width),
+            chunk=self._chunk,
+            step=self._step,
+            parents=address(bank.parents),
+            child_offsets=address(bank.children),
+            children=address(bank.child),
+            leaf_offsets=address(bank.leaves),
+            views=address(self._views),
+            tables=address(self._tables),
+            weights=address(self._weights),
+            packed_up=address(self._packed[0]),
+            packed_down=address(self._packed[1]),
+            faint=address(self._faint),
+            reach=address(self._reach),
+            mantissas=address(self.mantissas),
+            exponents=address(self.exponents),
+            writes=writes,
+            counts=counts is not None,
+            **more,
+        )
+
+    def _select(self, flow: torch.Tensor, skip: float) -> Listed:
+        """Columns with flow, largest first, until a cluster has all of its flow but ``skip``."""
+        bank = self.bank
+        blocks, slots = self._sources.shape
+        rows = blocks * self.batch
+        tasks = -(-rows // _SELECT_ROWS)
+        numbers = np.zeros((tasks, bank.clusters, segments.BINS), np.int64)
+        sums = np.zeros(numbers.shape)
+        given = {
+            "rows": rows,
+            "batch": self.batch,
+            "slots": slots,
+            "clusters": bank.clusters,
+            "step": _SELECT_ROWS,
+            "members": address(bank.slots),
+            "flow": address(flow),
+        }
+        self._run_select(tasks, given | {"numbers": address(numbers), "sums": address(sums)})
+        above = sums.sum(0).cumsum(1)
+        total = above[:, -1:]
+        cuts = (
+            1 + (above < (1 - skip) * total).sum(1)
+            if skip
+            else np.full(bank.clusters, segments.BINS)
+        )
+        kept = np.arange(segments.BINS) < cuts[:, None]
+        sizes = (numbers * kept).sum(2)
+        ends = np.cumsum(sizes.sum(0))
+        starts = ends - sizes.sum(0) + np.cumsum(sizes, 0) - sizes
+        columns = torch.empty(int(ends[-1]), dtype=torch.int32)
+        found = Listed(
+            np.concatenate([[0], ends]),
+            columns,
+            torch.empty(len(columns)),
+            float(total.sum()),
+            float((sums.sum(0) * ~kept).sum()),
+        )
+        lists = {"list_columns": address(found.columns), "list_flows": address(found.flows)}
+        places = {"numbers": address(starts), "cuts": address(cuts)}
+        self._run_select(tasks, given | places | lists | {"fill": 1})
+        return found
+
+    def _run_select(self, tasks: int, given: dict[str, Any]) -> None:
+        run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
+
+
+@dataclass
+class Listed:
+    """Columns by cluster, with the flow into each; all flow, and what of it was skipped."""
+
+    offsets: Longs
+    columns: torch.Tensor
+    flows: torch.Tensor
+    total: float = 0.0
+    skipped: float = 0.0
+
+
+def _places(tensors: Params, keys: Longs, width: int) -> Longs:
+    """Addresses of matrices, 0 where there is no tensor."""
+    found = np.zeros(keys.shape[:-1], np.int64)
+    for layer in np.unique(keys[..., 0]):
+        tensor = tensors[layer]
+        if tensor is not None:
+            here = keys[..., 0] == layer
+            size = tensor.stride(0) * tensor.element_size()
+            found[here] = address(tensor) + size * keys[here][:, 1]
+    return found
+
+
+def _tables(tensors: Params, bank: Bank) -> Longs:
+    """Addresses of the leaves' tables, 0 where there is no tensor."""
+    found = np.zeros(bank.tables.shape[:-1], np.int64)
+    for layer in np.unique(bank.tables[..., 0]):
+        tensor = tensors[layer]
+        if tensor is not None:
+            here = bank.tables[..., 0] == layer
+            size = bank.width * tensor.element_size()
+            found[here] = address(tensor) + size * bank.tables[here][:, 1]
+    return found
+
+
+def bank_jobs(cut: Cut, params: Params, workspace: Workspace, batch: int) -> list[BankJobs]:
+    """The banks for a batch size: those of an earlier batch, where they still hold."""
+    threads = torch.get_num_threads()
+    places = (id(cut), threads, *(address(p) for p in params if p is not None))
+    known = workspace.banks
+    if known.get("key") != places:
+        known.clear()
+        known["key"] = places
+    if batch not in known:
+        known[batch] = [BankJobs(bank, params, batch, threads) for bank in cut.banks]
+    found: list[BankJobs] = known[batch]
+    return found

@@ -1,0 +1,1 @@
+"""A run from config to report: one loop over arms and stages."""

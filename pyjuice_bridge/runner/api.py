@@ -1,0 +1,297 @@
+"""``run``: the package from Python."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pyjuice_bridge import processes
+from pyjuice_bridge.config.read import put, read_values
+from pyjuice_bridge.data.text_load import Source
+from pyjuice_bridge.distill.base import Initialisation
+from pyjuice_bridge.distill.registry import KINDS
+from pyjuice_bridge.domains.base import Context, Tools
+from pyjuice_bridge.domains.images import Images
+from pyjuice_bridge.domains.registry import DOMAINS
+from pyjuice_bridge.engines import EngineChoice, choose_engine, open_engine
+from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import finite, read_json, remove_leftovers, write_json
+from pyjuice_bridge.measure import measure_of
+from pyjuice_bridge.report.page import write_report
+from pyjuice_bridge.report.words import seconds_text
+from pyjuice_bridge.runner import results
+from pyjuice_bridge.runner.arms import Trained, train_arm
+from pyjuice_bridge.runner.config import Config, default_kinds, make_config
+from pyjuice_bridge.stages.lock import locked
+from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
+from pyjuice_bridge.stages.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from pyjuice_bridge.query.model import Model
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was handed over from Python in place of what the config names.
+
+    Attributes:
+        data: at most one entry, by the domain's name.
+        teacher: an object with ``embed``.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    teacher: object | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        results: the entries of ``results.json``.
+        reused: artifacts that were there already.
+    """
+
+    path: Path
+    results: tuple[Mapping[str, Any], ...]
+    reused: tuple[str, ...]
+
+    @property
+    def report(self) -> Path:
+        """The report, a single HTML file."""
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Model:
+        """The distilled circuit (the first arm if ``lvd`` was not among them)."""
+        from pyjuice_bridge.query.model import Model
+
+        return Model.load(self.path)
+
+    def __repr__(self) -> str:
+        measure = measure_of(self.results[0]["test"]["unit"])
+        sizes = [f"-{row['states']}" if "states" in row else "" for row in self.results]
+        figures = ", ".join(
+            f"{row['model']}{size} {measure.text(row['test']['value'])}"
+            for row, size in zip(self.results, sizes, strict=True)
+        )
+        return f"RunResult({self.path}: test {measure.unit} {figures})"
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    images: Images | None = None,
+    text: Source | None = None,
+    table: Any = None,
+    writer: Any = None,
+    teacher: object | None = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+    verbose: bool = False,
+    console: Console | None = None,
+    **overrides: Any,
+) -> RunResult:
+    """Run a config from data to report, reusing whatever finished stages are there.
+
+    Under torchrun several processes share the work, of which the first one reports and keeps files.
+
+    Args:
+        config: a YAML file, plain values, or a checked config.
+        images: your own, in place of the config's: uint8 [N, H, W, C] (split by the seed), or a
+            mapping with ``train`` and, where there are some, ``valid`` and ``test``.
+        text: your own, in place of the config's: a list of documents (split by the seed), or a
+            mapping with ``train`` and, where there are some, ``valid`` and ``test``.
+        table: your own, in place of the config's: integers or bool [N, columns], -1 or NaN where
+            missing (split by the seed), or a mapping as above.
+        writer: a causal model of transformers that writes the data, its folder or its name on the
+            hub, in place of the config's (``data.kind: written``).
+        teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
+            of images, tokens or rows; a dictionary instead changes the config's section.
+        out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
+        fresh: compute every stage anew.
+        progress: whether to report it.
+        verbose: whether to report what else goes to ``log.txt``.
+        console: where to report progress; default: standard error.
+        overrides: fields of the config; a section is given as a dictionary of changes.
+
+    Raises:
+        UserError: a mistake in the config or the data, in one sentence.
+    """
+    if isinstance(teacher, Mapping):
+        overrides, teacher = {**overrides, "teacher": teacher}, None
+    own = {"images": images, "text": text, "table": table, "written": writer}
+    given = Given({name: data for name, data in own.items() if data is not None}, teacher)
+    checked = _checked(config, given, overrides)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    artifacts = folder.absolute().parent / "artifacts"
+    if not processes.leads():
+        store = Store(artifacts, fresh=fresh)
+        return _run(checked, _choice(checked), folder, store, Reporter(), given)
+    results.open_folder(folder)
+    console = (console or progress_console()) if progress else None
+    with (
+        Reporter(console, folder / "log.txt", details=verbose) as reporter,
+        locked(folder, reporter.say, results.LOCK, leave=False),
+    ):
+        remove_leftovers(folder)
+        try:
+            ledger = folder / results.ARTIFACTS
+            store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
+            choice = _choice(checked)
+            reporter.say(choice.reason)
+            return _run(checked, choice, folder, store, reporter, given)
+        except (UserError, KeyboardInterrupt) as error:
+            reporter.note(f"stopped: {str(error) or 'interrupted'}")
+            for note in getattr(error, "__notes__", ()):
+                reporter.note(note)
+            raise
+        except Exception as error:
+            reporter.note(traceback.format_exc())
+            error.log = folder / "log.txt"  # type: ignore[attr-defined]
+            raise
+
+
+def _checked(
+    config: str | Path | Mapping[str, Any] | Config,
+    given: Given,
+    overrides: Mapping[str, Any],
+) -> Config:
+    """Merge and check the config, the caller's data and the overrides."""
+    where = "config"
+    if isinstance(config, Config):
+        values = config.model_dump()
+    elif isinstance(config, Mapping):
+        values = dict(config)
+    else:
+        values, where = read_values(config, (), default_kinds), str(config)
+    for domain in given.data:
+        values.setdefault("data", {"kind": domain, "name": "array"})
+    if given.teacher is not None:
+        section = values.get("teacher")
+        own = isinstance(section, Mapping) and section.get("kind") == "object"
+        values["teacher"] = section if own else {"kind": "object"}
+    for key, value in overrides.items():
+        if not isinstance(value, Mapping):
+            put(values, key, value, default_kinds)
+            continue
+        # A change of kind drops the section's other fields, so it comes first.
+        for name in sorted(value, key=lambda name: name != "kind"):
+            put(values, f"{key}.{name}", value[name], default_kinds)
+    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
+    for domain in given.data:
+        if data.get("kind", "images") != domain:
+            raise UserError(f"{where}: the data passed to run need 'data.kind: {domain}'")
+    return make_config(values, where)
+
+
+def _choice(config: Config) -> EngineChoice:
+    """Choose the engine and device, once; several processes share what PyTorch does."""
+    if processes.started() == 1:
+        return choose_engine(config.engine, config.device)
+    if config.engine == "julia":
+        raise UserError("engine: 'julia' runs in one process; start it without torchrun")
+    return choose_engine("torch", config.device)
+
+
+def _run(
+    config: Config,
+    choice: EngineChoice,
+    folder: Path,
+    store: Store,
+    reporter: Reporter,
+    given: Given,
+) -> RunResult:
+    """Train, score and show every arm.
+
+    Every process goes through the same stages; the first one alone reports and writes the folder.
+    """
+    with processes.joined(choice.device):
+        if processes.size() > 1:
+            reporter.say(f"{processes.size()} processes")
+        engine = open_engine(choice, precision=config.precision)
+        if not processes.leads():
+            # The first process may prepare data and leave them in a cache.
+            processes.meet()
+        domain = DOMAINS[config.data.kind]
+        tools = Tools(config, engine, store, reporter)
+        data = domain.load(tools, given.data.get(domain.name))
+        context = Context(config, engine, store, reporter, data, given.teacher)
+        if processes.leads():
+            processes.meet()
+            results.write_config(context, folder)
+            _start(engine, reporter)
+        starts = KINDS[config.circuit.kind].initialise(context)
+        trained = _train(context, folder, starts)
+        scores = [results.score(context, arm) for arm in trained]
+        rows: list[dict[str, Any]] = []
+        if processes.leads():
+            with processes.alone():
+                rows = _write(context, folder, trained, scores)
+        reused = tuple(name for name, artifact in store.used.items() if artifact.reused)
+        if reused:
+            reporter.say(f"reused {len(reused)} of {len(store.used)}: {', '.join(reused)}")
+        return RunResult(folder, tuple(processes.share(rows)), reused)
+
+
+def _start(engine: Engine, reporter: Reporter) -> None:
+    """Start an engine's process before anything is timed."""
+    if engine.name == "torch":
+        return
+    began = time.perf_counter()
+    with reporter.task(f"start {engine.name}"):
+        threads = engine.facts()["threads"]
+    spent = seconds_text(time.perf_counter() - began)
+    reporter.say(f"{engine.name} started with {threads} threads in {spent}")
+
+
+def _train(context: Context, folder: Path, starts: Sequence[Initialisation]) -> list[Trained]:
+    """Train every arm, reporting each pass."""
+    reporter = context.reporter
+    metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
+    left = TimeLeft(starts, context.config.train.epochs)
+    trained = []
+    for start in starts:
+
+        def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:
+            if metrics is not None:
+                metrics.add(row)
+            left.add(start, row["seconds"], now)
+            if now:
+                reporter.say(pass_line(row) + left.text())
+            elif row["seconds"] is None:
+                reporter.say(f"{pass_line(row)} (reused)")
+
+        arm = train_arm(context, start, tell)
+        if arm.artifact.reused:
+            reporter.say(f"{pass_line(arm.metrics[-1])} (reused)")
+        trained.append(arm)
+    return trained
+
+
+def _write(
+    context: Context, folder: Path, trained: list[Trained], scores: list[Artifact]
+) -> list[dict[str, Any]]:
+    """Write figures, models, results and the report; return the entries of ``results.json``."""
+    config, command = context.config, results.command_line()
+    pairs = zip(trained, scores, strict=True)
+    rows = [results.result_row(context, arm, score, command) for arm, score in pairs]
+    best = results.best_arm(trained, scores)
+    kind = KINDS[config.circuit.kind]
+    scopes = kind.scopes(config.circuit, context.data.shape) if kind.scopes else None
+    DOMAINS[config.data.kind].show(context, folder, trained, best, scopes)
+    results.write_models(folder, trained, best)
+    results.write_bounds(context, folder, trained)
+    write_json(folder / "results.json", finite(rows))
+    write_report(folder)
+    entries: list[dict[str, Any]] = read_json(folder / "results.json")
+    return entries

@@ -1,0 +1,259 @@
+"""Train an arm from its start: the small grid first where there is one, then the passes left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pyjuice_bridge import processes
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.config.train import Tune
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
+from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.domains.base import Context
+from pyjuice_bridge.engines.base import Epoch, FitOptions
+from pyjuice_bridge.files import read_json, write_json
+from pyjuice_bridge.report.words import arm_name
+from pyjuice_bridge.stages.store import Artifact
+
+OnEpoch = Callable[[dict[str, Any], bool], None]
+"""Receives a line of ``metrics.jsonl`` and whether it was computed now."""
+_DIAGNOSTIC = ("bounds",)
+"""Stages that measure, and cost an arm nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished arm.
+
+    Attributes:
+        start: where it began.
+        artifact: holds ``circuit.h5``, the circuit of the best validation score.
+        metrics: lines of ``metrics.jsonl``.
+        bound: figures on validation (bound, marginal), None without latents.
+        options: those it was trained with.
+        tuned: what the grid chose, None without one.
+    """
+
+    start: Initialisation
+    artifact: Artifact
+    metrics: list[dict[str, Any]]
+    bound: tuple[float, float] | None
+    options: FitOptions
+    tuned: Mapping[str, float] | None
+
+    @property
+    def arm(self) -> str:
+        """Its name, without its size."""
+        return self.start.arm
+
+    @property
+    def states(self) -> int | None:
+        """Its size where the run has several."""
+        return self.start.states
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of everything that this arm alone needs."""
+        return sum(artifact.seconds for artifact in self._lineage())
+
+    def circuit(self) -> Circuit:
+        """Read the trained circuit."""
+        return hdf5.load(self.artifact.path / CIRCUIT)
+
+    def costs(self) -> dict[str, Any]:
+        """Return passes, and seconds and engines by stage, read off the arm's ancestry."""
+        seconds, engines = defaultdict[str, float](float), dict[str, str]()
+        for artifact in self._lineage():
+            stage = artifact.stage.partition("-")[0]
+            seconds[stage] += artifact.seconds
+            engines[stage] = str(artifact.info.get("made_by", "python"))
+        engines["circuit"] = str(self.start.key.get("builders", "python"))
+        del seconds["train"]
+        return {
+            "passes": self.metrics[-1]["passes"],
+            "stage_seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+            "stage_engines": engines,
+        }
+
+    def _lineage(self) -> list[Artifact]:
+        return [a for a in self.artifact.lineage() if a.stage not in _DIAGNOSTIC]
+
+
+def train_arm(context: Context, start: Initialisation, on_epoch: OnEpoch) -> Trained:
+    """Train (or reuse) one arm; ``on_epoch`` receives each line of its learning curve."""
+    options, parents, best = _options(context, start), start.parents, None
+    if context.config.tune is not None:
+        tuned = _tune(context, start, options, context.config.tune)
+        best, parents = tuned.info["best"], (*parents, tuned)
+        options = _with(options, best)
+    curve = _Curve(context, start, sum(artifact.seconds for artifact in ancestry(parents)))
+    for row, reused in curve.before():
+        on_epoch(row, not reused)
+    artifact = _train(context, start, parents, options, lambda e: on_epoch(curve.add(e), True))
+    if artifact.reused:
+        for line in artifact.info["history"]:
+            on_epoch(curve.add(Epoch(**line)), False)
+    bound = artifact.info["bound"]
+    value = context.data.value
+    figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
+    return Trained(start, artifact, curve.rows, figures, options, best)
+
+
+class _Curve:
+    """The learning curve of an arm: what came before it, then its epochs."""
+
+    def __init__(self, context: Context, start: Initialisation, seconds: float) -> None:
+        self._context, self._start = context, start
+        self._seconds, self._passes = seconds, 0
+        self.rows: list[dict[str, Any]] = []
+
+    def before(self) -> list[tuple[dict[str, Any], bool]]:
+        """Return the lines of the stages that count as passes, and whether each was reused."""
+        lines = []
+        for stage in self._start.stages:
+            self._passes += stage.passes
+            if self._passes:
+                valid = self._context.data.value("valid", stage.marginal)
+                row = self._row(stage.name, valid=valid, total=stage.seconds, seconds=None)
+                lines.append((row, stage.artifacts[-1].reused))
+        self.rows += [row for row, _ in lines]
+        return lines
+
+    def add(self, epoch: Epoch) -> dict[str, Any]:
+        """Append the line of a pass."""
+        self._passes += 1
+        self._seconds += epoch.seconds
+        value = self._context.data.value
+        valid = None if epoch.valid is None else value("valid", epoch.valid)
+        stage = "fine-tune" if self._start.arm == "lvd" else "train"
+        row = self._row(stage, valid=valid, total=self._seconds, seconds=epoch.seconds)
+        row |= {"step_size": epoch.step_size, "train": value("train", epoch.train)}
+        self.rows.append(row)
+        return row
+
+    def _row(
+        self, stage: str, *, valid: float | None, total: float, seconds: float | None
+    ) -> dict[str, Any]:
+        states = self._start.states
+        return {
+            "arm": self._start.arm,
+            **({} if states is None else {"states": states}),
+            "stage": stage,
+            "epoch": self._passes,
+            "passes": self._passes,
+            "step_size": None,
+            "train": None,
+            "valid": valid,
+            "unit": self._context.data.measure.unit,
+            "seconds": seconds,
+            "total_seconds": total,
+        }
+
+
+def _options(context: Context, start: Initialisation) -> FitOptions:
+    train = context.config.train
+    return FitOptions(
+        optimizer=train.optimizer,
+        epochs=train.epochs - start.passes,
+        batch_size=train.batch_size,
+        step_size=train.step_size.schedule,
+        pseudocount=context.config.pseudocount_of(start.states),
+        patience=train.patience,
+        seed=context.config.seed,
+    )
+
+
+def _with(options: FitOptions, best: Mapping[str, float]) -> FitOptions:
+    first = best["step_size"]
+    schedule = replace(options.step_size, start=first, end=min(first, options.step_size.end))
+    return replace(options, pseudocount=best["pseudocount"], step_size=schedule)
+
+
+def _train(
+    context: Context,
+    start: Initialisation,
+    parents: tuple[Artifact, ...],
+    options: FitOptions,
+    on_epoch: Callable[[Epoch], None],
+) -> Artifact:
+    rows = context.data.rows
+
+    def measure(circuit: Circuit) -> Mapping[str, Any]:
+        if start.z is None:
+            return {"bound": None}
+        return {"bound": bound_and_marginal(context.engine, circuit, rows["valid"], start.z)}
+
+    def finish(circuit: Circuit) -> Circuit:
+        circuit = start.finish(circuit)
+        return replace(circuit, meta=context.meta(circuit, start.arm))
+
+    return train_stage(
+        context,
+        f"train-{start.arm}",
+        f"train {arm_name(start.arm, start.states)}",
+        start.circuit,
+        rows["train"],
+        options,
+        key={"start": start.key, "data": context.data.key},
+        parents=parents,
+        passes_before=start.passes,
+        valid=rows["valid"],
+        on_epoch=on_epoch,
+        finish=finish,
+        measure=measure,
+    )
+
+
+def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tune) -> Artifact:
+    """Try every pair of the grid on a few rows; ``info["best"]`` wins on validation."""
+    trials = [
+        {"pseudocount": pseudocount, "step_size": step}
+        for pseudocount in tune.pseudocounts
+        for step in tune.step_sizes
+    ]
+    short = replace(options, epochs=tune.epochs, patience=None)
+    rows = context.data.rows["train"][: tune.rows]
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        log = folder / "trials.json"
+        tried: list[dict[str, float]] = processes.share(read_json(log) if log.exists() else [])
+        for trial in trials[len(tried) :]:
+            which = f"{len(tried) + 1}/{len(trials)}"
+            title = f"tune {arm_name(start.arm, start.states)} {which}"
+            with context.reporter.task(title) as tick:
+                fitted = context.engine.fit(
+                    start.circuit(),
+                    rows,
+                    _with(short, trial),
+                    valid=context.data.rows["valid"],
+                    on_batch=tick,
+                )
+            valid = fitted.history[-1].valid
+            assert valid is not None
+            seconds = sum(epoch.seconds for epoch in fitted.history)
+            tried.append({**trial, "valid": valid, "seconds": seconds})
+            write_json(log, tried)
+        best = max(tried, key=lambda t: t["valid"])
+        return {
+            "seconds": sum(t["seconds"] for t in tried),
+            "best": {k: best[k] for k in ("pseudocount", "step_size")},
+            "tried": tried,
+            "made_by": context.engine.name,
+        }
+
+    key = {
+        "start": start.key,
+        "data": context.data.key,
+        "options": asdict(short),
+        "engine": context.engine_key,
+        "tune": tune.model_dump(),
+    }
+    return context.store.stage(
+        f"tune-{start.arm}", 2, key, build, parents=start.parents, together=True
+    )

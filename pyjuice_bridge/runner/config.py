@@ -1,0 +1,107 @@
+"""A whole run's config: the registered kinds of data, teachers and circuits put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from pyjuice_bridge.config.messages import explain
+from pyjuice_bridge.config.read import read_values
+from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.config.teacher import Teacher
+from pyjuice_bridge.distill.registry import KINDS
+from pyjuice_bridge.domains.registry import DOMAINS
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import KindSection
+
+if TYPE_CHECKING:
+    Data = KindSection
+    Circuit = KindSection
+else:
+
+    def _one_of(sections):
+        """Return the union of sections, told apart by their ``kind``."""
+        return Annotated[reduce(or_, sections), Field(discriminator="kind")]
+
+    Data = _one_of([domain.section for domain in DOMAINS.values()])
+    Circuit = _one_of([kind.section for kind in KINDS.values()])
+
+
+def default_kinds(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the kind that is meant where a section of a config (plain values) does not say."""
+    data = values.get("data")
+    kind = data.get("kind", "images") if isinstance(data, Mapping) else "images"
+    domain = DOMAINS.get(kind if isinstance(kind, str) else "")
+    if domain is None:
+        return {"data": "images"}
+    return {"data": "images", "teacher": domain.teacher, "circuit": domain.circuit}
+
+
+class Config(Settings):
+    """A whole run."""
+
+    data: Data
+    teacher: Teacher
+    circuit: Circuit
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        for name, kind in default_kinds(values).items():
+            section = values.get(name, {} if name != "data" else None)
+            if isinstance(section, Mapping):
+                filled[name] = {"kind": kind, **section}
+        return filled
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        kind, data = KINDS[self.circuit.kind], self.data.kind
+        if data not in kind.domains:
+            raise ValueError(
+                f"'circuit.kind: {kind.name}' models {' and '.join(kind.domains)}, but 'data.kind' "
+                f"is '{data}'; use '{DOMAINS[data].circuit}'"
+            )
+        self._teacher_fits(data)
+        wrong = [arm for arm in self.arms or [] if arm not in kind.arms]
+        if wrong:
+            having = [each.name for each in KINDS.values() if wrong[0] in each.arms]
+            raise ValueError(
+                f"the arm '{wrong[0]}' belongs to 'circuit.kind: {' or '.join(having)}' only"
+            )
+        DOMAINS[data].check(self)
+        kind.check(self)
+        self.arms = self.arms or [*kind.arms]
+        return self
+
+    def _teacher_fits(self, data: str) -> None:
+        name, reads = self.teacher.kind, self.teacher.domains
+        if data not in reads:
+            raise ValueError(
+                f"'teacher.kind: {name}' reads {' and '.join(reads)}, but 'data.kind' is '{data}'; "
+                f"use '{DOMAINS[data].teacher}'"
+            )
+
+
+def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Check plain values.
+
+    Raises:
+        UserError: one sentence about the first mistake.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(explain(error, Config, where)) from None
+
+
+def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file and apply ``a.b=value`` overrides, whose values are YAML too."""
+    return make_config(read_values(path, overrides, default_kinds), str(path))

@@ -1,0 +1,1 @@
+"""Stages of work whose results are kept, and what is said while they run."""

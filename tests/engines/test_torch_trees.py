@@ -1,0 +1,213 @@
+"""Trees evaluated depth first against the plain passes in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from circuits import CIRCUITS, hmm, random_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_circuits import random_circuit, sharpened
+
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.engines.base import FitOptions
+from pyjuice_bridge.engines.torch import TorchEngine, batches
+from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
+from pyjuice_bridge.engines.torch.fused import Trees, upward
+from pyjuice_bridge.engines.torch.fused.trees import cut
+from pyjuice_bridge.engines.torch.values import Workspace
+
+ENGINE = TorchEngine()
+EXACT = TorchEngine(precision="float64")
+WIDTHS = (2, 3, 16)
+
+
+def random_tree(rng: np.random.Generator, size: int) -> list[int]:
+    return [-1, *(int(rng.integers(0, i)) for i in range(1, size))]
+
+
+def glued(seed: int, width: int, clusters: int | None = None) -> Circuit:
+    """Patches of up to four variables at up to three positions, in any order."""
+    rng = np.random.default_rng(seed)
+    positions, size = (int(n) for n in rng.integers(1, 5, 2))
+    clusters = int(rng.integers(2, 6)) if clusters is None else clusters
+    latent = hclt(random_tree(rng, positions), int(rng.integers(1, 4)), clusters, seed=seed)
+    bundle = patch_bundle(random_tree(rng, size), clusters, width, 3, seed=seed + 1)
+    places = rng.permutation(positions * size).reshape(positions, size)
+    return glue(latent, bundle, places)
+
+
+def check_same(
+    circuit: Circuit,
+    x: np.ndarray,
+    weights: np.ndarray | None = None,
+    latents: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Log-likelihoods, and counts of the rows that are possible."""
+    wanted = EXACT.log_likelihood(circuit, x, latents)
+    found = ENGINE.log_likelihood(circuit, x, latents)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    possible = np.isfinite(wanted).all(1)
+    if not possible.any():
+        return
+    given = {name: values[possible] for name, values in (latents or {}).items()}
+    given_weights = None if weights is None else weights[possible]
+    if given_weights is not None and not given_weights.any():
+        return
+    counts, exact = (
+        e.expected_counts(circuit, x[possible], given_weights, given).layers
+        for e in (ENGINE, EXACT)
+    )
+    for a, b in zip(counts, exact, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+SEEDS = st.integers(0, 100_000)
+POWERS = st.sampled_from([2, 5, 30, 100])
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, size=st.integers(1, 8), width=st.sampled_from(WIDTHS), power=POWERS)
+def test_hidden_chow_liu_trees(seed: int, size: int, width: int, power: int) -> None:
+    rng = np.random.default_rng(seed)
+    circuit = sharpened(hclt(random_tree(rng, size), width, 3, seed=seed), power, seed)
+    check_same(circuit, random_rows(circuit, 20, seed, 0.2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, width=st.sampled_from(WIDTHS), power=POWERS)
+def test_bundles_with_weights_of_their_roots(seed: int, width: int, power: int) -> None:
+    rng = np.random.default_rng(seed)
+    bundle = patch_bundle(random_tree(rng, int(rng.integers(1, 6))), 3, width, 3, seed=seed)
+    circuit = sharpened(bundle, power, seed)
+    weights = rng.random((20, 3)) * (rng.random((20, 3)) < 0.6)
+    check_same(circuit, random_rows(circuit, 20, seed, 0.2), weights)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=SEEDS,
+    width=st.sampled_from(WIDTHS),
+    power=POWERS,
+    evidence=st.sampled_from(["none", "hard", "soft"]),
+)
+def test_glued_patches(seed: int, width: int, power: int, evidence: str) -> None:
+    rng = np.random.default_rng(seed)
+    circuit = sharpened(glued(seed, width), power, seed)
+    blocks = circuit.latents["z"]
+    clusters = circuit.widths[circuit.layer_of(int(blocks[0]))]
+    latents: dict[str, np.ndarray] = {}
+    if evidence == "hard":
+        latents["z"] = rng.integers(-1, clusters, (20, len(blocks)))
+    elif evidence == "soft":
+        values = rng.choice([0.0, 1e-35, 1e-20, 0.3, 1.0], (20, len(blocks), clusters))
+        latents["z"] = values.astype("f4")
+    check_same(circuit, random_rows(circuit, 20, seed, 0.2), latents=latents)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_lists_of_several_chunks(threads: None, observed: bool) -> None:
+    """Clusters with lists of unequal length, each longer than what is evaluated together."""
+    circuit = glued(7, 16, clusters=3)
+    rng = np.random.default_rng(0)
+    x = random_rows(circuit, 900, 3, 0.1)
+    shape = len(x), len(circuit.latents["z"])
+    states = rng.choice([-1, 0, 1, 2], shape, p=[0.1, 0.6, 0.2, 0.1])
+    check_same(circuit, x, latents={"z": states} if observed else None)
+
+
+def test_several_chunks_of_one_tree_take_turns(threads: None) -> None:
+    circuit = hclt([-1, 0, 1, 1, 0, 4, 4], 16, 5, seed=2)
+    x = random_rows(circuit, 1100, 2)
+    check_same(circuit, x)
+    first, again = (ENGINE.expected_counts(circuit, x).layers for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_stars_and_chains_of_extreme_parameters() -> None:
+    """Products of many factors; values that vanish and matter, and such that do not."""
+    for parents in ([-1] + [0] * 12, [-1, *range(12)], [-1, 0, 0, 0, 1, 1, 1, 2, 2, 2]):
+        for seed in range(4):
+            circuit = sharpened(hclt(parents, 3, 3, seed=seed), 200, seed)
+            check_same(circuit, random_rows(circuit, 40, seed, 0.1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, size=st.integers(2, 8))
+def test_random_circuits(seed: int, size: int) -> None:
+    """Whichever parts of them are trees."""
+    circuit = random_circuit(seed, size)
+    check_same(circuit, random_rows(circuit, 12, seed, 0.2))
+
+
+def test_what_is_a_tree() -> None:
+    found = {name: cut(ENGINE._load(make())[0]) for name, make in CIRCUITS.items()}
+    shapes = {
+        name: [(bank.clusters, bank.places, bank.nodes) for bank in part.banks]
+        for name, part in found.items()
+        if part is not None
+    }
+    assert shapes == {"hclt": [(1, 1, 4)], "bundle": [(2, 1, 2)], "glued": [(3, 2, 2)]}
+    wide, tied = hclt([-1, 0, 0], 65, 3, seed=0), hmm(4, 3, 3, seed=2)
+    assert cut(ENGINE._load(wide)[0]) is None and cut(ENGINE._load(tied)[0]) is None
+
+
+def test_evidence_inside_trees_goes_to_the_other_passes() -> None:
+    circuit = hclt([-1, 0, 1], 3, 4, seed=1)
+    program, params = ENGINE._load(circuit)
+    x = torch.from_numpy(random_rows(circuit, 5, 1))
+    states = {"z": torch.zeros(5, 3, dtype=torch.int64)}
+    assert isinstance(upward(program, params, x, {}, Workspace()), Trees)
+    assert not isinstance(upward(program, params, x, states, Workspace()), Trees)
+
+
+@pytest.mark.parametrize("skip", [1e-3, 1e-1])
+def test_at_most_a_share_of_each_clusters_flow_is_skipped(skip: float) -> None:
+    circuit = sharpened(glued(7, 16, clusters=3), 5, 1)
+    program, params = ENGINE._load(circuit)
+    x = torch.from_numpy(random_rows(circuit, 500, 3))
+    results = []
+    with torch.inference_mode():
+        for share in (0.0, skip):
+            workspace = Workspace()
+            workspace.skip = share
+            counts = new_counts(program, params)
+            weights = torch.ones(len(x), 1)
+            batches.collect(program, params, counts, x, weights, {}, workspace)
+            finish_counts(program, params, counts)
+            results.append((counts, workspace))
+    (all_counts, _), (some_counts, workspace) = results
+    assert 0 < workspace.skipped <= skip * workspace.flow
+    for layer in program.cut.inside:
+        a, b = all_counts[layer], some_counts[layer]
+        if a is not None and b is not None:
+            lost = (a - b).flatten(1)
+            assert (lost >= -1e-3).all()
+    roots = [i for i in program.cut.inside if all_counts[i] is not None][-1]
+    kept, full = (c[roots].sum((1, 2)) for c in (some_counts, all_counts))
+    assert (kept >= (1 - skip) * full - 1e-3).all() and (kept < full - 1e-4).any()
+
+
+def test_skipping_hardly_changes_a_training() -> None:
+    circuit = glued(7, 16, clusters=3)
+    x = random_rows(circuit, 400, 3, 0.0)
+    exact, skipping = (
+        ENGINE.fit(circuit, x, FitOptions("mini_em", epochs=5, batch_size=100, skip=skip))
+        for skip in (0.0, 1e-4)
+    )
+    assert abs(exact.history[-1].train - skipping.history[-1].train) < 1e-4 * circuit.num_vars

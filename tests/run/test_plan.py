@@ -1,0 +1,208 @@
+"""Plans: the sizes, passes, memory and times that a run would take."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.size import Size, size_of
+from pyjuice_bridge.data import load_dataset
+from pyjuice_bridge.data.shapes import SHAPES
+from pyjuice_bridge.distill.patches import PatchCircuit, patch_variables
+from pyjuice_bridge.distill.registry import KINDS
+from pyjuice_bridge.domains.base import Shape
+from pyjuice_bridge.engines.base import Epoch
+from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.runner import plan as plans
+from pyjuice_bridge.runner.config import make_config
+from pyjuice_bridge.runner.plan import make_plan
+
+
+def shape_of(sides: tuple[int, int, int], categories: np.ndarray, rows: int = 100) -> Shape:
+    return Shape(rows, 10, categories, len(categories), "images", sides)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    patch=st.integers(1, 2),
+    channels=st.sampled_from([1, 3]),
+    clusters=st.integers(2, 4),
+    latents=st.integers(2, 3),
+)
+def test_glued_sizes(
+    grid: tuple[int, int], patch: int, channels: int, clusters: int, latents: int
+) -> None:
+    sides = (grid[0] * patch, grid[1] * patch, channels)
+    section = PatchCircuit(kind="patches", latents=clusters, patch=patch, patch_latents=latents)
+    sizes = np.tile(np.array([3, 5, 5][:channels], np.int32), sides[0] * sides[1])
+    places = patch_variables(sides, patch)
+    positions, size = places.shape
+    latent = hclt(np.arange(-1, positions - 1), clusters, clusters, seed=0)
+    chain = np.arange(-1, size - 1)
+    circuit = glue(latent, patch_bundle(chain, clusters, latents, sizes[places[0]], seed=0), places)
+    shape = shape_of(sides, sizes)
+    planned = size_of(KINDS["patches"].structure(section, "lvd", shape, None))
+    # Whatever the tree: leaves and edges inside a patch for each cluster, then those above.
+    inside = latents * int(sizes[:size].sum()) + (size - 1) * latents**2 + latents
+    above = (2 * positions - 1) * clusters**2 + clusters
+    assert planned.parameters == circuit.num_parameters == clusters * inside + above
+    assert planned == size_of(circuit)
+    plain = KINDS["patches"].structure(section, "hclt", shape, None)
+    width = plain.meta["latent_states"]
+    gaps = {
+        k: abs(
+            size_of(hclt(np.arange(-1, len(sizes) - 1), k, sizes)).parameters - planned.parameters
+        )
+        for k in (width - 1, width, width + 1)
+        if k >= 2
+    }
+    assert gaps[width] == min(gaps.values())
+
+
+def test_patch_variables_are_the_pixels_of_the_patch() -> None:
+    image = np.arange(4 * 6 * 3).reshape(4, 6, 3)
+    places = patch_variables((4, 6, 3), 2)
+    np.testing.assert_array_equal(image.ravel()[places[4]], image[2:4, 2:4].ravel())
+    np.testing.assert_array_equal(np.sort(places, axis=None), np.arange(72))
+
+
+def test_plan_grows_with_data_and_passes() -> None:
+    values = tiny_runs.patch_config(data={"name": "mnist", "limit": 1000})
+    values["circuit"] = {"kind": "patches", "patch": 4, "latents": 64, "patch_latents": 16}
+    plan = make_plan(make_config(values))
+    assert [arm.arm for arm in plan.arms] == ["lvd", "random", "hclt"]
+    sizes = [arm.parameters for arm in plan.arms]
+    assert sizes[0] == sizes[1] and abs(sizes[2] - sizes[0]) < 0.2 * sizes[0]
+    more = make_plan(make_config({**values, "data": {"name": "mnist"}}))
+    for small, large in zip(plan.arms, more.arms, strict=True):
+        assert large.memory_bytes - small.memory_bytes == 54_000 * 784
+        assert large.parameters == small.parameters
+
+
+def test_plan_needs_no_memory_for_circuits_that_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """784 matrices of 8192² are 210 GB."""
+    monkeypatch.setattr(plans, "_pass_seconds", lambda *_: 1.0)
+    values = tiny_runs.hclt_config(data={"name": "mnist"}, circuit={"latents": 8192})
+    arm = make_plan(make_config(values)).arms[0]
+    assert arm.parameters == 8192 * 256 * 784 + 783 * 8192**2 + 8192
+    assert arm.memory_bytes > 3 * 4 * arm.parameters
+    assert arm.seconds == arm.passes == 4
+
+
+class Clock:
+    """The processor time of a process that stands still, or runs as one says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def process_time(self) -> float:
+        return self.now
+
+
+class Fake:
+    """An engine whose step takes so long per row and so long besides, the first one longer."""
+
+    def __init__(self, name: str, threads: int, clock: Clock, row: float, step: float) -> None:
+        self.name, self._threads, self._clock = name, threads, clock
+        self._row, self._step = row, step
+        self.asked: list[tuple[Any, int]] = []
+
+    def facts(self) -> dict[str, Any]:
+        return {"threads": self._threads}
+
+    def fit(self, circuit: Any, x: np.ndarray, options: Any, *, on_epoch: Any) -> Any:
+        assert options.batch_size == len(x) and (x >= 0).all() and (x < circuit.categories).all()
+        self.asked.append((circuit, len(x)))
+        for epoch in range(options.epochs):
+            busy = self._step + len(x) * self._row + (0 if epoch else 9.0)
+            self._clock.now += busy * self._threads
+            # Others on the machine hold it up.
+            on_epoch(Epoch(epoch, 0.1, 0.0, None, busy + 100.0))
+        return SimpleNamespace(history=[])
+
+
+def test_seconds_of_a_step_are_the_processors_where_it_is_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(plans.time, "process_time", clock.process_time)
+    circuit = hclt([-1, 0, 0], 2, 3, seed=0)
+    engine = Fake("torch", 4, clock, 1e-3, 2.0)
+    assert plans._step_seconds(engine, circuit, 5) == pytest.approx(2.0 + 5e-3)  # type: ignore[arg-type]
+    engine = Fake("julia", 4, clock, 1e-3, 2.0)
+    assert plans._step_seconds(engine, circuit, 5) == pytest.approx(102.0 + 5e-3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(256, 1000), (4, 10), (10**6, 50)])
+def test_seconds_of_a_pass_are_those_of_its_steps(
+    monkeypatch: pytest.MonkeyPatch, batch: int, rows: int
+) -> None:
+    """1 ms per row and 2 s per step besides, on a circuit as large as those that were tried."""
+    clock = Clock()
+    monkeypatch.setattr(plans.time, "process_time", clock.process_time)
+    values = tiny_runs.hclt_config(train={"epochs": 4, "batch_size": batch})
+    config, sizes = make_config(values), np.full(36, 16, np.int32)
+    shape = shape_of((6, 6, 1), sizes, rows)
+    circuit = KINDS["hclt"].structure(config.circuit, "lvd", shape, None)
+    engine = Fake("torch", 2, clock, 1e-3, 2.0)
+    seconds = plans._pass_seconds(engine, KINDS["hclt"], config, "lvd", shape, None)  # type: ignore[arg-type]
+    tried, whole = size_of(engine.asked[0][0]), size_of(circuit)
+    per_step = 2.0 * whole.parameters / tried.parameters
+    per_row = 1e-3 * whole.activations / tried.activations
+    steps = -(-rows // min(batch, rows))
+    if min(batch, rows) > 16:
+        assert seconds == pytest.approx(rows * per_row + steps * per_step)
+    else:
+        # Too few rows to tell apart what a row costs: the steps as they are.
+        alone = (2.0 + 1e-3 * min(batch, rows)) * whole.parameters / tried.parameters
+        assert seconds == pytest.approx(steps * alone)
+
+
+def test_steps_are_tried_on_a_small_circuit_of_the_same_sort() -> None:
+    values = tiny_runs.patch_config(data={"name": "mnist"})
+    values["circuit"] = {"kind": "patches", "patch": 4, "latents": 64, "patch_latents": 16}
+    config = make_config(values)
+    shape = shape_of((28, 28, 1), np.full(784, 256, np.int32))
+    for arm in ("lvd", "hclt"):
+        whole = KINDS["patches"].structure(config.circuit, arm, shape, None)
+        small = plans._small(KINDS["patches"], config, arm, shape, None)
+        assert small.meta["structure"] == whole.meta["structure"]
+        assert small.meta["latent_states"] == whole.meta["latent_states"]
+        found, full = size_of(small), size_of(whole)
+        assert isinstance(found, Size)
+        assert found.activations < 0.6 * full.activations and found.flops < 0.6 * full.flops
+
+
+def test_plan_of_a_colour_transform_on_grey_images_is_refused() -> None:
+    values = tiny_runs.hclt_config(data={"name": "mnist", "colour": "ycocg_r"})
+    with pytest.raises(UserError, match="grey"):
+        make_plan(make_config(values))
+
+
+def test_plan_counts_the_training_images_of_the_run() -> None:
+    values = tiny_runs.hclt_config(data={"name": "digits", "valid": 400})
+    dataset = load_dataset("digits", valid=400)
+    assert f"{len(dataset.train):,} training images" in make_plan(make_config(values)).note
+    for name in ("digits", "mnist5k"):
+        known, found = SHAPES[name], load_dataset(name)
+        assert (known.train, known.valid) == (len(found.train), len(found.valid))
+        assert (known.shape, known.categories) == (found.shape, found.categories)
+    values["data"] = {"name": "mnist", "valid": 60_000}
+    with pytest.raises(UserError, match="no image to train on"):
+        make_plan(make_config(values))
+
+
+def test_plan_refuses_patches_that_do_not_tile() -> None:
+    values = tiny_runs.patch_config(data={"name": "mnist"})
+    values["circuit"] = {"kind": "patches", "patch": 3, "latents": 4, "patch_latents": 2}
+    with pytest.raises(UserError, match="do not tile"):
+        make_plan(make_config(values))
