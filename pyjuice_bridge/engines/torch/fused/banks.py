@@ -249,7 +249,7 @@ class BankJobs:
         return found
 
     def _run_select(self, tasks: int, given: dict[str, int]) -> None:
-        run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
+        run([Job(segments.select, torch.float32, segments.SELECT, tasks, (), **given)])
 
 
 @dataclass

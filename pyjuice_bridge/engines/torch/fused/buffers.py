@@ -117,7 +117,7 @@ class Buffers:
     def flags_of(self, layer: int) -> Longs:
         """int64 [children]: addresses of the flags in ``lost`` of a layer's children."""
         plan = self.program.layers[layer]
-        assert not isinstance(plan, InputPlan)
+        assert isinstance(plan, (ProductPlan, SumPlan))
         below = plan.edges.layers if isinstance(plan, ProductPlan) else [plan.sources[0].layer]
         return address(self.lost) + 8 * np.unique(below)
 

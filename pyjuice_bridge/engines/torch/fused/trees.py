@@ -68,7 +68,7 @@ class Bank:
 
     @property
     def places(self) -> int:
-        return self.variables.shape[2]
+        return int(self.variables.shape[2])
 
     @property
     def nodes(self) -> int:
