@@ -1,5 +1,6 @@
 """Plans: the sizes, passes, memory and times that a run would take."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
-from pyjuice_bridge.circuit.size import Size, size_of
+from pyjuice_bridge.circuit.size import Size, balanced_parents, size_of
+from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.data.shapes import SHAPES
 from pyjuice_bridge.distill.patches import PatchCircuit, patch_variables
@@ -44,16 +46,22 @@ def test_glued_sizes(
     sizes = np.tile(np.array([3, 5, 5][:channels], np.int32), sides[0] * sides[1])
     places = patch_variables(sides, patch)
     positions, size = places.shape
-    latent = hclt(np.arange(-1, positions - 1), clusters, clusters, seed=0)
-    chain = np.arange(-1, size - 1)
-    circuit = glue(latent, patch_bundle(chain, clusters, latents, sizes[places[0]], seed=0), places)
+
+    def built(above: np.ndarray, within: np.ndarray) -> Circuit:
+        bundle = patch_bundle(within, clusters, latents, sizes[places[0]], seed=0)
+        return glue(hclt(above, clusters, clusters, seed=0), bundle, places)
+
+    chains = built(np.arange(-1, positions - 1), np.arange(-1, size - 1))
+    balanced = built(balanced_parents(positions), balanced_parents(size))
     shape = shape_of(sides, sizes)
     planned = size_of(KINDS["patches"].structure(section, "lvd", shape, None))
-    # Whatever the tree: leaves and edges inside a patch for each cluster, then those above.
+    # Leaves and edges inside a patch for each cluster, then those above. Trees decide only how
+    # many blocks share a layer.
     inside = latents * int(sizes[:size].sum()) + (size - 1) * latents**2 + latents
     above = (2 * positions - 1) * clusters**2 + clusters
-    assert planned.parameters == circuit.num_parameters == clusters * inside + above
-    assert planned == size_of(circuit)
+    assert planned.parameters == chains.num_parameters == clusters * inside + above
+    assert planned == size_of(balanced)
+    assert replace(planned, widest=0) == replace(size_of(chains), widest=0)
     plain = KINDS["patches"].structure(section, "hclt", shape, None)
     width = plain.meta["latent_states"]
     gaps = {
