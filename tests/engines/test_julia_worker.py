@@ -141,6 +141,7 @@ def test_checkpoints_belong_to_one_engine_and_training(
 
 
 FIT = """
+    import signal
     import sys
     from pathlib import Path
     import numpy as np
@@ -148,6 +149,7 @@ FIT = """
     from pyjuice_bridge.engines import get_engine
     from pyjuice_bridge.engines.base import FitOptions
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     folder = Path(sys.argv[1])
     engine = get_engine("julia", "cpu")
     print(engine.pid, flush=True)
