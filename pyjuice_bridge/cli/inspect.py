@@ -25,17 +25,17 @@ def show(path: Path, as_json: bool) -> None:
 
     PATH is a run's folder or one of several runs, a model file or an assignments file.
     """
-    from pyjuice_bridge.circuit.h5_files import format_of
-    from pyjuice_bridge.circuit.hdf5 import load
-    from pyjuice_bridge.cli.tables import make_console
-    from pyjuice_bridge.cluster.assignments import FORMAT, Assignments
-
     if path.is_dir():
         if not (path / "config.yaml").exists():
             _show_runs(path, as_json)
         else:
             _show_run(path, as_json)
         return
+    from pyjuice_bridge.circuit.h5_files import format_of
+    from pyjuice_bridge.circuit.hdf5 import load
+    from pyjuice_bridge.cli.tables import make_console
+    from pyjuice_bridge.cluster.assignments import FORMAT, Assignments
+
     if format_of(path) == FORMAT:
         values = _assignments(Assignments.load(path))
         lines = _assignments_lines(values)
@@ -73,8 +73,6 @@ def _show_run(path: Path, as_json: bool) -> None:
     from pyjuice_bridge.report.run_dir import read_run
     from pyjuice_bridge.report.words import outcome
 
-    if not (path / "config.yaml").exists():
-        raise UserError(f"{path} holds no config.yaml, so it is not a run's folder")
     run = read_run(path)
     report = path / "report.html"
     if as_json:
@@ -83,7 +81,7 @@ def _show_run(path: Path, as_json: bool) -> None:
         _print_json({"name": run.name, "results": rows, "report": place})
         return
     console = make_console()
-    console.print(results_table(path))
+    console.print(results_table(run))
     console.print(outcome(run.results, run.dataset), highlight=False)
     if report.exists():
         console.print(f"report: {report}", soft_wrap=True, highlight=False)

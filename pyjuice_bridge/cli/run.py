@@ -73,12 +73,13 @@ def run(
         console.print(plan_table(make_plan(checked)))
         return
     from pyjuice_bridge.cli.tables import results_table
+    from pyjuice_bridge.report.run_dir import read_run
     from pyjuice_bridge.runner.api import run as run_config
 
     progress = make_console(stderr=True)
     progress.quiet = quiet or console.quiet
     result = run_config(checked, out=out, fresh=fresh, console=progress, verbose=verbose)
-    console.print(results_table(result.path))
+    console.print(results_table(read_run(result.path)))
     console.print(f"report: {result.report}", soft_wrap=True, highlight=False)
 
 

@@ -14,7 +14,7 @@ from pyjuice_bridge.cli.streams import OutputClosedError
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
-from pyjuice_bridge.report.run_dir import SPLITS, read_run
+from pyjuice_bridge.report.run_dir import SPLITS, Run, read_run
 from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, seconds_text
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ def make_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else _Output(stderr=stderr, width=_WIDE, soft_wrap=True)
 
 
-def results_table(run_dir: Path) -> Table:
+def results_table(run: Run) -> Table:
     """Tabulate the final figures of a run, one arm per line."""
-    run = read_run(run_dir)
     table = _table(
         f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
     )

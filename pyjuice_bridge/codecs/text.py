@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from pyjuice_bridge.data.text import TextDataset, TokenStream, windows
 from pyjuice_bridge.data.text_cache import Part, tokenised
 from pyjuice_bridge.data.text_tokenizers import WORDS, WordPieces, Words, check_text
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.measure import PERPLEXITY
 
 FILE = "tokens.json"
@@ -66,9 +65,7 @@ class Vocabulary:
             "sha256": self.digest,
             "vocabulary": list(self.words),
         }
-        text = json.dumps(values, indent=1, sort_keys=True, allow_nan=False)
-        with atomic_file(path) as file:
-            file.write(f"{text}\n".encode())
+        write_json(path, values)
 
     def save_beside(self, model: Path) -> None:
         """Write ``tokens.json`` into the folder of a model file.
@@ -96,7 +93,7 @@ class Vocabulary:
             UserError: it is damaged.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             words = tuple(map(str, values["vocabulary"]))
             return cls(words, str(values["tokenizer"]), str(values["sha256"]))
         except FileNotFoundError:

@@ -57,9 +57,7 @@ def picture_folders(folder: Path) -> dict[str, Path]:
     return {split: inner[name] for split, name in splits.items()}
 
 
-def read_folder(
-    name: str, folder: Path, *, mode: Mode | None = None, cache: Path | None = None
-) -> Images:
+def read_folder(name: str, folder: Path, *, mode: Mode | None = None) -> Images:
     """Read all pictures below ``folder`` as uint8 [N, H, W, C], in path order, through the cache.
 
     ``mode`` forces grey or RGB; by default the first picture decides.
@@ -73,7 +71,7 @@ def read_folder(
         raise UserError(f"{folder} holds no picture files (png, jpg, webp, ...).")
     if mode is None:
         mode = "L" if read_picture(files[0]).shape[-1] == 1 else "RGB"
-    return stacked(f"{name}-{mode}", files, lambda: _batches(files, mode), cache)
+    return stacked(f"{name}-{mode}", files, lambda: _batches(files, mode))
 
 
 def read_picture(path: Path, mode: Mode | None = None) -> Images:

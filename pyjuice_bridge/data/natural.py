@@ -26,7 +26,7 @@ from pyjuice_bridge.data.packages import Package, installed_file
 from pyjuice_bridge.data.readers import FoundImages
 from pyjuice_bridge.data.splits import TEST_SEED
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import write_array, write_text
 
 SIDE = 32
 _LONG_SIDE = 1280
@@ -150,10 +150,8 @@ def _write(
 ) -> None:
     test = set(photos_for_test(len(photos)).tolist())
     numbers = np.repeat(np.asarray(list(crops), np.int32), [len(c) for c in crops.values()])
-    with atomic_file(folder / "crops.npy") as stream:
-        np.save(stream, np.concatenate(list(crops.values())))
-    with atomic_file(folder / "photo.npy") as stream:
-        np.save(stream, numbers)
+    write_array(folder / "crops.npy", np.concatenate(list(crops.values())))
+    write_array(folder / "photo.npy", numbers)
     digest = file_digest(folder / "crops.npy")
     record = {
         "crops_sha256": digest,
@@ -174,5 +172,4 @@ def _write(
             for i in crops
         ],
     }
-    with atomic_file(folder / _RECORD) as stream:
-        stream.write(json.dumps(record, indent=1).encode())
+    write_text(folder / _RECORD, json.dumps(record, indent=1))

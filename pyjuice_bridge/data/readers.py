@@ -232,4 +232,4 @@ def _stack_batches(name: str, files: Sequence[Path], side: int) -> Images:
         for path in files:
             yield read_batch(path, side)
 
-    return stacked(name, files, batches, None)
+    return stacked(name, files, batches)

@@ -16,7 +16,7 @@ from pyjuice_bridge.data.files import UnreachableError, download, scratch_folder
 from pyjuice_bridge.data.formats import read_bytes
 from pyjuice_bridge.data.packages import installed_file
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import atomic_file, write_bytes
 
 
 def get_files(entry: DataSet, folder: Path) -> Path:
@@ -31,8 +31,9 @@ def get_files(entry: DataSet, folder: Path) -> Path:
     missing = [file for file in entry.files if not is_there(folder, file)]
     for file in missing:
         local = _installed_copy(entry, file)
-        if local is not None and _sha256(read_bytes(local)) == file.sha256:
-            _store(folder / file.name, read_bytes(local))
+        raw = None if local is None else read_bytes(local)
+        if raw is not None and _sha256(raw) == file.sha256:
+            _store(folder / file.name, raw)
     missing = [file for file in missing if not (folder / file.name).is_file()]
     if not missing:
         return folder
@@ -122,8 +123,7 @@ def _sha256(raw: bytes) -> str:
 
 def _store(path: Path, raw: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as stream:
-        stream.write(raw)
+    write_bytes(path, raw)
 
 
 def _checked(raw: bytes, file: PublishedFile, where: str) -> bytes:

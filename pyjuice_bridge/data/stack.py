@@ -22,9 +22,7 @@ from pyjuice_bridge.files import atomic_file, write_text
 _LAYOUT = 2
 
 
-def stacked(
-    name: str, files: Sequence[Path], batches: Callable[[], Iterable[Images]], cache: Path | None
-) -> Images:
+def stacked(name: str, files: Sequence[Path], batches: Callable[[], Iterable[Images]]) -> Images:
     """Return all ``batches`` as one array uint8 [N, H, W, C], mapped from the cache.
 
     The cached file is named by the contents of ``files``, and its checksum stands beside it: where
@@ -33,7 +31,7 @@ def stacked(
     Raises:
         UserError: the cache cannot be written.
     """
-    folder = (cache or cache_dir()) / "stacked"
+    folder = cache_dir() / "stacked"
     path = folder / f"{name}-{_key(files)}.npy"
     checksum = path.with_suffix(".sha256")
     if not _whole(path, checksum):

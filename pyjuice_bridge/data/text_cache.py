@@ -45,7 +45,7 @@ class Part:
 
 
 def tokenised(
-    name: str, parts: Mapping[str, Part], tokenizer: Tokenizer, cache: Path | None = None
+    name: str, parts: Mapping[str, Part], tokenizer: Tokenizer
 ) -> tuple[dict[str, TokenStream], list[str]]:
     """Return the token streams of all parts, mapped from the cache, and the vocabulary.
 
@@ -57,7 +57,7 @@ def tokenised(
     digest = hashlib.sha256(f"{_LAYOUT} {tokenizer.facts['sha256']}".encode())
     for part_name, part in parts.items():
         digest.update(f"\n{part_name} {part.content()}".encode())
-    folder = (cache or cache_dir()) / "tokens" / f"{name}-{digest.hexdigest()[:16]}"
+    folder = cache_dir() / "tokens" / f"{name}-{digest.hexdigest()[:16]}"
     found = _read(folder, parts)
     if found is None:
         with writing_cache(folder):

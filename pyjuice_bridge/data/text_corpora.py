@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from pyjuice_bridge.data.catalogue import SETS, DataSet
+from pyjuice_bridge.data.catalogue import DataSet
 from pyjuice_bridge.data.files import UnreachableError, reading, scratch_folder, verify
 from pyjuice_bridge.data.sources import is_there, published_file
 from pyjuice_bridge.data.splits import SPLITS, visible_files
@@ -17,7 +17,6 @@ from pyjuice_bridge.data.text_markup import dump_articles
 from pyjuice_bridge.data.text_readers import ENDINGS, FoundText, file_part, own
 from pyjuice_bridge.errors import UserError
 
-CORPORA: Mapping[str, DataSet] = {n: entry for n, entry in SETS.items() if entry.domain == "text"}
 _BROWN_TAG = re.compile(r"(\S+)/\S+")
 
 

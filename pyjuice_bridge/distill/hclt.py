@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hclt import hclt
-from pyjuice_bridge.circuit.size import balanced_parents
+from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
-from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
+from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
@@ -46,6 +44,17 @@ def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initi
         return builders.hclt(parents_of(tree), width, sizes, seed=seed)
 
     return Initialisation(arm, key, make, (tree,))
+
+
+def hclt_of_size(parameters: int, shape: Shape) -> Circuit:
+    """Build the structure of the HCLT over the data whose size is nearest to ``parameters``."""
+    plain = partial(hclt, balanced_parents(len(shape.categories)), categories=shape.categories)
+    return plain(nearest_width(plain, parameters))
+
+
+def random_hclt_like(context: Context, structure: Circuit) -> Initialisation:
+    """Begin the arm ``hclt``, as wide as ``hclt_of_size`` has found."""
+    return random_hclt(context, data_tree(context), "hclt", int(structure.meta["latent_states"]))
 
 
 def _check(config: Settings) -> None:
@@ -90,33 +99,23 @@ def _counted(
     context: Context, section: HcltCircuit, tree: Artifact, found: LatentValues
 ) -> Initialisation:
     """Begin with the circuit counted in one pass over the rows and their latents."""
-    data = context.data
-    z = {s: per_variable(found.z[s], len(data.categories)) for s in ("train", "valid")}
-    inputs = {
-        "data": data.key,
-        "latents": section.latents,
-        "pseudocount": section.pseudocount,
-        "engine": context.engine_key,
-    }
+    data, builders = context.data, builders_of(context.engine)
+    variables = len(data.categories)
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        with context.reporter.task("counting"):
-            builders = builders_of(context.engine)
-            start = builders.hclt(parents_of(tree), section.latents, data.categories, seed=0)
-            counted = builders.count_parameters(
-                start, data.rows["train"], z["train"], pseudocount=section.pseudocount
-            )
-            hdf5.save(counted, folder / CIRCUIT)
-            bound, marginal = bound_and_marginal(
-                context.engine, counted, data.rows["valid"], z["valid"]
-            )
-        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
+    def make() -> Circuit:
+        start = builders.hclt(parents_of(tree), section.latents, data.categories, seed=0)
+        z = per_variable(found.z["train"], variables)
+        return builders.count_parameters(
+            start, data.rows["train"], z, pseudocount=section.pseudocount
+        )
 
-    parents = (tree, found.artifact)
-    counted = context.store.stage("counting", 2, inputs, build, parents=parents)
-    stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])
-    return Initialisation(
-        "lvd", {}, lambda: hdf5.load(counted.path / CIRCUIT), (counted,), (stage,), z["valid"]
+    return counted_start(
+        context,
+        "counting",
+        make,
+        key={"latents": section.latents, "pseudocount": section.pseudocount},
+        parents=(tree, found.artifact),
+        valid=per_variable(found.z["valid"], variables),
     )
 
 

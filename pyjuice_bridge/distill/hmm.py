@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
-from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import check_counted, pool
+from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.language import with_end_state
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.domains.base import Context, Shape
@@ -112,42 +110,31 @@ def _counted(
     """Begin with the HMM counted in one pass over the windows and their latents."""
     data, count, finish = context.data, size or section.states, _finish(context)
     vocabulary, end = int(data.categories[0]), _end(context)
-    z = {split: _with_end(data.rows[split], ids, end, count) for split, ids in found.z.items()}
-    inputs = {
-        "data": data.key,
-        "states": count,
-        "pseudocount": section.pseudocount,
-        "smoothing": section.smoothing,
-        "engine": context.engine_key,
-    }
+    builders = builders_of(context.engine)
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        with context.reporter.task(f"counting ({count:,} states)"):
-            builders = builders_of(context.engine)
-            x, known = _until_end(data.rows["train"], z["train"], end)
-            start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
-            counted = builders.count_parameters(start, x, known, pseudocount=section.pseudocount)
-            smooth = interpolate(Hmm.of(counted), x, known, section.smoothing)
-            circuit = finish(smooth.circuit(x.shape[1]))
-            hdf5.save(circuit, folder / CIRCUIT)
-            bound, marginal = bound_and_marginal(
-                context.engine, circuit, data.rows["valid"], z["valid"]
-            )
-        return {"bound": bound, "marginal": marginal, "made_by": builders.name}
+    def known(split: str) -> NDArray[np.int32]:
+        return _with_end(data.rows[split], found.z[split], end, count)
 
-    counted = context.store.stage("counting", 2, inputs, build, parents=(found.artifact,))
-    stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])
-    return Initialisation(
-        "lvd",
-        {},
-        lambda: hdf5.load(counted.path / CIRCUIT),
-        (counted,),
-        (stage,),
-        z["valid"],
-        states=size,
-        work=_work(context, section, size),
-        finish=finish,
+    def make() -> Circuit:
+        x, z = _until_end(data.rows["train"], known("train"), end)
+        start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
+        counted = builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
+        smooth = interpolate(Hmm.of(counted), x, z, section.smoothing)
+        return finish(smooth.circuit(x.shape[1]))
+
+    start = counted_start(
+        context,
+        f"counting ({count:,} states)",
+        make,
+        key={
+            "states": count,
+            "pseudocount": section.pseudocount,
+            "smoothing": section.smoothing,
+        },
+        parents=(found.artifact,),
+        valid=known("valid"),
     )
+    return replace(start, states=size, work=_work(context, section, size), finish=finish)
 
 
 def _end(context: Context) -> int | None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
-from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
+from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
@@ -29,10 +29,10 @@ from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
-from pyjuice_bridge.distill.hclt import random_hclt
+from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.training import train_stage
-from pyjuice_bridge.distill.trees import data_tree, parents_of, tree_stage
+from pyjuice_bridge.distill.trees import parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.sections import KindSection, Pseudocount, States, at_most
@@ -94,11 +94,7 @@ def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> 
     bundle = patch_bundle(balanced_parents(size), section.latents, section.patch_latents, sizes)
     above = hclt(balanced_parents(positions), section.latents, section.latents)
     glued = glue(above, bundle, places)
-    if arm != "hclt":
-        return glued
-    tree = balanced_parents(len(shape.categories))
-    plain = partial(hclt, tree, categories=shape.categories)
-    return plain(nearest_width(plain, glued.num_parameters))
+    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -113,8 +109,7 @@ def _initialise(context: Context) -> list[Initialisation]:
             initialisations["random"] = _random(parts)
     if "hclt" in arms:
         structure = _structure(section, "hclt", context.data.shape, None)
-        width = int(structure.meta["latent_states"])
-        initialisations["hclt"] = random_hclt(context, data_tree(context), "hclt", width)
+        initialisations["hclt"] = random_hclt_like(context, structure)
     return [initialisations[arm] for arm in arms]
 
 
@@ -237,8 +232,11 @@ def _train_bundle(parts: _Parts, phase: Phase) -> Artifact:
     context, data = parts.context, parts.context.data
     clusters = parts.section.latents
     options = _options(context, phase)
-    patches = data.rows["train"][:, parts.places]
-    rows, weights = bundle_rows(patches, parts.latents.z["train"], clusters, seed=options.seed)
+
+    def rows() -> tuple[NDArray[Any], NDArray[Any]]:
+        patches = data.rows["train"][:, parts.places]
+        return bundle_rows(patches, parts.latents.z["train"], clusters, seed=options.seed)
+
     return train_stage(
         context,
         "patches",
@@ -248,7 +246,6 @@ def _train_bundle(parts: _Parts, phase: Phase) -> Artifact:
         options,
         key={"data": data.key, **parts.key},
         parents=(parts.latents.artifact, parts.patch_tree),
-        weights=weights,
     )
 
 
@@ -260,7 +257,7 @@ def _train_latent(parts: _Parts, phase: Phase) -> Artifact:
         "latent",
         "latent training",
         parts.counted_latent,
-        z["train"],
+        lambda: (z["train"], None),
         _options(parts.context, phase),
         key={"epsilon": section.epsilon, "counting": section.pseudocount},
         parents=(parts.latents.artifact, parts.latent_tree),

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
     load_region_graph,
     random_region_graph,
 )
-from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import refuse_phases, refuse_sweep
-from pyjuice_bridge.distill.hclt import random_hclt
-from pyjuice_bridge.distill.trees import data_tree
+from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import KindSection, at_most
@@ -79,10 +75,7 @@ def _structure(section: RatSpnCircuit, arm: str, shape: Shape, _: int | None) ->
     sizes = shape.categories
     graph = _graph(section, len(sizes), 0)
     circuit = rat_spn(graph, section.sums, section.inputs or section.sums, sizes)
-    if arm != "hclt":
-        return circuit
-    plain = partial(hclt, balanced_parents(len(sizes)), categories=sizes)
-    return plain(nearest_width(plain, circuit.num_parameters))
+    return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -94,8 +87,7 @@ def _initialise(context: Context) -> list[Initialisation]:
             initialisations.append(_random(context, section))
         else:
             structure = _structure(section, arm, context.data.shape, None)
-            width = int(structure.meta["latent_states"])
-            initialisations.append(random_hclt(context, data_tree(context), arm, width))
+            initialisations.append(random_hclt_like(context, structure))
     return initialisations
 
 

@@ -28,13 +28,12 @@ def train_stage(
     stage: str,
     title: str,
     begin: Callable[[], Circuit],
-    x: NDArray[Any],
+    rows: Callable[[], tuple[NDArray[Any], NDArray[Any] | None]],
     options: FitOptions,
     *,
     key: Mapping[str, Any],
     parents: Sequence[Artifact],
     passes_before: int = 0,
-    weights: NDArray[Any] | None = None,
     valid: NDArray[Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     finish: Callable[[Circuit], Circuit] = lambda circuit: circuit,
@@ -47,12 +46,11 @@ def train_stage(
         stage: names the artifact.
         title: names the training to the user.
         begin: makes the circuit that training begins with.
-        x: int [N, variables].
+        rows: makes the rows, int [N, variables], and their weights, as in ``Engine.fit``.
         options: of the training.
         key: what else the result depends on.
-        parents: the artifacts that ``begin`` and ``x`` come from.
+        parents: the artifacts that ``begin`` and ``rows`` come from.
         passes_before: passes over the data before this training, for messages.
-        weights: as in ``Engine.fit``.
         valid: as in ``Engine.fit``.
         on_epoch: as in ``Engine.fit``.
         finish: what is done to the trained circuit before it is kept.
@@ -66,6 +64,7 @@ def train_stage(
     inputs = {**key, "options": asdict(options), "engine": context.engine_key}
 
     def build(folder: Path) -> Mapping[str, Any]:
+        x, weights = rows()
         memory = PeakMemory(engine)
         passes = range(passes_before, passes_before + options.epochs)
         with context.reporter.task(title, passes) as tick:

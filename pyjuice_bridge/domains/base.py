@@ -15,14 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs import Codec
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.engines.base import Engine
+from pyjuice_bridge.files import copy_file
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.sections import KindSection
 from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, Store
 from pyjuice_bridge.teachers.text_features import Cut
+
+
+class DataSection(KindSection):
+    """Base of the sections of data that are read, ``name`` from below ``root``."""
+
+    name: str
+    root: str | None = None
+
+    def root_of(self, source: object) -> str | None:
+        """Return the root folder that is meant for a source, if it is the config's own."""
+        return self.root if isinstance(source, str) and source == self.name else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +263,12 @@ def no_check(config: Settings) -> None:
 def ancestor(arm: Arm, stage: str) -> Artifact | None:
     """Return the artifact of a stage in an arm's ancestry, if there is one."""
     return next((a for a in arm.artifact.lineage() if a.stage == stage), None)
+
+
+def copy_clusters(clusters: Artifact | None, folder: Path) -> None:
+    """Leave the assignments of a clustering, if there was one, in the run's folder."""
+    if clusters is not None:
+        copy_file(clusters.path / ASSIGNMENTS, folder / ASSIGNMENTS)
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:

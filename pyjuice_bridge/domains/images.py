@@ -23,19 +23,21 @@ from pyjuice_bridge.data.shapes import SHAPES
 from pyjuice_bridge.domains.base import (
     Arm,
     Context,
+    DataSection,
     Domain,
     Prepared,
     Samples,
     Shape,
     Tools,
     ancestor,
+    copy_clusters,
     no_check,
     spread,
 )
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, write_arrays
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.sections import Count, KindSection
+from pyjuice_bridge.sections import Count
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
 FIGURES = "figures.npz"
@@ -46,7 +48,7 @@ Images = NDArray[np.uint8] | Mapping[str, NDArray[np.uint8]]
 Arrays = dict[str, NDArray[Any]]
 
 
-class ImageSection(KindSection):
+class ImageSection(DataSection):
     """Which images, and how they are split.
 
     ``name`` is a data set (``data list`` names them), or the path of a ``.npy``/``.npz`` file or of
@@ -55,8 +57,6 @@ class ImageSection(KindSection):
     """
 
     kind: Literal["images"] = "images"
-    name: str
-    root: str | None = None
     valid: Count | None = None
     limit: Count | None = None
     colour: Literal["rgb", "ycocg_r", "ycbcr_lossy", "ycocg_lossy"] = "rgb"
@@ -82,7 +82,7 @@ class ImageData(Prepared):
             "colour": self.colour,
             "dataset": dataset.name,
             **variant,
-            "images": {split: len(getattr(dataset, split)) for split in SPLITS},
+            "images": dataset.counts,
             "shape": list(dataset.shape),
             "fingerprint": dataset.fingerprint,
         }
@@ -97,7 +97,7 @@ def _load(tools: Tools, images: Images | None) -> ImageData:
     config = tools.config
     section = _section(config)
     dataset = _split(config, section.name if images is None else images)
-    counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
+    counts = "/".join(f"{n:,}" for n in dataset.counts.values())
     tools.reporter.say(
         f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}"
     )
@@ -107,10 +107,9 @@ def _load(tools: Tools, images: Images | None) -> ImageData:
 def _split(config: Settings, source: Any, root: Path | None = None) -> Dataset:
     """Load images with the splits of a run's config."""
     section = _section(config)
-    known = section.root if isinstance(source, str) and source == section.name else None
     return load_dataset(
         source,
-        root=root or known,
+        root=root or section.root_of(source),
         valid=section.valid,
         seed=config.seed,
         limit=section.limit,
@@ -200,8 +199,7 @@ def _show(
     clusters = next((a for arm in arms if (a := ancestor(arm, "clusters"))), None)
     drawn = _figures(context, arms, clusters, scopes)
     copy_file(drawn.path / FIGURES, folder / FIGURES)
-    if clusters is not None:
-        copy_file(clusters.path / ASSIGNMENTS, folder / ASSIGNMENTS)
+    copy_clusters(clusters, folder)
 
 
 def _figures(

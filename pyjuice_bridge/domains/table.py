@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.chow_liu import mutual_information
 from pyjuice_bridge.circuit.types import MISSING, IntArray
-from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs import TableCodec
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data.dataset import SPLITS
@@ -20,17 +19,19 @@ from pyjuice_bridge.data.table import TableDataset, load_table
 from pyjuice_bridge.domains.base import (
     Arm,
     Context,
+    DataSection,
     Domain,
     Prepared,
     Samples,
     Shape,
     Tools,
     ancestor,
+    copy_clusters,
     no_check,
 )
 from pyjuice_bridge.files import copy_file, write_arrays, write_json
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.sections import Count, KindSection, Share
+from pyjuice_bridge.sections import Count, Share
 from pyjuice_bridge.stages.store import fingerprint
 
 EXAMPLES = "table.json"
@@ -45,7 +46,7 @@ _DEPTH = 3.0
 """Orders of magnitude of mutual information between white and black."""
 
 
-class TableSection(KindSection):
+class TableSection(DataSection):
     """Which table, and how it is split.
 
     ``name`` is a set (``data list`` names them), or the path of a ``.csv``, ``.data``, ``.npy``,
@@ -55,8 +56,6 @@ class TableSection(KindSection):
     """
 
     kind: Literal["table"]
-    name: str
-    root: str | None = None
     valid: Share | None = None
     test: Share | None = None
     limit: Count | None = None
@@ -72,7 +71,7 @@ class TableData(Prepared):
         dataset = self.dataset
         return {
             "dataset": dataset.name,
-            "rows": {split: len(getattr(dataset, split)) for split in SPLITS},
+            "rows": dataset.counts,
             "columns": len(dataset.columns),
             "fingerprint": dataset.fingerprint,
         }
@@ -86,10 +85,9 @@ def _section(config: Settings) -> TableSection:
 def _split(config: Settings, source: Any, root: Path | None = None) -> TableDataset:
     """Load a table with the splits of a run's config."""
     section = _section(config)
-    known = section.root if isinstance(source, str) and source == section.name else None
     return load_table(
         source,
-        root=root or known,
+        root=root or section.root_of(source),
         valid=section.valid,
         test=section.test,
         seed=config.seed,
@@ -100,7 +98,7 @@ def _split(config: Settings, source: Any, root: Path | None = None) -> TableData
 def _load(tools: Tools, table: Any) -> TableData:
     config = tools.config
     dataset = _split(config, _section(config).name if table is None else table)
-    counts = f"{len(dataset.train):,}/{len(dataset.valid):,}/{len(dataset.test):,}"
+    counts = "/".join(f"{n:,}" for n in dataset.counts.values())
     tools.reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
     return TableData(
         rows={split: getattr(dataset, split) for split in SPLITS},
@@ -157,9 +155,7 @@ def _show(
     drawn = context.store.stage("examples", 1, inputs, build, parents=parents)
     for name in (EXAMPLES, PICTURES):
         copy_file(drawn.path / name, folder / name)
-    clusters = ancestor(best, "clusters")
-    if clusters is not None:
-        copy_file(clusters.path / ASSIGNMENTS, folder / ASSIGNMENTS)
+    copy_clusters(ancestor(best, "clusters"), folder)
 
 
 def frequencies(x: NDArray[np.int32], categories: IntArray) -> list[NDArray[np.float64]]:

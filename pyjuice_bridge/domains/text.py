@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pyjuice_bridge.circuit.types import IntArray
-from pyjuice_bridge.cluster.assignments import FILE as ASSIGNMENTS
 from pyjuice_bridge.codecs.text import FILE as TOKENS
 from pyjuice_bridge.codecs.text import TextCodec, Vocabulary
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import TextDataset, TokenStream, Windows, load_text, windows
+from pyjuice_bridge.data.catalogue import known_set
 from pyjuice_bridge.data.dataset import SPLITS
-from pyjuice_bridge.data.text_corpora import CORPORA
 from pyjuice_bridge.domains.base import (
     Arm,
     Context,
+    DataSection,
     Domain,
     Prepared,
     Samples,
@@ -29,11 +29,12 @@ from pyjuice_bridge.domains.base import (
     Stream,
     Tools,
     ancestor,
+    copy_clusters,
 )
 from pyjuice_bridge.domains.text_examples import EXAMPLES, PICTURES, Decode, examples
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file
-from pyjuice_bridge.sections import Count, KindSection, Share, at_most
+from pyjuice_bridge.sections import Count, Share, at_most
 from pyjuice_bridge.stages.store import fingerprint
 
 _BERT_PIECES = 30_522
@@ -44,7 +45,7 @@ _PIECES_PER_WORD = 1.2
 _Distinct = Annotated[int, Field(ge=2), at_most(10**7, "tables have a column for each")]
 
 
-class TextSection(KindSection):
+class TextSection(DataSection):
     """Which text, how it is cut into tokens and windows, and how it is split.
 
     ``name`` is a corpus (``data list`` names them), or the path of a text, WikiText or parquet file
@@ -55,8 +56,6 @@ class TextSection(KindSection):
     """
 
     kind: Literal["text"]
-    name: str
-    root: str | None = None
     tokens: Literal["pieces", "words"] = "pieces"
     vocabulary: _Distinct | None = None
     window: Annotated[int, Field(ge=2), at_most(65_536, "the circuit has a layer for each")] = 32
@@ -141,7 +140,7 @@ def _split(config: Settings, source: Any, root: Path | None = None) -> TextDatas
         source,
         tokenizer=tokenizer_of(config),
         vocabulary=section.vocabulary,
-        root=root or (section.root if isinstance(source, str) and source == section.name else None),
+        root=root or section.root_of(source),
         valid=section.valid,
         test=section.test,
         seed=config.seed,
@@ -257,7 +256,7 @@ def _shape(config: Settings) -> Shape:
 def _published(config: Settings) -> tuple[int, int, str] | None:
     """Return a published corpus' tokens and vocabulary; word pieces are estimated."""
     section = _section(config)
-    corpus = CORPORA.get(section.name)
+    corpus = known_set(section.name, "text")
     if corpus is None or not corpus.published:
         return None
     words = corpus.published["train"]
@@ -294,9 +293,7 @@ def show_text(
     drawn = examples(context, shown, vocabulary, decode, lengths)
     for name in (EXAMPLES, PICTURES):
         copy_file(drawn.path / name, folder / name)
-    clusters = ancestor(best, "clusters")
-    if clusters is not None:
-        copy_file(clusters.path / ASSIGNMENTS, folder / ASSIGNMENTS)
+    copy_clusters(ancestor(best, "clusters"), folder)
 
 
 DOMAIN = Domain(

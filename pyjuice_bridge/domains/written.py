@@ -257,11 +257,11 @@ def _vocabulary(source: str, size: int) -> Vocabulary | None:
 
 
 def _shape_of(section: WrittenSection, size: int) -> Shape:
-    test_size = max(1, section.sequences // _SHARE)
-    rows = section.sequences - 2 * test_size
+    counts = {s: part.stop - part.start for s, part in _parts(section.sequences).items()}
+    rows = counts["train"]
     note = f"{rows:,} training sequences of {section.length} tokens, {size:,} distinct"
     sizes = np.full(section.length, size, np.int32)
-    return Shape(rows, test_size, sizes, 4 * section.length, note)
+    return Shape(rows, counts["valid"], sizes, 4 * section.length, note)
 
 
 def _shape(config: Settings) -> Shape:

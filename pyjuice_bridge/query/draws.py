@@ -7,7 +7,7 @@ import secrets
 from annotated_types import Interval
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.numbers import whole
+from pyjuice_bridge.numbers import SEEDS, whole
 
 _MOST_VALUES = 1 << 38
 """Most values drawn at once: 1 TiB."""
@@ -33,4 +33,4 @@ def seed_of(seed: int | None) -> int:
     """
     if seed is None:
         return secrets.randbelow(2**31)
-    return whole("seed", seed, Interval(ge=0, lt=2**63))
+    return whole("seed", seed, SEEDS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import write_text
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
 from pyjuice_bridge.report.pictures import Gallery
@@ -76,11 +76,8 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: no such directory, or one of its files is damaged.
     """
-    run = read_run(run_dir)
     target = run_dir / "report.html"
-    text = _render(run)
-    with atomic_file(target) as file:
-        file.write(text.encode())
+    write_text(target, _render(read_run(run_dir)))
     return target
 
 

@@ -1,12 +1,12 @@
 """What the report shows of a run on a table, from table.json and the pictures of figures.npz."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import read_json
 from pyjuice_bridge.report.pictures import matrices
 from pyjuice_bridge.report.run_dir import Run
 
@@ -36,7 +36,7 @@ def read_columns(path: Path) -> tuple[tuple[Column, ...], int]:
         UserError: it is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return tuple(_column(each) for each in content["columns"]), int(content["of"])
     except FileNotFoundError:
         return (), 0

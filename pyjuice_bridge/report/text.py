@@ -1,12 +1,12 @@
 """What the report shows of a run on text, from text.json and the pictures of figures.npz."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import read_json
 from pyjuice_bridge.report.pictures import matrices
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run
 
@@ -73,7 +73,7 @@ def read_examples(path: Path) -> Examples:
         UserError: it is damaged.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         arms = tuple(_arm(name, each) for name, each in values["arms"].items())
         return Examples(arms, tuple(_gap(each) for each in values["infill"]))
     except FileNotFoundError:

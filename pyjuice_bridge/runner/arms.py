@@ -198,7 +198,7 @@ def _train(
         f"train-{start.arm}",
         f"train {arm_name(start.arm, start.states)}",
         start.circuit,
-        rows["train"],
+        lambda: (rows["train"], None),
         options,
         key={"start": start.key, "data": context.data.key},
         parents=parents,

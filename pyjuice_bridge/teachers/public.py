@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyjuice_bridge.data.text_tokenizers import offline
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import Images, patch_grid
 
@@ -91,11 +91,6 @@ def borrowed(model: nn.Module, device: str) -> Iterator[None]:
             setattr(module, name, buffer)
         for module, training in modules:
             module.training = training
-
-
-def offline() -> bool:
-    """Return whether HF_HUB_OFFLINE forbids downloads."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def from_pretrained(kind: Any, source: str, holds: str, **options: Any) -> Any:

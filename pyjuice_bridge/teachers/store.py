@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.files import atomic_file
+from pyjuice_bridge.files import write_array, write_text
 from pyjuice_bridge.teachers.base import (
     FloatArray,
     Progress,
@@ -112,8 +112,7 @@ class Blocks:
             for index, end in enumerate(self.bounds[1:]):
                 if processes.mine(index) and self._block(index) is None:
                     block = self._converted(make(index))
-                    with atomic_file(self.path(index)) as file:
-                        np.save(file, block, allow_pickle=False)
+                    write_array(self.path(index), block)
                 yield int(end)
             processes.meet()
         except OSError as error:
@@ -135,8 +134,7 @@ class Blocks:
         for path in [note, *self.folder.glob(f"{self.name}-*.npy")]:
             path.unlink(missing_ok=True)
         told = {**layout, "facts": dict(self.facts), "hash": digest, "key": dict(key)}
-        with atomic_file(note) as file:
-            file.write(json.dumps(told).encode())
+        write_text(note, json.dumps(told))
 
     def _converted(self, block: NDArray[Any]) -> NDArray[Any]:
         """Convert a computed block to the type that is stored."""

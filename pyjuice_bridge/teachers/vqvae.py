@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import BatchSize, Count, Epochs, Positive, States
-from pyjuice_bridge.teachers.base import Teacher, TeacherInputs, TeacherSection, patch_grid
+from pyjuice_bridge.teachers.base import Teacher, TeacherInputs, TeacherSection
 
 
 class VqVaeSection(TeacherSection):
@@ -36,7 +36,6 @@ class VqVaeSection(TeacherSection):
         """Train the network, or load it from a finished checkpoint."""
         from pyjuice_bridge.teachers.vqvae_training import VqVaeSettings, train_vqvae
 
-        patch_grid(inputs.samples, inputs.patch)
         if inputs.patch < 2:
             raise UserError("'teacher.kind: vqvae2' needs patches of 2 or more pixels")
         settings = self.model_dump(exclude={"kind"})

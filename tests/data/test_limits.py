@@ -24,10 +24,7 @@ from pyjuice_bridge.errors import UserError
 MIB = 1 << 20
 BOMB = 300 * MIB
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def refused_within(memory: int, read: Callable[[], object]) -> str:

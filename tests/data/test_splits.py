@@ -12,10 +12,7 @@ from pyjuice_bridge.data import load_dataset, load_table, load_text
 from pyjuice_bridge.data.splits import by_split, split_called
 from pyjuice_bridge.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 SIZES = {"train": 30, "valid": 4, "test": 3}

@@ -24,12 +24,7 @@ from pyjuice_bridge.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return cache / "pyjuice_bridge" / "data"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def numbered(count: int) -> list[str]:
