@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.rows import dirichlet_rows
+from pyjuice_bridge.circuit.ties import first_edges
 from pyjuice_bridge.circuit.types import (
     Circuit,
     FloatArray,
@@ -62,7 +63,7 @@ def _weights(rng: np.random.Generator, layer: SumLayer) -> FloatArray:
     if (counts == 1).all():
         return dirichlet_rows(rng, (groups, width, width_in))
     weights = np.empty((groups, width, width_in), np.float32)
-    first = np.unique(layer.groups, return_index=True)[1]
+    first = first_edges(layer)
     owners = np.unique(np.searchsorted(layer.offsets, first, side="right") - 1)
     for block in owners:
         own = layer.groups[layer.offsets[block] : layer.offsets[block + 1]]

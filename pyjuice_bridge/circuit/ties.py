@@ -36,9 +36,16 @@ def _places(layer: SumLayer) -> _Places:
     return _Places(place, block, counts[block])
 
 
-def _first_edges(layer: SumLayer) -> NDArray[np.int64]:
+def first_edges(layer: SumLayer) -> NDArray[np.int64]:
     """Find the first edge of each group, int64 [groups]."""
     return np.unique(layer.groups, return_index=True)[1]
+
+
+def leads(layer: SumLayer) -> NDArray[np.int64]:
+    """Find the first group of the blocks that each group belongs to, int64 [groups]."""
+    lead = np.arange(len(layer.weights))
+    lead[layer.groups] = np.repeat(layer.groups[layer.offsets[:-1]], np.diff(layer.offsets))
+    return lead
 
 
 def check_ties(
@@ -50,7 +57,7 @@ def check_ties(
     long lists that began sharing with the same block.
     """
     place, block, counts = _places(layer)
-    first = _first_edges(layer)[layer.groups]
+    first = first_edges(layer)[layer.groups]
     twice = (block[first] == block) & (first != np.arange(len(first)))
     if twice.any():
         e = first_of(twice)
@@ -98,7 +105,7 @@ def check_tied_lists(circuit: Circuit, layer: SumLayer, start: int, item: str) -
     owner = circuit.layers[layer.tied_to if layer.tied_to is not None else 0]
     assert isinstance(owner, SumLayer)
     theirs, ours = _places(owner), _places(layer)
-    first = _first_edges(owner)[layer.groups]
+    first = first_edges(owner)[layer.groups]
     lead = layer.offsets[:-1]
     bad = (
         (ours.place != theirs.place[first])

@@ -15,6 +15,7 @@ import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.ties import leads
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, SumLayer, layer_params
 from pyjuice_bridge.engines.base import Counts, FitOptions, check_options
 from pyjuice_bridge.engines.evidence import check_circuit
@@ -53,7 +54,7 @@ def m_step(
     for index, (layer, count) in enumerate(zip(circuit.layers, given, strict=True)):
         theta = layer_params(layer)
         if theta is None or count is None or index in frozen:
-            params.append(None if theta is None else theta)
+            params.append(theta)
             continue
         total, siblings = _row_totals(layer, count.astype(np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,9 +73,7 @@ def _row_totals(
     if isinstance(layer, InputLayer) or len(layer.children) == layer.num_blocks:
         return rows, count.shape[2]
     assert isinstance(layer, SumLayer)
-    first = np.repeat(layer.groups[layer.offsets[:-1]], np.diff(layer.offsets))
-    lead = np.arange(len(count))
-    lead[layer.groups] = first
+    lead = leads(layer)
     total = np.zeros_like(rows)
     np.add.at(total, lead, rows)
     edges = np.bincount(lead, minlength=len(count))

@@ -134,16 +134,14 @@ function fit(
     device = "cpu",
     precision = Float32,
 )
-    check_precision(precision)
-    A = array_type(device)
-    pass = prepare(circuit, A, precision)
+    (; pass, array) = compiled(circuit; device, precision)
     x = check_rows(circuit, x)
     isnothing(valid) || (valid = check_rows(circuit, valid, "valid"))
     isnothing(valid) || size(valid, 2) > 0 || refuse("valid has no rows; leave it out.")
     check_training(circuit, options, order, size(x, 2))
     return with_engine() do
-        rows, scale = training_rows(circuit, A, x, weights, latents, precision)
-        held_out = isnothing(valid) ? nothing : rows_on_device(A, valid)
+        rows, scale = training_rows(circuit, array, x, weights, latents, precision)
+        held_out = isnothing(valid) ? nothing : rows_on_device(array, valid)
         permutations = isnothing(order) ? nothing : Matrix{Int32}(order)
         pseudocount = options.pseudocount / scale
         trainer = Trainer(pass, rows, held_out, options, pseudocount, permutations)

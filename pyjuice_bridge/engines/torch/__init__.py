@@ -103,8 +103,8 @@ class TorchEngine:
     def facts(self) -> dict[str, str | int]:
         return {"threads": torch.get_num_threads()}
 
-    def _load(self, circuit: Circuit) -> tuple[Any, Any]:
-        program = compile_circuit(circuit, self._device, self._dtype)
+    def _load(self, circuit: Circuit, *, trees: bool = True) -> tuple[Any, Any]:
+        program = compile_circuit(circuit, self._device, self._dtype, trees=trees)
         program = replace(program, factors=factors_of(self.precision, self._device))
         return program, to_device(circuit, self._device, self._dtype)
 
@@ -199,7 +199,7 @@ class TorchEngine:
             rows = 1 if alone else len(next(iter(given.values())))
             evidence = np.full((rows, circuit.num_vars), MISSING, np.int8)
         evidence = check_rows(circuit, evidence, "evidence")
-        program, params = self._load(circuit)
+        program, params = self._load(circuit, trees=False)
         observed = evidence_of(check_latents(circuit, given, len(evidence)), program)
         x = tensor_of(evidence, self._device)
         drawn = sample_rows(circuit, program, params, x, observed, n, seed=seed, root=root)
@@ -210,7 +210,7 @@ class TorchEngine:
         self, circuit: Circuit, evidence: NDArray[Any], *, root: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         evidence, root = check_rows(circuit, evidence, "evidence"), check_root(circuit, root)
-        program, params = self._load(circuit)
+        program, params = self._load(circuit, trees=False)
         return mpe_rows(circuit, program, params, tensor_of(evidence, self._device), root=root)
 
     @_arithmetic
@@ -218,7 +218,7 @@ class TorchEngine:
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
         x, root = check_rows(circuit, x), check_root(circuit, root)
-        program, params = self._load(circuit)
+        program, params = self._load(circuit, trees=False)
         return posteriors(circuit, program, params, tensor_of(x, self._device), name, root=root)
 
     def _rows(

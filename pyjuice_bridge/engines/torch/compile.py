@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.ties import leads
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
 from pyjuice_bridge.engines.torch.fused.trees import cut
 from pyjuice_bridge.engines.torch.program import (
@@ -139,7 +140,8 @@ class _Compiler:
         num_groups = len(layer.weights)
         repeats, rest = divmod(len(layer.groups), num_groups)
         major = not rest and np.array_equal(layer.groups, np.repeat(np.arange(num_groups), repeats))
-        family, siblings = self._families(layer)
+        _, family = np.unique(leads(layer), return_inverse=True)
+        siblings = np.bincount(family).astype(float) * layer.weights.shape[2]
         return SumPlan(
             num_blocks=layer.num_blocks,
             width=layer.width,
@@ -153,14 +155,6 @@ class _Compiler:
             num_families=int(family.max()) + 1,
             siblings=torch.as_tensor(siblings, device=self.device, dtype=self.dtype),
         )
-
-    @staticmethod
-    def _families(layer: SumLayer) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        first = np.repeat(layer.groups[layer.offsets[:-1]], np.diff(layer.offsets))
-        lead = np.arange(len(layer.weights))
-        lead[layer.groups] = first
-        _, family = np.unique(lead, return_inverse=True)
-        return family, np.bincount(family).astype(float) * layer.weights.shape[2]
 
     def latents(self) -> dict[int, tuple[LatentSite, ...]]:
         sites: dict[int, tuple[LatentSite, ...]] = {}
@@ -196,9 +190,14 @@ class _Compiler:
         )
 
 
-def compile_circuit(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Program:
-    """Work out the static indices of ``circuit`` once; parameters may change afterwards."""
+def compile_circuit(
+    circuit: Circuit, device: torch.device, dtype: torch.dtype, *, trees: bool = True
+) -> Program:
+    """Work out the static indices of ``circuit`` once; parameters may change afterwards.
+
+    Without ``trees`` none are looked for, which only likelihoods and counts evaluate depth first.
+    """
     program = _Compiler(circuit, device, dtype).run()
-    if device.type == "cpu" and dtype == torch.float32:
+    if trees and device.type == "cpu" and dtype == torch.float32:
         program = replace(program, cut=cut(program))
     return program

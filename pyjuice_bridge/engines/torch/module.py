@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from pyjuice_bridge.circuit.ties import leads
 from pyjuice_bridge.circuit.types import (
     Circuit,
     InputLayer,
@@ -243,9 +244,7 @@ class _Sum(_Layer):
         edges = np.diff(layer.offsets)
         _keep(self, "groups", layer.groups)
         _keep(self, "parents", np.repeat(np.arange(layer.num_blocks), edges))
-        lead = np.arange(len(layer.weights))
-        lead[layer.groups] = np.repeat(layer.groups[layer.offsets[:-1]], edges)
-        _keep(self, "lead", lead)
+        _keep(self, "lead", leads(layer))
 
     def normalise(self, logits: Tensor) -> Tensor:
         """Divide by the sum over a row, which spans the groups of a block."""

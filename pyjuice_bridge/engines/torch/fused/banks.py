@@ -55,8 +55,8 @@ class BankJobs:
         self._packed = torch.zeros(2, size, bank.width * padded(bank.width))
         self._faint = torch.zeros(size, dtype=torch.int64)
         self._reach = torch.zeros(size, padded(bank.width), dtype=torch.int64)
-        self._weights = _places(params, bank.matrices, bank.width)
-        self._tables = _tables(params, bank)
+        self._weights = _places(params, bank.matrices, 0)
+        self._tables = _places(params, bank.tables, 1)
         self._turns = np.zeros(size, np.int64)
         self._weights_version = -1
         row_bytes = 8 * bank.nodes * padded(bank.width)
@@ -168,8 +168,8 @@ class BankJobs:
                 "flows": address(listed.flows),
             }
         if counts is not None:
-            matrices = _places(counts, bank.matrices, bank.width)
-            tables = _tables(counts, bank)
+            matrices = _places(counts, bank.matrices, 0)
+            tables = _places(counts, bank.tables, 1)
             keep += [matrices, tables]
             more |= {"weight_counts": address(matrices), "table_counts": address(tables)}
             if self._shared:
@@ -260,31 +260,22 @@ class Listed:
     offsets: Longs
     columns: torch.Tensor
     flows: torch.Tensor
-    total: float = 0.0
-    skipped: float = 0.0
+    total: float
+    skipped: float
 
 
-def _places(tensors: Params, keys: Longs, width: int) -> Longs:
-    """Addresses of matrices, 0 where there is no tensor."""
+def _places(tensors: Params, keys: Longs, axis: int) -> Longs:
+    """Addresses of slices of tensors along an axis, 0 where there is no tensor.
+
+    ``keys`` [..., 2]: the layer, and the number of the slice.
+    """
     found = np.zeros(keys.shape[:-1], np.int64)
     for layer in np.unique(keys[..., 0]):
         tensor = tensors[layer]
         if tensor is not None:
             here = keys[..., 0] == layer
-            size = tensor.stride(0) * tensor.element_size()
+            size = tensor.stride(axis) * tensor.element_size()
             found[here] = address(tensor) + size * keys[here][:, 1]
-    return found
-
-
-def _tables(tensors: Params, bank: Bank) -> Longs:
-    """Addresses of the leaves' tables, 0 where there is no tensor."""
-    found = np.zeros(bank.tables.shape[:-1], np.int64)
-    for layer in np.unique(bank.tables[..., 0]):
-        tensor = tensors[layer]
-        if tensor is not None:
-            here = bank.tables[..., 0] == layer
-            size = bank.width * tensor.element_size()
-            found[here] = address(tensor) + size * bank.tables[here][:, 1]
     return found
 
 

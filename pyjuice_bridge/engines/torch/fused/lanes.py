@@ -119,10 +119,10 @@ class _Rows:
         """A vector of one number, a constant or a scalar."""
         kind = kind or self.vector
         if isinstance(value, (int, float)):
-            return ir.Constant(kind, [value] * self.lanes)
+            return ir.Constant(kind, [value] * kind.count)
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(undefined, value, ir.Constant(_INT, 0))
-        zeros = ir.Constant(ir.VectorType(_INT, self.lanes), [0] * self.lanes)
+        zeros = ir.Constant(ir.VectorType(_INT, kind.count), [0] * kind.count)
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def broadcast(self, base: Any, offset: Any) -> Any:
@@ -177,6 +177,14 @@ class _Rows:
             ]
             size = half
         return found[0]
+
+    def top(self, row: Any, plain: bool = False) -> Any:
+        """By lane, the maximum of a row's vectors."""
+        load = self.load_plain if plain else self.load
+        found = load(row, 0)
+        for v in range(1, self.count):
+            found = self.larger(found, load(row, v))
+        return found
 
     def bits(self, row: Any, compare: str, limit: float, plain: bool = False) -> Any:
         """An int64 with a bit for each value of a row, set where it compares to ``limit`` so."""
@@ -254,30 +262,52 @@ def _rows(result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-@_rows()
-def take(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
-    """Copy rows of a table."""
+_Loads = Callable[[Any], Callable[[int], Any]]
+"""Of a row's number what loads a vector of it."""
+
+
+def _own(r: _Rows, rows: Any) -> _Loads:
+    def of(i: Any) -> Callable[[int], Any]:
+        row = r.row(rows, i)
+        return lambda v: r.load(row, v)
+
+    return of
+
+
+def _taken(r: _Rows, table: Any, index: Any) -> _Loads:
+    def of(i: Any) -> Callable[[int], Any]:
+        row = r.row(table, r.number(index, i), plain=True)
+        return lambda v: r.load_plain(row, v)
+
+    return of
+
+
+def _set(r: _Rows, out: Any, count: Any, *factors: _Loads) -> None:
+    """Make rows the products of others."""
 
     def body(i: Any, _: list[Any]) -> Sequence[Any]:
-        source, target = r.row(table, r.number(index, i), plain=True), r.row(out, i)
+        first, *others = (of(i) for of in factors)
+        target = r.row(out, i)
         for v in range(r.count):
-            r.store(r.load_plain(source, v), target, v)
+            value = first(v)
+            for load in others:
+                value = r.builder.fmul(value, load(v))
+            r.store(value, target, v)
         return ()
 
     r.loop(count, body)
+
+
+@_rows()
+def take(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
+    """Copy rows of a table."""
+    _set(r, out, count, _taken(r, table, index))
 
 
 @_rows()
 def take_times(r: _Rows, out: Any, table: Any, index: Any, rows: Any, count: Any) -> None:
     """Multiply rows of a table by others."""
-
-    def body(i: Any, _: list[Any]) -> Sequence[Any]:
-        source, factor = r.row(table, r.number(index, i), plain=True), r.row(rows, i)
-        for v in range(r.count):
-            r.store(r.builder.fmul(r.load_plain(source, v), r.load(factor, v)), r.row(out, i), v)
-        return ()
-
-    r.loop(count, body)
+    _set(r, out, count, _taken(r, table, index), _own(r, rows))
 
 
 @_rows()
@@ -300,15 +330,7 @@ def fetch(r: _Rows, table: Any, index: Any, count: Any) -> None:
 @_rows()
 def times_taken(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
     """Multiply by rows of a table."""
-
-    def body(i: Any, _: list[Any]) -> Sequence[Any]:
-        source, target = r.row(table, r.number(index, i), plain=True), r.row(out, i)
-        for v in range(r.count):
-            product = r.builder.fmul(r.load(target, v), r.load_plain(source, v))
-            r.store(product, target, v)
-        return ()
-
-    r.loop(count, body)
+    _set(r, out, count, _own(r, out), _taken(r, table, index))
 
 
 @_rows()
@@ -328,26 +350,13 @@ def add_taken(r: _Rows, table: Any, index: Any, rows: Any, count: Any) -> None:
 @_rows()
 def copy(r: _Rows, out: Any, rows: Any, count: Any) -> None:
     """Copy rows."""
-
-    def body(i: Any, _: list[Any]) -> Sequence[Any]:
-        for v in range(r.count):
-            r.store(r.load(r.row(rows, i), v), r.row(out, i), v)
-        return ()
-
-    r.loop(count, body)
+    _set(r, out, count, _own(r, rows))
 
 
 @_rows()
 def times(r: _Rows, out: Any, rows: Any, count: Any) -> None:
     """Multiply by rows."""
-
-    def body(i: Any, _: list[Any]) -> Sequence[Any]:
-        target, source = r.row(out, i), r.row(rows, i)
-        for v in range(r.count):
-            r.store(r.builder.fmul(r.load(target, v), r.load(source, v)), target, v)
-        return ()
-
-    r.loop(count, body)
+    _set(r, out, count, _own(r, out), _own(r, rows))
 
 
 @_rows()
@@ -381,10 +390,7 @@ def rescale(r: _Rows, rows: Any, exponents: Any, count: Any) -> Any:
         tops = []
         for j in range(r.lanes):
             row = r.row(rows, builder.add(start, r.long(j)))
-            top = r.load(row, 0)
-            for v in range(1, r.count):
-                top = r.larger(top, r.load(row, v))
-            tops.append(top)
+            tops.append(r.top(row))
         bits = builder.bitcast(r.across(tops, r.larger), whole)
         biased = builder.lshr(bits, r.splat(23, whole))
         factor = builder.sub(r.splat(2 * 127 + LIFT - 1, whole), biased)
@@ -553,10 +559,7 @@ def tops(r: _Rows, out: Any, rows: Any, count: Any) -> None:
         found = []
         for j in range(r.lanes):
             row = r.row(rows, r.builder.add(start, r.long(j)))
-            top = r.load(row, 0)
-            for v in range(1, r.count):
-                top = r.larger(top, r.load(row, v))
-            found.append(top)
+            found.append(r.top(row))
         target = r.at(out, r.builder.mul(start, r.long(4)))
         r.builder.store(r.across(found, r.larger), target, align=4)
         return ()
@@ -572,10 +575,7 @@ def tops_taken(r: _Rows, out: Any, table: Any, index: Any, count: Any) -> None:
     function = cgutils.get_or_insert_function(r.builder.module, kind, name)
 
     def body(i: Any, _: list[Any]) -> Sequence[Any]:
-        row = r.row(table, r.number(index, i), plain=True)
-        top = r.load_plain(row, 0)
-        for v in range(1, r.count):
-            top = r.larger(top, r.load_plain(row, v))
+        top = r.top(r.row(table, r.number(index, i), plain=True), plain=True)
         found = r.builder.call(function, [top], fastmath=("nnan", "nsz"))
         r.builder.store(found, r.at(out, r.builder.mul(i, r.long(4)), _FLOAT), align=4)
         return ()
@@ -637,16 +637,11 @@ def flag_faint(r: _Rows, flags: Any, sums: Any, rows: Any, reach: Any, count: An
 
     def body(i: Any, _: list[Any]) -> Sequence[Any]:
         low = r.bits(r.row(sums, i), "<", FAINT)
-        alive = r.bits(r.row(rows, i), ">", 0.0)
-        undefined = ir.Constant(eight, ir.Undefined)
-        first = builder.insert_element(undefined, alive, ir.Constant(_INT, 0))
-        alive = builder.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(_INT, 8), [0] * 8)
-        )
+        alive = r.splat(r.bits(r.row(rows, i), ">", 0.0), eight)
         reached = r.long(0)
         for start in range(0, r.width, 8):
             own = builder.load(r.at(reach, 8 * start, eight), align=8)
-            some = builder.icmp_signed("!=", builder.and_(own, alive), ir.Constant(eight, [0] * 8))
+            some = builder.icmp_signed("!=", builder.and_(own, alive), r.splat(0, eight))
             part = builder.zext(builder.bitcast(some, ir.IntType(8)), _LONG)
             reached = builder.or_(reached, builder.shl(part, r.long(start)))
         r.set_flag(flags, i, builder.icmp_signed("!=", builder.and_(low, reached), r.long(0)))

@@ -47,7 +47,7 @@ def upward(
     """The fastest upward pass there is for the program."""
     cut = cut_of(program, evidence) if len(x) else None
     if cut is not None:
-        kind = FusedTrees if program.dtype == torch.float32 else ExactTrees
+        kind = FusedTrees if program.dtype == torch.float32 else Trees
         return kind(cut, program, params, x, evidence, workspace)
     known = all(p is None or p.dtype == torch.float32 for p in params)
     if program.device.type == "cuda" and program.dtype == torch.float32:
@@ -64,7 +64,10 @@ def downward(up: Upward, counts: Params) -> Downward:
 
 
 class Trees(Upward):
-    """An upward pass of the rest of a program whose trees are evaluated depth first."""
+    """An upward pass of the rest of a program whose trees are evaluated depth first.
+
+    The rest is in the program's own precision.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,6 @@ class Trees(Upward):
     ) -> None:
         rest = cut.rest if program.dtype == cut.rest.dtype else cut.rest.in_double
         super().__init__(rest, params, x, evidence, workspace)
-        self.whole = program
         self.banks = bank_jobs(cut, params, workspace, len(x))
 
     @property
@@ -131,10 +133,6 @@ class Trees(Upward):
 def _index(bank: BankJobs) -> torch.Tensor:
     """The blocks that a bank gives values to."""
     return torch.from_numpy(bank.bank.blocks)
-
-
-class ExactTrees(Trees):
-    """The same, with the rest in float64."""
 
 
 class FusedUpward(Upward):

@@ -277,19 +277,19 @@ class _Walk:
         self.leaf_counts: list[int] = []
         self.width = 0
         # Depth first without recursion: trees may be as deep as there are variables.
-        found: list[tuple[Longs, Longs, int, list[Longs]]] = []
+        found: list[tuple[Longs, int, list[Longs]]] = []
         stack: list[tuple[Longs, int]] = [(roots, -1)]
         while stack:
             sums, parent = stack.pop()
             matrices, products = self._below_sums(sums)
             leaves, below = self._below_products(products)
             number = len(found)
-            found.append((matrices, products, parent, leaves))
+            found.append((matrices, parent, leaves))
             stack += [(child, number) for child in below]
         count = len(found)
         self.children = [[] for _ in found]
         for number in reversed(range(count)):
-            matrices, _, parent, leaves = found[number]
+            matrices, parent, leaves = found[number]
             node = count - 1 - number
             self.matrices.append(matrices)
             self.parents.append(count - 1 - parent if parent >= 0 else -1)
