@@ -25,7 +25,7 @@ def list_sets() -> None:
                 size = "x".join(map(str, known.get("shape", ())))
                 size = f"{known['columns']:,} columns" if "columns" in known else size
                 rows = f"{known['train']:,} train" if "train" in known else ""
-                there = _here(cache_dir() / entry.folder)
+                there = "here" if is_here(cache_dir() / entry.folder) else "not here"
                 about = f"{entry.about:<42.42}"
                 click.echo(f"{entry.name:<16} {about} {size:>13} {rows:>17}  {there}")
         click.echo(f"A path also works for {domain}: {paths}.\n")
@@ -52,5 +52,6 @@ _PATHS = {
 }
 
 
-def _here(folder: Path) -> str:
-    return "here" if folder.is_dir() and any(folder.iterdir()) else "not here"
+def is_here(folder: Path) -> bool:
+    """Return whether a set's folder holds something."""
+    return folder.is_dir() and any(folder.iterdir())

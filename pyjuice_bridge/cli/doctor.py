@@ -105,10 +105,10 @@ def _version(distribution: str) -> str:
 
 
 def _data_sets() -> Iterator[tuple[str, str]]:
-    from pyjuice_bridge.data import names, text_names
+    from pyjuice_bridge.cli.data import is_here
+    from pyjuice_bridge.data.catalogue import SETS
     from pyjuice_bridge.data.files import cache_dir
 
     folder = cache_dir()
-    all_names = (*names(), *text_names())
-    here = [n for n in all_names if (folder / n).is_dir() and any((folder / n).iterdir())]
+    here = [name for name, entry in SETS.items() if is_here(folder / entry.folder)]
     yield "data sets", f"{', '.join(here) or 'none'} in {folder}; 'data get NAME' gets others"

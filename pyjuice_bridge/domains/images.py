@@ -101,6 +101,7 @@ def _load(tools: Tools, images: Images | None) -> ImageData:
     tools.reporter.say(
         f"data {dataset.name}: {counts} images of {'×'.join(map(str, dataset.shape))}"
     )
+    tools.reporter.say(dataset.origins())
     return prepare(dataset, section.colour)
 
 

@@ -100,6 +100,7 @@ def _load(tools: Tools, table: Any) -> TableData:
     dataset = _split(config, _section(config).name if table is None else table)
     counts = "/".join(f"{n:,}" for n in dataset.counts.values())
     tools.reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
+    tools.reporter.say(dataset.origins())
     return TableData(
         rows={split: getattr(dataset, split) for split in SPLITS},
         codec=TableCodec(dataset.categories, dataset.columns, dataset.values),

@@ -161,6 +161,7 @@ def _load(tools: Tools, text: Any) -> TextRows:
         f"data {dataset.name}: {counts} {dataset.unit}, {facts['vocabulary']:,} distinct, in "
         f"{cut} windows of {section.window} at a stride of {section.stride}"
     )
+    tools.reporter.say(dataset.origins())
     return data
 
 

@@ -32,6 +32,7 @@ _OUTCOME = (
     "figures.npz",
     "assignments.h5",
     "text.json",
+    "table.json",
     "tokens.json",
     "model.h5",
     *(f"{arm}.h5" for arm in get_args(Arm)),

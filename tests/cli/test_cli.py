@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.cli.main import main
 from pyjuice_bridge.codecs import TableCodec
+from pyjuice_bridge.data.catalogue import SETS
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.runner.config import load_config
 from pyjuice_bridge.teachers.efficientnet import EfficientNetTeacher
@@ -207,6 +209,19 @@ def test_doctor_and_data_list_name_what_is_there() -> None:
     for word in ("python", "torch", "memory", "julia", "transformers"):
         assert word in doctor
     assert "mnist5k" in invoke("data", "list").output
+
+
+def test_doctor_names_the_data_sets_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("digits", "brown", "nltcs"):
+        folder = tmp_path / "pyjuice_bridge" / "data" / SETS[name].folder
+        folder.mkdir(parents=True)
+        (folder / "part").touch()
+    line = next(x for x in invoke("doctor").output.splitlines() if x.startswith("data sets"))
+    assert {"digits", "brown", "nltcs"} <= set(re.findall(r"\w+", line))
+    assert "mnist5k" not in re.findall(r"\w+", line.partition(" in ")[0])
 
 
 def test_doctor_finds_the_teacher_that_runs_find() -> None:

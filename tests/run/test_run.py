@@ -142,12 +142,30 @@ def test_another_config_in_the_folder_leaves_nothing_of_the_former(tmp_path: Pat
     out = tmp_path / "run"
     pj.run(config, images=tiny_runs.images(), out=out, device="cpu")
     before = {path.name for path in out.iterdir()}
+    assert "images: 98 train (" in (out / "log.txt").read_text()
     again = pj.run(config, images=tiny_runs.images(), out=out, arms=["random"])
     assert before - {path.name for path in out.iterdir()} == {"lvd.h5", "assignments.h5"}
     assert again.model.circuit.meta["arm"] == "random"
     with pytest.raises(UserError, match="cannot fill 90 clusters"):
         pj.run(config, images=tiny_runs.images(9), out=out, circuit={"latents": 90})
     assert not (out / "results.json").exists() and not (out / "model.h5").exists()
+
+
+def test_another_table_in_the_folder_leaves_nothing_of_the_former(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    config = {
+        "name": "columns",
+        "data": {"kind": "table", "name": "mine"},
+        "circuit": {"latents": 2},
+        "train": {"epochs": 2, "batch_size": 32},
+    }
+    out = tmp_path / "run"
+    pj.run(config, table=rng.integers(0, 2, (60, 5)), out=out, device="cpu")
+    assert (out / "table.json").exists()
+    assert "rows: 48 train (" in (out / "log.txt").read_text()
+    with pytest.raises(UserError, match="cannot fill 90 clusters"):
+        pj.run(config, table=rng.integers(0, 2, (60, 5)), out=out, circuit={"latents": 90})
+    assert not (out / "table.json").exists()
 
 
 @pytest.mark.parametrize(("scope", "points"), [("position", 8), ("pooled", 32)])
