@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.numbers import SEEDS, whole
@@ -22,7 +23,7 @@ from pyjuice_bridge.teachers.checkpoint import (
     images_hash,
     load_checkpoint,
     save_checkpoint,
-    set_step_size,
+    train_epoch,
 )
 from pyjuice_bridge.teachers.mae_model import MAE
 from pyjuice_bridge.teachers.public import weights_hash
@@ -179,26 +180,19 @@ def _epoch(
     epoch: int,
     device: str,
 ) -> float:
-    """Train for one epoch; all randomness comes from the seed and the epoch's number."""
-    generator = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + epoch)
-    rows = torch.randperm(len(images), generator=generator).numpy()
-    steps = -(-len(rows) // settings.batch)
+    """Train for one epoch; return the mean loss."""
     count = model.grid[0] * model.grid[1]
     low, high = settings.mask_ratio
-    total = torch.zeros((), device=device)
-    for step in range(steps):
-        chosen = rows[step * settings.batch : (step + 1) * settings.batch]
-        patches = torch.as_tensor(to_patches(images[chosen], settings.patch), device=device)
+
+    def losses(chosen: Images, _: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        patches = torch.as_tensor(to_patches(chosen, settings.patch), device=device)
         ratio = low + (high - low) * float(torch.rand((), generator=generator))
         visible = min(max(1, round((1 - ratio) * count)), count - 1)
         order = torch.rand(len(chosen), count, generator=generator).argsort(1).to(device)
         loss = model.loss(patches, order, visible)
-        set_step_size(optimizer, settings.step_size, epoch * steps + step, settings.epochs * steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(chosen)
-    return float(total) / len(rows)
+        return loss, loss
+
+    return train_epoch(optimizer, images, settings, epoch, device, losses)
 
 
 def _plain(settings: MAESettings) -> dict[str, Any]:

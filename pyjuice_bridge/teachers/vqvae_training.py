@@ -20,7 +20,7 @@ from pyjuice_bridge.teachers.checkpoint import (
     images_hash,
     load_checkpoint,
     save_checkpoint,
-    set_step_size,
+    train_epoch,
 )
 from pyjuice_bridge.teachers.public import weights_hash
 from pyjuice_bridge.teachers.vqvae_model import VQVAE, Decoder
@@ -267,26 +267,18 @@ def _epoch(
 ) -> float:
     """Train for one epoch; return the mean nats per dimension given codes.
 
-    Codes that are not used restart at its beginning, in the first half of the epochs.  All
-    randomness comes from the seed and the epoch's number.
+    Codes that are not used restart at its beginning, in the first half of the epochs.
     """
     model.train()
-    generator = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + epoch)
-    rows = torch.randperm(len(images), generator=generator).numpy()
-    steps = -(-len(rows) // settings.batch)
-    total = torch.zeros((), device=device)
-    for step in range(steps):
-        chosen = rows[step * settings.batch : (step + 1) * settings.batch]
-        pixels = to_pixels(images[chosen], settings.white, device)
+
+    def losses(chosen: Images, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        pixels = to_pixels(chosen, settings.white, device)
         restart = generator if step == 0 and 2 * epoch < settings.epochs else None
         codes, _, _, book_loss = model.encode(pixels, restart)
         nats = -model.log_likelihood(codes, pixels).mean() / pixels[0].numel()
-        set_step_size(optimizer, settings.step_size, epoch * steps + step, settings.epochs * steps)
-        optimizer.zero_grad(set_to_none=True)
-        (_LIKELIHOOD * nats + book_loss).backward()
-        optimizer.step()
-        total += nats.detach() * len(chosen)
-    return float(total) / len(rows)
+        return _LIKELIHOOD * nats + book_loss, nats
+
+    return train_epoch(optimizer, images, settings, epoch, device, losses)
 
 
 def _used(
