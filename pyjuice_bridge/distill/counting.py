@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
+from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.leaves import fitted_rows
 from pyjuice_bridge.circuit.types import (
     MISSING,
     Circuit,
@@ -74,12 +76,13 @@ def count_parameters(
         for block, parent in enumerate(parents):
             rows = z[:, parent] if parent >= 0 else None
             _add(counts[layer.groups[block]], rows, values[:, which[block]])
-    arrays = [
-        _normalised(tables[i], old, pseudocount)
-        if (old := layer_params(layer)) is not None
-        else None
-        for i, layer in enumerate(circuit.layers)
-    ]
+    arrays: list[FloatArray | None] = []
+    for i, layer in enumerate(circuit.layers):
+        old = layer_params(layer)
+        if isinstance(layer, InputLayer) and layer.family != Categorical():
+            arrays.append(fitted_rows(layer.family, tables[i], layer.params, pseudocount))
+        else:
+            arrays.append(None if old is None else _normalised(tables[i], old, pseudocount))
     return circuit.with_layer_params(arrays)
 
 

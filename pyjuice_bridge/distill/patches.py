@@ -31,11 +31,12 @@ from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.engines.base import FitOptions
-from pyjuice_bridge.sections import KindSection, Pseudocount, States, at_most
+from pyjuice_bridge.sections import Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
 
@@ -43,7 +44,7 @@ _PATCH_ROWS = 200_000
 """Patches that the tree inside a patch is learnt from, at most."""
 
 
-class PatchCircuit(KindSection):
+class PatchCircuit(LeafySection):
     """Patch circuits glued under a latent circuit.
 
     ``latents`` is the number of clusters, shared by all positions; ``patch_latents`` the width of
@@ -93,8 +94,8 @@ def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> 
     sizes = shape.categories[places[0]]
     bundle = patch_bundle(balanced_parents(size), section.latents, section.patch_latents, sizes)
     above = hclt(balanced_parents(positions), section.latents, section.latents)
-    glued = glue(above, bundle, places)
-    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape)
+    glued = glue(above, section.leafy(bundle), places)
+    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape, section)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -150,9 +151,10 @@ class _Parts:
     def random_bundle(self) -> Circuit:
         sizes, seed = self.context.data.categories[self.places[0]], self.context.config.seed
         tree, section = parents_of(self.patch_tree), self.section
-        return builders_of(self.context.engine).patch_bundle(
+        bundle = builders_of(self.context.engine).patch_bundle(
             tree, section.latents, section.patch_latents, sizes, seed=seed
         )
+        return section.leafy(bundle, seed)
 
     def random_latent(self) -> Circuit:
         tree, count = parents_of(self.latent_tree), self.section.latents
@@ -181,6 +183,7 @@ class _Parts:
             "patch": section.patch,
             "seed": self.context.config.seed,
             "builders": builders_of(self.context.engine).name,
+            **section.leaf_key,
         }
 
 
