@@ -80,6 +80,8 @@ def julia_state() -> JuliaState:
 
 @lru_cache(maxsize=8)
 def _state(_settings: tuple[tuple[str, str], ...]) -> JuliaState:
+    if sys.platform == "win32":
+        return JuliaState(reason="runs on Linux and macOS only (on Windows: in WSL)")
     if importlib.util.find_spec("juliacall") is None:
         return JuliaState(reason="has no juliacall ('pip install juliacall' gets it)")
     try:
