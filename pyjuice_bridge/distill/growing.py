@@ -451,10 +451,8 @@ def _figures(
 ) -> dict[str, NDArray[Any]]:
     """Return what the report shows of growing: numbers by round, and heads of some clusters."""
     largest = np.argsort(-arrays["sizes"].sum(1), kind="stable")[:_SHOWN]
-    names = list(history[0])
     return {
-        "growing/names": np.array(names),
-        "growing/history": np.array([[line[name] for name in names] for line in history], float),
+        "growing/history": np.array([[*line.values()] for line in history], np.float64),
         "growing/means": arrays["means"][largest],
         "growing/sizes": arrays["sizes"][largest],
     }

@@ -19,7 +19,8 @@ from pyjuice_bridge.circuit.growing import (
     prune,
     widen,
 )
-from pyjuice_bridge.circuit.patches import patch_bundle
+from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, SumLayer, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.errors import UserError
@@ -153,6 +154,19 @@ def test_roots_are_chosen_and_repeated() -> None:
     check(chosen)
     np.testing.assert_array_equal(values(chosen), values(circuit)[:, [2, 0, 2]])
     assert len(chosen.layers[-1].weights) == 3
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), share=st.floats(0, 0.3))
+def test_a_composed_model_sums_to_one(seed: int, share: float) -> None:
+    """2 × 2 binary images of two patches: heads are pruned, grown and put under a top circuit."""
+    bundle = choose_roots(patch_bundle([-1, 0], 2, 2, 2, seed=seed), [0, 1, 1])
+    rows = np.random.default_rng(seed).integers(0, 2, (20, 4))
+    bundle = prune(bundle, oracle.expected_counts(bundle, rows), share)
+    bundle = widen(choose_roots(bundle, [0, 1, 2, 2]), np.arange(4) == 3, seed=seed)
+    model = glue(hclt([-1, 0], 3, 4, seed=seed), bundle, [[0, 2], [1, 3]])
+    check(model)
+    assert oracle.enumerate_log_likelihood(model) == pytest.approx(0, abs=1e-5)
 
 
 def test_what_does_not_fit_is_refused() -> None:
