@@ -62,6 +62,7 @@ class Initialisation:
         states: the size of the arm where a run has several, else None.
         finish: what is done to the trained circuit before it is kept.
         work: of one pass of its training, in the unit of the run's other arms.
+        frozen: the layers that its training leaves as they are.
     """
 
     arm: str
@@ -73,6 +74,7 @@ class Initialisation:
     states: int | None = None
     finish: Callable[[Circuit], Circuit] = lambda circuit: circuit
     work: float = 1.0
+    frozen: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

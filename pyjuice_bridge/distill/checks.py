@@ -6,10 +6,10 @@ from pyjuice_bridge.config.settings import Settings
 
 
 def refuse_phases(config: Settings) -> None:
-    """Refuse the trainings that only patch circuits have."""
+    """Refuse the trainings that only circuits of patches have."""
     for name in ("patch_training", "latent_training"):
         if getattr(config.train, name) is not None:
-            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches' only")
+            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches or growing' only")
 
 
 def refuse_sweep(config: Settings) -> None:

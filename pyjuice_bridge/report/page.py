@@ -11,6 +11,7 @@ from typing import Any
 from pyjuice_bridge.files import write_text
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
+from pyjuice_bridge.report.learners import growing_view, teacher_view
 from pyjuice_bridge.report.pictures import Gallery
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, StageBound, read_run
 from pyjuice_bridge.report.table import table_view
@@ -135,6 +136,8 @@ def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:
         "samples": gallery.samples(arms),
         "inpaintings": gallery.inpaintings(arms),
         "clusters": gallery.clusters(),
+        "teacher": teacher_view(gallery),
+        "growing": growing_view(gallery),
         "white": gallery.white,
         "hidden": "#{:02x}{:02x}{:02x}".format(*HIDDEN_COLOUR),
     }
