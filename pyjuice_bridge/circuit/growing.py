@@ -135,7 +135,7 @@ def widen(
                 raise UserError(f"layer {index} is a {layer.kind} product, which cannot be grown.")
             layers.append(layer)
         elif isinstance(layer, InputLayer):
-            layers.append(replace(layer, params=_two_leaves(layer.params, noise, rng)))
+            layers.append(replace(layer, params=_two_leaves(layer, noise, rng)))
         elif layer.tied_to is not None:
             owner = layers[layer.tied_to]
             assert isinstance(owner, SumLayer)
@@ -159,16 +159,18 @@ def _root_layer(circuit: Circuit) -> tuple[SumLayer, int]:
     return layer, start
 
 
-def _two_leaves(params: FloatArray, noise: float, rng: np.random.Generator) -> FloatArray:
-    """Repeat the rows of leaves with noise: [groups, 2 width, categories]."""
+def _two_leaves(layer: InputLayer, noise: float, rng: np.random.Generator) -> FloatArray:
+    """Repeat the rows of leaves with noise, inside their family: [groups, 2 width, categories]."""
+    params = layer.params
     groups, width, categories = params.shape
     out = np.empty((groups, 2 * width, categories), params.dtype)
     step = max(1, _CHUNK // (2 * width * categories))
     for start in range(0, groups, step):
         part = slice(start, start + step)
         rows = np.concatenate([params[part], params[part]], 1)
-        rows = rows * _factors(rng, rows.shape, noise, _LEAF_NOISE)
-        out[part] = rows / rows.sum(2, keepdims=True, dtype=np.float64)
+        noisy = rows * _factors(rng, rows.shape, noise, _LEAF_NOISE)
+        noisy = noisy / noisy.sum(2, keepdims=True, dtype=np.float64)
+        out[part] = layer.family.projected(noisy, rows)
     return out
 
 

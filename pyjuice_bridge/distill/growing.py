@@ -47,6 +47,7 @@ from pyjuice_bridge.distill.heads import (
     reassign,
     recluster,
 )
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
     PatchParts,
     load_circuit,
@@ -58,7 +59,7 @@ from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import FIGURES, Context, Shape
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.files import write_arrays
-from pyjuice_bridge.sections import KindSection, Pseudocount, States, at_most
+from pyjuice_bridge.sections import Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 
 HEADS = "heads.npz"
@@ -75,7 +76,7 @@ _SHOWN = 16
 """Clusters whose heads a report shows."""
 
 
-class GrowingCircuit(KindSection):
+class GrowingCircuit(LeafySection):
     """Patch circuits with growing heads, glued under a latent circuit.
 
     ``clusters`` are shared by all positions.  ``heads`` of each at the start and in the end; every
@@ -140,10 +141,10 @@ def _structure(section: GrowingCircuit, arm: str, shape: Shape, _: int | None) -
     positions, size = places.shape
     sizes = shape.categories[places[0]]
     bundle = patch_bundle(balanced_parents(size), section.clusters, section.last_width, sizes)
-    bundle = choose_roots(bundle, _every_head(section))
+    bundle = choose_roots(section.leafy(bundle), _every_head(section))
     heads = len(bundle.roots)
     glued = glue(hclt(balanced_parents(positions), heads, heads), bundle, places)
-    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape)
+    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape, section)
 
 
 def _every_head(section: GrowingCircuit) -> IntArray:
@@ -171,7 +172,8 @@ def _key(parts: PatchParts, section: GrowingCircuit) -> dict[str, Any]:
     fields = ("clusters", "heads", "width", "patch")
     builders = builders_of(parts.context.engine).name
     own = section.model_dump(include=set(fields))
-    return {**own, "seed": parts.context.config.seed, "builders": builders}
+    seed = parts.context.config.seed
+    return {**own, "seed": seed, "builders": builders, **section.leaf_key}
 
 
 def _random(parts: PatchParts, section: GrowingCircuit) -> Initialisation:

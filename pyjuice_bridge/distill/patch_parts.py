@@ -17,6 +17,7 @@ from pyjuice_bridge.config.train import LatentPhase, Phase
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context
@@ -126,8 +127,11 @@ class PatchParts:
         """Build a circuit for every cluster, with Dirichlet(1) rows."""
         sizes, seed = self.context.data.categories[self.places[0]], self.context.config.seed
         tree = parents_of(self.patch_tree)
-        builders = builders_of(self.context.engine)
-        return builders.patch_bundle(tree, self.clusters, width, sizes, seed=seed)
+        builders, section = builders_of(self.context.engine), self.context.config.circuit
+        assert isinstance(section, LeafySection)
+        return section.leafy(
+            builders.patch_bundle(tree, self.clusters, width, sizes, seed=seed), seed
+        )
 
     def random_latent(self, values: int) -> Circuit:
         """Build a latent circuit with Dirichlet(1) rows."""

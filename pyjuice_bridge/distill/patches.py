@@ -26,6 +26,7 @@ from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
     PatchParts,
     load_circuit,
@@ -35,11 +36,11 @@ from pyjuice_bridge.distill.patch_parts import (
 )
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import Context, Shape
-from pyjuice_bridge.sections import KindSection, Pseudocount, States, at_most
+from pyjuice_bridge.sections import Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 
 
-class PatchCircuit(KindSection):
+class PatchCircuit(LeafySection):
     """Patch circuits glued under a latent circuit.
 
     ``latents`` is the number of clusters, shared by all positions; ``patch_latents`` the width of
@@ -72,8 +73,8 @@ def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> 
     sizes = shape.categories[places[0]]
     bundle = patch_bundle(balanced_parents(size), section.latents, section.patch_latents, sizes)
     above = hclt(balanced_parents(positions), section.latents, section.latents)
-    glued = glue(above, bundle, places)
-    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape)
+    glued = glue(above, section.leafy(bundle), places)
+    return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape, section)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -102,6 +103,7 @@ def _key(parts: PatchParts, section: PatchCircuit) -> dict[str, Any]:
         "patch": section.patch,
         "seed": parts.context.config.seed,
         "builders": builders_of(parts.context.engine).name,
+        **section.leaf_key,
     }
 
 
