@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyjuice_bridge.circuit.combine import mixture, product
     from pyjuice_bridge.circuit.hmm import Hmm
     from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.data import load_text
@@ -41,6 +42,8 @@ _HOMES = {
     "load_config": "runner.config",
     "load_text": "data",
     "make_config": "runner.config",
+    "mixture": "circuit.combine",
+    "product": "circuit.combine",
     "run": "runner.api",
 }
 
@@ -59,6 +62,8 @@ __all__ = [
     "load_config",
     "load_text",
     "make_config",
+    "mixture",
+    "product",
     "run",
 ]
 
