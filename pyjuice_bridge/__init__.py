@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.data import load_text
     from pyjuice_bridge.errors import UserError
+    from pyjuice_bridge.estimators.structures import HCLT, HMM, RegionCircuit
     from pyjuice_bridge.query.model import Model, load
     from pyjuice_bridge.query.text import TextModel
     from pyjuice_bridge.query.text_phrases import Constraint
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "HCLT": "estimators.structures",
+    "HMM": "estimators.structures",
+    "RegionCircuit": "estimators.structures",
     "Circuit": "circuit.types",
     "Config": "runner.config",
     "Constraint": "query.text_phrases",
@@ -48,11 +52,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "HCLT",
+    "HMM",
     "Circuit",
     "Config",
     "Constraint",
     "Hmm",
     "Model",
+    "RegionCircuit",
     "RunResult",
     "Sampling",
     "TextModel",

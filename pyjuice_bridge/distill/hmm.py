@@ -205,7 +205,7 @@ def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm
 KIND = Kind(
     name="hmm",
     section=HmmCircuit,
-    domains=("text", "written"),
+    domains=("text", "written", "table"),
     arms=("lvd", "random"),
     check=_check,
     scopes=_scopes,

@@ -129,7 +129,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     small = hclt([-1], 2, 2, seed=0)
     with pytest.raises(UserError, match="at least one"):
         mixture([])
-    with pytest.raises(UserError, match="entry 1 is 'x.h5', must be a Circuit"):
+    with pytest.raises(UserError, match="must be a Circuit"):
         product([small, "x.h5"])  # type: ignore[list-item]
     with pytest.raises(UserError, match="circuits 0 and 1"):
         mixture([small, hclt([-1], 2, 3, seed=0)])
