@@ -59,6 +59,12 @@ def _initialise(context: Context) -> list[Initialisation]:
     """Begin every arm in every size, the sizes one after the other."""
     section, arms = context.config.circuit, context.config.arms or []
     assert isinstance(section, HmmCircuit)
+    values = context.data.categories
+    if values.min() != values.max():
+        raise UserError(
+            f"'circuit.kind: hmm' reads rows as sequences of one kind of value, but the columns of "
+            f"{context.data.name} have {values.min()} to {values.max()} values; use 'hclt'"
+        )
     sizes, initialisations = context.config.sizes, []
     length = len(context.data.categories)
     # The last state marks the end; it has no cluster.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.combine import mixture
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs.table import TableCodec
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import Coding, RawTable
@@ -25,6 +25,7 @@ from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.table import prepare
 from pyjuice_bridge.engines import choose_engine, open_engine
+from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.runner.arms import train_arm
@@ -71,6 +72,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _kind: str
+    _least_columns = 1
+    _restarts = 1
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train a circuit on the rows, or with labels one for every class.
@@ -149,12 +152,17 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the section of a run's config that describes the circuit."""
         raise NotImplementedError
 
-    def _own_teacher(self, rows: NDArray[np.int32], sizes: NDArray[np.int32]) -> object | None:
-        """Return a teacher in place of the kind's, None for that one."""
-        return getattr(self, "teacher", None)
+    def _sizes(self, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the number of values of every column, given those that X has."""
+        return sizes
 
-    def _distilled(self) -> bool:
-        return bool(getattr(self, "distill", False))
+    def _clusters(self) -> int | None:
+        """Return how many clusters distillation makes, None without distillation."""
+        return None
+
+    def _teacher(self, sizes: NDArray[np.int32]) -> object | None:
+        """Return what takes the place of the kind's own teacher."""
+        return None
 
     def _fit(self, X: Any, y: Any) -> Self:
         coding, rows = self._read(X, y)
@@ -176,7 +184,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             circuit = mixture(trained, priors, latent=CLASS)
         meta = dict(circuit.meta)
         if y is not None:
-            meta["classes"] = json.dumps([value.item() for value in self.classes_])
+            meta["classes"] = json.dumps(self.classes_.tolist())
         self.circuit_ = replace(circuit, meta=meta)
         codec = TableCodec(coding.categories, coding.columns, coding.values)
         self.model_ = Model(self.circuit_, self._engine(), codec=codec)
@@ -188,7 +196,9 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _trained(self, rows: NDArray[np.int32], coding: Coding, seed: int, folder: Path) -> Circuit:
         """Train one circuit as a run does, keeping only the circuit."""
         train, valid = _held_out(rows, self.validation, seed)
-        teacher = self._own_teacher(train, coding.categories) if self._distilled() else None
+        clusters = self._clusters()
+        distilled = clusters is not None and len(train) >= clusters
+        teacher = self._teacher(coding.categories) if distilled else None
         own = {} if teacher is None else {"teacher": {"kind": "object"}}
         start, end = self.step_size
         values = {
@@ -205,7 +215,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "pseudocount": float(self.pseudocount),
                 "patience": self.patience,
             },
-            "arms": ["lvd" if self._distilled() else "random"],
+            "cluster": {"restarts": self._restarts},
+            "arms": ["lvd" if distilled else "random"],
             **own,
         }
         config = make_config(_plain(values), type(self).__name__)
@@ -225,18 +236,22 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Any, y: Any) -> tuple[Coding, NDArray[np.int32]]:
         """Learn the values of every column; return them and the codes of the rows."""
-        least = max(1, int(getattr(self, "latents", 1))) if self._distilled() else 1
+        least = self._clusters() or 1
         if _is_frame(X):
             validate_data(self, X, y, skip_check_array=True)
             raw = _raw(X)
         else:
-            asked = {"ensure_all_finite": "allow-nan", "dtype": None, "ensure_min_samples": least}
+            asked = {
+                "ensure_all_finite": "allow-nan",
+                "ensure_min_samples": least,
+                "ensure_min_features": self._least_columns,
+            }
             X = (
                 validate_data(self, X, **asked)
                 if y is None
                 else validate_data(self, X, y, **asked)[0]
             )
-            raw = RawTable(None, list(_numbers(X).T))
+            raw = RawTable(None, list(_codes(X).T))
         coding = Coding.of(raw, "X")
         if self.categories is not None:
             sizes = np.asarray(self.categories)
@@ -250,6 +265,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if sizes.dtype.kind not in "iu" or (wide < coding.categories).any():
                 raise DataError("categories: fewer than the values in X, or no whole numbers.")
             coding = replace(coding, categories=wide)
+        coding = replace(coding, categories=self._sizes(coding.categories))
         rows = coding.encode(raw, "X")
         if raw.names is None:
             coding = replace(coding, columns=())
@@ -258,15 +274,15 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _asked(self, X: Any) -> tuple[Model, NDArray[Any]]:
         """Return the model and rows of codes that a question is about."""
         check_is_fitted(self)
+        model: Model = self.model_
         if _is_frame(X):
             validate_data(self, X, reset=False, skip_check_array=True)
+            named = {str(name): X[name] for name in X.columns}
+            X = named if getattr(model.codec, "columns", ()) else X.to_numpy()
         else:
-            X = _numbers(
-                validate_data(self, X, reset=False, ensure_all_finite="allow-nan", dtype=None)
-            )
-        model: Model = self.model_
+            X = _codes(validate_data(self, X, reset=False, ensure_all_finite="allow-nan"))
         try:
-            return model, model.codec.encode(X, "X")
+            return model, check_rows(model.circuit, model.codec.encode(X, "X"), "X")
         except UserError as error:
             raise _as_value_error(error) from None
 
@@ -286,17 +302,9 @@ def _raw(frame: Any) -> RawTable:
     return RawTable(tuple(map(str, frame.columns)), columns)
 
 
-def _numbers(X: NDArray[Any]) -> NDArray[Any]:
-    """Return rows of numbers; refuse what is no code."""
-    if X.dtype.kind not in "biuf":
-        try:
-            X = X.astype(np.float64)
-        except (TypeError, ValueError):
-            raise DataError(
-                f"X holds {X.dtype} values, must hold whole numbers; give text as a data frame "
-                "(argument must be a string or a number)."
-            ) from None
-    if X.dtype.kind in "if" and (X < -1).any():
+def _codes(X: NDArray[Any]) -> NDArray[Any]:
+    """Return ``X``; refuse negative numbers, but for those that mark a missing value."""
+    if (X < MISSING).any():
         raise DataError(
             "Negative values in data passed to an estimator of categories: values are 0, 1, 2 …, "
             "NaN (or -1) where one is missing."

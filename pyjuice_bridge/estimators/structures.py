@@ -77,6 +77,12 @@ class HCLT(CircuitEstimator):
     def _circuit_section(self, folder: Path) -> dict[str, Any]:
         return {"latents": self.latents}
 
+    def _clusters(self) -> int | None:
+        return self.latents if self.distill else None
+
+    def _teacher(self, _: NDArray[np.int32]) -> object | None:
+        return self.teacher
+
 
 class HMM(CircuitEstimator):
     """A homogeneous hidden Markov model of rows that are sequences, one value a column.
@@ -90,6 +96,8 @@ class HMM(CircuitEstimator):
     """
 
     _kind = "hmm"
+    _least_columns = 2
+    _restarts = 8  # one clustering for all positions, and few clusters: starts differ most
 
     def __init__(
         self,
@@ -127,7 +135,13 @@ class HMM(CircuitEstimator):
     def _circuit_section(self, folder: Path) -> dict[str, Any]:
         return {"states": self.states}
 
-    def _own_teacher(self, rows: NDArray[np.int32], sizes: NDArray[np.int32]) -> object:
+    def _sizes(self, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.full_like(sizes, sizes.max())
+
+    def _clusters(self) -> int | None:
+        return self.states if self.distill else None
+
+    def _teacher(self, sizes: NDArray[np.int32]) -> object:
         return WindowTeacher(int(sizes.max())) if self.teacher is None else self.teacher
 
 

@@ -12,6 +12,9 @@ FloatArray = NDArray[np.float32]
 _MOST = 32
 """From this number of values on they are random vectors of this length, not one-hot ones."""
 
+_DECAY = 0.7
+"""How much shorter a value is for every step away."""
+
 
 class WindowTeacher:
     """Describes a position by the values from ``radius`` before to ``radius`` after it.
@@ -24,7 +27,7 @@ class WindowTeacher:
         radius: positions to both sides.
     """
 
-    def __init__(self, values: int, radius: int = 2) -> None:
+    def __init__(self, values: int, radius: int = 4) -> None:
         self.values, self.radius = values, radius
         if values <= _MOST:
             self._table = np.eye(values, dtype=np.float32)
@@ -39,7 +42,7 @@ class WindowTeacher:
         padding = [(0, 0), (self.radius, self.radius), (0, 0)]
         wide, length = np.pad(own, padding), samples.shape[1]
         parts = [
-            wide[:, shift : shift + length] * np.float32(0.5 ** abs(shift - self.radius))
+            wide[:, shift : shift + length] * np.float32(_DECAY ** abs(shift - self.radius))
             for shift in range(2 * self.radius + 1)
         ]
         return np.concatenate(parts, axis=2)
