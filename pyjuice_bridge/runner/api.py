@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,17 @@ from pyjuice_bridge.report.words import seconds_text
 from pyjuice_bridge.runner import results
 from pyjuice_bridge.runner.arms import Trained, train_arm
 from pyjuice_bridge.runner.config import Config, default_kinds, make_config
+from pyjuice_bridge.runner.doubts import doubts
 from pyjuice_bridge.stages.lock import locked
 from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
     from pyjuice_bridge.query.model import Model
+
+
+OnPass = Callable[[dict[str, Any]], object]
+"""Receives a line of ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def run(
     progress: bool = True,
     verbose: bool = False,
     console: Console | None = None,
+    on_epoch: OnPass | None = None,
     **overrides: Any,
 ) -> RunResult:
     """Run a config from data to report, reusing whatever finished stages are there.
@@ -122,6 +128,8 @@ def run(
         progress: whether to report it.
         verbose: whether to report what else goes to ``log.txt``.
         console: where to report progress; default: standard error.
+        on_epoch: called after every pass with its line of ``metrics.jsonl``, also with those of
+            trainings that are reused; for loggers.
         overrides: fields of the config; a section is given as a dictionary of changes.
 
     Raises:
@@ -136,7 +144,7 @@ def run(
     artifacts = folder.absolute().parent / "artifacts"
     if not processes.leads():
         store = Store(artifacts, fresh=fresh)
-        return _run(checked, _choice(checked), folder, store, Reporter(), given)
+        return _run(checked, _choice(checked), folder, store, Reporter(), given, None)
     results.open_folder(folder)
     console = (console or progress_console()) if progress else None
     with (
@@ -149,7 +157,7 @@ def run(
             store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
             choice = _choice(checked)
             reporter.say(choice.reason)
-            return _run(checked, choice, folder, store, reporter, given)
+            return _run(checked, choice, folder, store, reporter, given, on_epoch)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {str(error) or 'interrupted'}")
             for note in getattr(error, "__notes__", ()):
@@ -169,7 +177,7 @@ def _checked(
     """Merge and check the config, the caller's data and the overrides."""
     where = "config"
     if isinstance(config, Config):
-        values = config.model_dump()
+        values = config.model_dump(exclude_unset=True)
     elif isinstance(config, Mapping):
         values = dict(config)
     else:
@@ -210,6 +218,7 @@ def _run(
     store: Store,
     reporter: Reporter,
     given: Given,
+    on_epoch: OnPass | None,
 ) -> RunResult:
     """Train, score and show every arm.
 
@@ -225,14 +234,17 @@ def _run(
         domain = DOMAINS[config.data.kind]
         tools = Tools(config, engine, store, reporter)
         data = domain.load(tools, given.data.get(domain.name))
+        config = config.fitted(len(data.rows["train"]))
         context = Context(config, engine, store, reporter, data, given.teacher)
         if processes.leads():
             processes.meet()
             results.write_config(context, folder)
             _start(engine, reporter)
         starts = KINDS[config.circuit.kind].initialise(context)
-        trained = _train(context, folder, starts)
+        trained = _train(context, folder, starts, on_epoch)
         scores = [results.score(context, arm) for arm in trained]
+        for line in doubts(context, trained, scores):
+            reporter.say(f"warning: {line}")
         rows: list[dict[str, Any]] = []
         if processes.leads():
             with processes.alone():
@@ -254,7 +266,9 @@ def _start(engine: Engine, reporter: Reporter) -> None:
     reporter.say(f"{engine.name} started with {threads} threads in {spent}")
 
 
-def _train(context: Context, folder: Path, starts: Sequence[Initialisation]) -> list[Trained]:
+def _train(
+    context: Context, folder: Path, starts: Sequence[Initialisation], on_epoch: OnPass | None
+) -> list[Trained]:
     """Train every arm, reporting each pass."""
     reporter = context.reporter
     metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
@@ -265,6 +279,8 @@ def _train(context: Context, folder: Path, starts: Sequence[Initialisation]) -> 
         def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:
             if metrics is not None:
                 metrics.add(row)
+            if on_epoch is not None:
+                on_epoch(dict(row))
             left.add(start, row["seconds"], now)
             if now:
                 reporter.say(pass_line(row) + left.text())

@@ -65,6 +65,7 @@ def make_plan(config: Settings) -> Plan:
     engine = open_engine(choice, precision=config.precision)
     kind = KINDS[config.circuit.kind]
     shape = DOMAINS[config.data.kind].shape(config)
+    config = config.fitted(shape.train)
     arms: list[ArmPlan] = []
     measured: dict[tuple[str, int | None], float] = {}
     for states in config.sizes:
