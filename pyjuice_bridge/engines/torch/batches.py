@@ -159,8 +159,7 @@ def _counted(
     """Count some rows, except doubtful ones: Σ weight·log p, and which are doubtful."""
     up = upward(program, params, x, dict(zip(names, given, strict=True)), workspace)
     if isinstance(up, Trees) and up.alone:
-        up.run_and_count(weight, counts)
-        scores = up.log_likelihood()
+        scores = up.run_and_count(weight, counts)
         return torch.where(weight > 0, scores * weight, 0.0).sum(), None
     up.run()
     down = downward(up, counts)

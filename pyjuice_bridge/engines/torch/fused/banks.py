@@ -104,11 +104,25 @@ class BankJobs:
         run([self._segment(found, counts)])
         return found
 
-    def count(self, flow: torch.Tensor, counts: Params) -> None:
-        """Evaluate and count at once, where the flows into roots are known beforehand."""
-        found = self._select(flow.contiguous(), 0.0)
-        self.mantissas.zero_()
-        run([self._segment(found, counts, writes=1)])
+    def count(self, flow: torch.Tensor, counts: Params) -> torch.Tensor:
+        """Evaluate and count at once, where the flows into roots are known beforehand.
+
+        Args:
+            flow: [blocks, batch], one root per block.
+            counts: buffers that are added to.
+
+        Returns:
+            The logarithms of the roots' values, float64 [blocks, batch], of those without flow -inf.
+        """
+        lines = torch.from_numpy(self._sources[:, 0] // self.batch)
+        flows = torch.empty(self.bank.clusters, self.columns)
+        flows.view(-1, self.batch)[lines] = flow
+        listed = None if bool(flows.amin() > 0) else _listed(flows)
+        if listed is not None:
+            self.mantissas.zero_()
+        run([self._segment(listed, counts, flows, writes=1)])
+        logs = self.mantissas.double().log_().add_(self.exponents, alpha=LN2)
+        return logs.view(-1, self.batch)[lines]
 
     def given(self, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Roots by block in float64 [blocks, batch, slots], maximum one, and their log-scales."""
@@ -157,7 +171,11 @@ class BankJobs:
         )
 
     def _segment(
-        self, listed: Listed | None = None, counts: Params | None = None, writes: int = 0
+        self,
+        listed: Listed | None = None,
+        counts: Params | None = None,
+        flows: torch.Tensor | None = None,
+        writes: int = 0,
     ) -> Job:
         bank, keep = self.bank, []
         more: dict[str, int] = {}
@@ -165,8 +183,8 @@ class BankJobs:
             more |= {
                 "list_offsets": address(listed.offsets),
                 "list_columns": address(listed.columns),
-                "flows": address(listed.flows),
             }
+            flows = listed.flows
         if counts is not None:
             matrices = _places(counts, bank.matrices, 0)
             tables = _places(counts, bank.tables, 1)
@@ -180,7 +198,7 @@ class BankJobs:
             torch.float32,
             segments.SEGMENT,
             self._tasks,
-            keep=(listed, *keep),
+            keep=(listed, flows, *keep),
             clusters=bank.clusters,
             columns=self.columns,
             nodes=bank.nodes,
@@ -202,6 +220,7 @@ class BankJobs:
             reach=address(self._reach),
             mantissas=address(self.mantissas),
             exponents=address(self.exponents),
+            flows=address(flows),
             writes=writes,
             counts=counts is not None,
             **more,
@@ -262,6 +281,14 @@ class Listed:
     flows: torch.Tensor
     total: float
     skipped: float
+
+
+def _listed(flows: torch.Tensor) -> Listed:
+    """List the columns with flow [clusters, columns]."""
+    clusters, columns = flows.nonzero(as_tuple=True)
+    offsets = np.cumsum([0, *torch.bincount(clusters, minlength=len(flows)).tolist()])
+    chosen = flows[clusters, columns]
+    return Listed(offsets, columns.int(), chosen, float(chosen.sum()), 0.0)
 
 
 def _places(tensors: Params, keys: Longs, axis: int) -> Longs:

@@ -94,13 +94,22 @@ class Trees(Upward):
         run(waiting)
         return super().run()
 
-    def run_and_count(self, weights: torch.Tensor, counts: Params) -> Activations:
-        """Both passes in one visit to trees that stand ``alone``; ``weights`` [batch, roots]."""
+    def run_and_count(self, weights: torch.Tensor, counts: Params) -> torch.Tensor:
+        """Both passes in one visit to trees that stand ``alone``.
+
+        Args:
+            weights: [batch, roots].
+            counts: buffers that are added to.
+
+        Returns:
+            log p, float64 [batch, roots]; -inf where the weight is zero.
+        """
         run(self._prepare())
         parts = weights.t().split([blocks.count for blocks in self.program.roots])
-        for bank, flow in zip(self.banks, parts, strict=True):
-            bank.count(flow[..., None].float(), counts)
-        return super().run()
+        scores = [
+            bank.count(flow, counts) for bank, flow in zip(self.banks, parts, strict=True)
+        ]
+        return torch.cat(scores).t()
 
     def count(self, down: Downward) -> None:
         """Count in the trees what has flowed to their roots."""
