@@ -197,7 +197,7 @@ class JuliaEngine:
 
 
 def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:
-    """The worker's answer; its files are gone afterwards.
+    """Return the worker's answer; its files are gone afterwards.
 
     Raises:
         UserError: the request was refused, or the worker died.
