@@ -52,6 +52,22 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         "did you mean 'linear'?",
     ),
     (
+        {"circuit": {"leaves": {"family": "gausian"}}},
+        "'circuit.leaves.family' is 'gausian'; choose categorical, smooth, logistic or binomial",
+    ),
+    (
+        {"circuit": {"leaves": {"family": "logistic", "bandwidth": 2}}},
+        "'circuit.leaves.bandwidth' belongs to 'circuit.leaves.family: smooth'",
+    ),
+    (
+        {"circuit": {"leaves": {"family": "smooth", "bandwidth": 0}}},
+        "'circuit.leaves.bandwidth' is 0, but must be more than 0.0",
+    ),
+    (
+        {"data": TEXT, "circuit": {"kind": "hmm", "leaves": {"family": "smooth"}}},
+        "there is no field 'circuit.leaves'; allowed are kind, states and pseudocount",
+    ),
+    (
         {"teacher": {"kind": "mea"}},
         "'teacher.kind' is 'mea'; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, object, "
         "text, columns or writer; did you mean 'mae'?",

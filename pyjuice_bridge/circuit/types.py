@@ -41,7 +41,7 @@ class InputLayer:
     variables: IntArray
     groups: IntArray
     params: FloatArray
-    family: Family = Categorical()
+    family: Family = field(default_factory=Categorical)
 
     @property
     def num_blocks(self) -> int:

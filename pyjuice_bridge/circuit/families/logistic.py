@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.families.base import Array, namespace
 from pyjuice_bridge.circuit.families.parametric import Parametric, values_of
 
-_STEPS = 4
+_STEPS = 2
 """Newton steps of one projection, refused ones included."""
 _STEEP = 10.0
 """1 / scale, at most."""
@@ -23,8 +23,8 @@ class Logistic(Parametric):
 
     With κ = 1/s, ν = μ/s and u_k = κ·(k + ½) - ν at the boundary above bin k, an inner bin has
     σ(u_k)·σ(-u_(k-1))·(1 - e^(-κ)).  Therefore Σ t_k·log p(k) is that of a logistic regression over
-    the boundaries plus (Σ of inner t)·log(1 - e^(-κ)), concave in (κ, ν): Newton's method climbs it,
-    from the old row, and refuses steps that lead down.
+    the boundaries plus (Σ of inner t)·log(1 - e^(-κ)), concave in (κ, ν): Newton's method climbs
+    it, from the old row, and refuses steps that lead down.
     """
 
     family: Literal["logistic"] = "logistic"
@@ -34,7 +34,7 @@ class Logistic(Parametric):
         return 2
 
     def recovered(self, shape: Array) -> Array:
-        """Return (κ, ν): the log odds of the distribution function are a line through boundaries."""
+        """Return (κ, ν): the log odds of the distribution function lie on a line."""
         xp = namespace(shape)
         below = xp.cumsum(shape, -1)[..., :-1]
         above = xp.flip(xp.cumsum(xp.flip(shape, (-1,)), -1), (-1,))[..., 1:]
