@@ -108,6 +108,7 @@ class Kind:
         structure: from the section, an arm, the data's shape and a number of states the circuit of
             an arm without numbers, over a stand-in for what is learnt from data.
         initialise: every arm of the config at its beginning.
+        trial: the section of a smaller circuit, on which a plan measures time.
     """
 
     name: str
@@ -118,3 +119,4 @@ class Kind:
     scopes: Callable[[Any, Shape], IntArray] | None
     structure: Callable[[Any, str, Shape, int | None], Circuit]
     initialise: Callable[[Context], Sequence[Initialisation]]
+    trial: Callable[[Any], KindSection] = lambda section: section

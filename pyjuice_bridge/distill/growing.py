@@ -70,6 +70,8 @@ _SELECTED_SHARE = 0.4
 _SCORED_ROWS = 1 << 13
 """Patches of every cluster that are scored together, about."""
 _MOST_WIDE = 1024
+_TRIED = 4
+"""Clusters of the circuit whose time is measured for a plan."""
 _CHUNK = 1 << 24
 """Pixels that are averaged together."""
 _SHOWN = 16
@@ -150,6 +152,11 @@ def _structure(section: GrowingCircuit, arm: str, shape: Shape, _: int | None) -
 def _every_head(section: GrowingCircuit) -> IntArray:
     """Return the cluster of every head where each cluster has as many as it may."""
     return np.repeat(np.arange(section.clusters, dtype=np.int32), section.heads[1])
+
+
+def _trial(section: GrowingCircuit) -> GrowingCircuit:
+    """Return the section with few clusters: all do the same work, and their leaves are large."""
+    return section.model_copy(update={"clusters": min(section.clusters, _TRIED)})
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -469,4 +476,5 @@ KIND = Kind(
     scopes=_scopes,
     structure=_structure,
     initialise=_initialise,
+    trial=_trial,
 )
