@@ -219,7 +219,7 @@ def _check(config: Settings) -> None:
             if wanted:
                 value = getattr(section, name)
                 raise ValueError(f"'circuit.{name}: {value}' is for images, but the data are not")
-    default_ring(config, 3)
+    default_ring(config, 0)
     config.cluster.scope = config.cluster.scope or "position"
     check_counted(config)
 
