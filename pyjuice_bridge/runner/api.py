@@ -32,7 +32,13 @@ from pyjuice_bridge.runner.arms import Trained, train_arm
 from pyjuice_bridge.runner.config import Config, default_kinds, make_config
 from pyjuice_bridge.runner.doubts import doubts
 from pyjuice_bridge.stages.lock import locked
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
+from pyjuice_bridge.stages.progress import (
+    Reporter,
+    TimeLeft,
+    pass_heading,
+    pass_line,
+    progress_console,
+)
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -314,6 +320,7 @@ def _train(
     metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
     left = TimeLeft(starts, context.config.train.epochs)
     trained = []
+    reporter.say(pass_heading(context.data.measure))
     for start in starts:
 
         def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:
