@@ -1,5 +1,6 @@
 """Write report.html: one file that shows a run and needs nothing but a browser."""
 
+import html
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,6 +81,31 @@ def write_report(run_dir: Path) -> Path:
     target = run_dir / "report.html"
     write_text(target, _render(read_run(run_dir)))
     return target
+
+
+def results_html(run_dir: Path) -> str:
+    """Return the results of a run as an HTML table, for notebooks."""
+    run = read_run(run_dir)
+    best = _best(run.results)
+    heads = "".join(f"<th>{name}</th>" for name in ("", "parameters", *SPLITS, "time"))
+    rows = []
+    for result in run.results:
+        size = "–" if result.parameters is None else f"{result.parameters:,}"
+        cells = [html.escape(words.arm_name(result.arm, result.states)), size]
+        for split in SPLITS:
+            value = result.values[split]
+            text = result.measure.text(value)
+            is_best = value is not None and value == best.get(split)
+            cells.append(f"<b>{text}</b>" if is_best else text)
+        cells.append(words.seconds_text(result.seconds))
+        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    said = html.escape(words.outcome(run.results, run.dataset))
+    return (
+        f"<div><b>{html.escape(run.name)}</b>, {html.escape(run.measure.unit)}"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+        f"{said}<br><code>{html.escape(str(run_dir / 'report.html'))}</code></div>"
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.config.read import put, read_values
+from pyjuice_bridge.data.splits import SPLITS
 from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
@@ -31,13 +32,33 @@ from pyjuice_bridge.runner.arms import Trained, train_arm
 from pyjuice_bridge.runner.config import Config, default_kinds, make_config
 from pyjuice_bridge.runner.doubts import doubts
 from pyjuice_bridge.stages.lock import locked
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
+from pyjuice_bridge.stages.progress import (
+    Reporter,
+    TimeLeft,
+    pass_heading,
+    pass_line,
+    progress_console,
+)
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from pyjuice_bridge.query.model import Model
 
 
+_COLUMNS = (
+    "model",
+    "states",
+    "engine",
+    "device",
+    "parameters",
+    "passes",
+    "seconds",
+    "peak_memory_bytes",
+    "seed",
+)
+"""Of ``results.json``, beside the figures."""
 OnPass = Callable[[dict[str, Any]], object]
 """Receives a line of ``metrics.jsonl``."""
 
@@ -80,6 +101,31 @@ class RunResult:
         from pyjuice_bridge.query.model import Model
 
         return Model.load(self.path)
+
+    def to_pandas(self) -> DataFrame:
+        """Return a row for every arm: its figures, size, seconds and seed.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_pandas needs pandas: pip install pandas") from None
+        rows = [
+            {
+                **{name: row[name] for name in _COLUMNS if name in row},
+                **{split: row[split]["value"] for split in SPLITS},
+                "unit": row["test"]["unit"],
+            }
+            for row in self.results
+        ]
+        return pandas.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        from pyjuice_bridge.report.page import results_html
+
+        return results_html(self.path)
 
     def __repr__(self) -> str:
         measure = measure_of(self.results[0]["test"]["unit"])
@@ -274,6 +320,7 @@ def _train(
     metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
     left = TimeLeft(starts, context.config.train.epochs)
     trained = []
+    reporter.say(pass_heading(context.data.measure))
     for start in starts:
 
         def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:

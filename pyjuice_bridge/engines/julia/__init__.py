@@ -59,6 +59,9 @@ class JuliaEngine:
         self.device = device
         self._precision = precision
 
+    def __repr__(self) -> str:
+        return f"JuliaEngine({self.device}, {self._precision})"
+
     @property
     def pid(self) -> int:
         return shared_worker().pid
