@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pyjuice_bridge.config.settings import Settings
 
+_PHASES = {
+    "patch_training": "patches",
+    "latent_training": "patches",
+    "observed": "region_graph",
+}
+"""The trainings that one kind of circuit alone has."""
+
 
 def refuse_phases(config: Settings) -> None:
-    """Refuse the trainings that only patch circuits have."""
-    for name in ("patch_training", "latent_training"):
-        if getattr(config.train, name) is not None:
-            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: patches' only")
+    """Refuse the trainings that only other kinds of circuits have."""
+    for name, owner in _PHASES.items():
+        if owner != config.circuit.kind and getattr(config.train, name) is not None:
+            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: {owner}' only")
 
 
 def refuse_sweep(config: Settings) -> None:
