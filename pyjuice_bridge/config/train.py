@@ -52,11 +52,18 @@ class LatentPhase(Phase):
     step_size: LatentStepSize = Field(default_factory=LatentStepSize)
 
 
+class ObservedPhase(Phase):
+    """Training with the latents of regions of at least ``pixels`` pixels (columns) observed."""
+
+    pixels: Count
+
+
 class Train(Section):
     """EM on the data.
 
     ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
-    patch training and latent training are passes of ``lvd``, fine-tuning has the rest.
+    patch training, latent training and those of ``observed`` are passes of ``lvd``, fine-tuning
+    has the rest.
     """
 
     optimizer: Optimizer = FitOptions.optimizer
@@ -67,6 +74,7 @@ class Train(Section):
     patience: Count | None = FitOptions.patience
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
+    observed: Annotated[list[ObservedPhase], A_FEW] | None = None
 
     def fitted(self, rows: int) -> Train:
         """Return the settings with what was not set fitted to a number of training rows.

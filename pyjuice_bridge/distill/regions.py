@@ -6,8 +6,8 @@ the parameters are counted; then, in stages, only the values of large regions ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.region_circuit import latent_regions
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
@@ -30,17 +31,21 @@ from pyjuice_bridge.circuit.region_rectangles import (
     quad_tree,
 )
 from pyjuice_bridge.circuit.size import balanced_parents
-from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill.base import Initialisation, Kind
+from pyjuice_bridge.config.train import ObservedPhase
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import Builders, PythonBuilders, builders_of
 from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.region_latents import region_latents
+from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
+from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import A_FEW, Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact, fingerprint
@@ -222,6 +227,12 @@ def _check(config: Settings) -> None:
     default_ring(config, 0)
     config.cluster.scope = config.cluster.scope or "position"
     check_counted(config)
+    before = 1 + sum(phase.epochs for phase in config.train.observed or [])
+    if config.train.epochs <= before:
+        raise ValueError(
+            f"'train.epochs' is {config.train.epochs}, but counting and 'train.observed' already "
+            f"take {before} of the passes; use at least {before + 1}"
+        )
 
 
 def _structure(section: RegionCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
@@ -281,13 +292,76 @@ def _counted(
         x, z = data.rows["train"], positions("train")
         return builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
 
-    return counted_start(
+    start = counted_start(
         context,
         "counting",
         make,
         key={**regions.key, "pseudocount": section.pseudocount, **section.leaf_key},
         parents=(*trees, found.artifact),
         valid=positions("valid"),
+    )
+    sizes = np.array([len(scope) for scope in regions.graph.scopes])
+    channels = data.shape.sides[2] if data.shape.sides else 1
+    for phase in context.config.train.observed or []:
+        large = (sizes >= phase.pixels * channels)[regions.positions]
+        start = _observed(
+            context, start, phase, lambda split, s=large: _hidden(positions(split), s)
+        )
+    return start
+
+
+def _hidden(z: NDArray[np.int32], observed: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Hide the values of all other positions."""
+    return np.where(observed, z, np.int32(MISSING))
+
+
+def _observed(
+    context: Context,
+    start: Initialisation,
+    phase: ObservedPhase,
+    z: Callable[[str], NDArray[np.int32]],
+) -> Initialisation:
+    """Continue with a training in which some of the latents are observed.
+
+    Args:
+        context: of the run.
+        start: what came before.
+        phase: of the config.
+        z: gives a split's values int32 [N, positions], -1 where they are hidden.
+    """
+    rows = context.data.rows
+
+    def measure(circuit: Circuit) -> Mapping[str, Any]:
+        bound, marginal = bound_and_marginal(context.engine, circuit, rows["valid"], z("valid"))
+        return {"bound": bound, "marginal": marginal}
+
+    name = f"{phase.pixels} pixels"
+    artifact = train_stage(
+        context,
+        f"observed-{phase.pixels}",
+        f"training ({name} observed)",
+        start.circuit,
+        lambda: (rows["train"], None),
+        FitOptions(
+            epochs=phase.epochs,
+            batch_size=phase.batch_size,
+            step_size=phase.step_size.schedule,
+            pseudocount=context.config.train.pseudocount,
+            seed=context.config.seed,
+        ),
+        key={"data": context.data.key, "pixels": phase.pixels},
+        parents=start.parents,
+        passes_before=start.passes,
+        latents=lambda: {"z": z("train")},
+        measure=measure,
+    )
+    info = artifact.info
+    stage = Stage(name, phase.epochs, (artifact,), info["bound"], info["marginal"])
+    return replace(
+        start,
+        circuit=lambda: hdf5.load(artifact.path / CIRCUIT),
+        parents=(artifact,),
+        stages=(*start.stages, stage),
     )
 
 

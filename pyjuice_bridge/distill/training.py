@@ -16,7 +16,7 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context
-from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
+from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions, Latents
 from pyjuice_bridge.stages.store import Artifact
 
 _CHECKPOINT = "checkpoint.h5"
@@ -33,6 +33,7 @@ def train_stage(
     key: Mapping[str, Any],
     parents: Sequence[Artifact],
     passes_before: int = 0,
+    latents: Callable[[], Latents] | None = None,
     valid: NDArray[Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     finish: Callable[[Circuit], Circuit] = lambda circuit: circuit,
@@ -50,6 +51,7 @@ def train_stage(
         key: what else the result depends on.
         parents: the artifacts that ``begin`` and ``rows`` come from.
         passes_before: passes over the data before this training, for messages.
+        latents: makes those that are observed, as in ``Engine.fit``.
         valid: as in ``Engine.fit``.
         on_epoch: as in ``Engine.fit``.
         finish: what is done to the trained circuit before it is kept.
@@ -72,6 +74,7 @@ def train_stage(
                 x,
                 options,
                 weights=weights,
+                latents=latents() if latents is not None else None,
                 valid=valid,
                 checkpoint=folder / _CHECKPOINT,
                 on_epoch=on_epoch,

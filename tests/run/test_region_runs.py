@@ -98,6 +98,25 @@ def test_every_graph_runs_and_distillation_helps(circuit: dict[str, Any], tmp_pa
     assert lvd["train"]["value"] < random["train"]["value"]
 
 
+def test_stages_observe_the_latents_of_large_regions(tmp_path: Path) -> None:
+    phases = [{"pixels": 4, "epochs": 1, "batch_size": 32}, {"pixels": 36, "epochs": 2}]
+    train = {"epochs": 5, "batch_size": 32, "observed": phases}
+    values = config(arms=["lvd", "random"], train=train)
+    run = pj.run(values, images=tiny_runs.images(), out=tmp_path / "runs" / "run", progress=False)
+    assert [row["passes"] for row in run.results] == [5, 5]
+    curve = [line for line in tiny_runs.curve(run.path) if line[0] == "lvd"]
+    stages = [(line[1], line[3]) for line in curve]
+    assert stages == [("counting", 1), ("4 pixels", 2), ("36 pixels", 4), ("fine-tune", 5)]
+    assert run.results[0]["train"]["value"] < run.results[1]["train"]["value"]
+    bounds = json.loads((run.path / "bound.json").read_text())
+    gaps = [each["bound"] - each["marginal"] for each in bounds[:3]]
+    # The fewer latents are observed, the less is lost.
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    again = pj.run(values, images=tiny_runs.images(), out=run.path, progress=False)
+    assert any(name.startswith("observed-4") for name in again.reused)
+    assert tiny_runs.numbers(again.path) == tiny_runs.numbers(run.path)
+
+
 def test_a_file_and_a_table_run(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hidden = rng.integers(0, 3, 200)
@@ -136,6 +155,16 @@ CONFIGS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"sweep": {"states": [2, 3]}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
     ({}, {"train": {"latent_training": {"epochs": 1}}}, "'train.latent_training' belongs to"),
     ({}, {"train": {"epochs": 1}}, "'train.epochs' is 1, but counting is one pass"),
+    (
+        {},
+        {"train": {"epochs": 4, "observed": [{"pixels": 4, "epochs": 3}]}},
+        "'train.epochs' is 4, but counting and 'train.observed' already take 4",
+    ),
+    (
+        {"kind": "hclt"},
+        {"train": {"epochs": 4, "observed": [{"pixels": 4, "epochs": 1}]}},
+        "'train.observed' belongs to 'circuit.kind: region_graph' only",
+    ),
     (
         {},
         {"data": {"kind": "table", "name": "x"}, "teacher": {"kind": "columns"}},
