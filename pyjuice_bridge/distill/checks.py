@@ -16,7 +16,9 @@ def refuse_phases(config: Settings) -> None:
     """Refuse the trainings that only other kinds of circuits have."""
     for name, owners in _PHASES.items():
         if config.circuit.kind not in owners and getattr(config.train, name) is not None:
-            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: {' or '.join(owners)}' only")
+            raise ValueError(
+                f"'train.{name}' belongs to 'circuit.kind: {' or '.join(owners)}' only"
+            )
 
 
 def refuse_sweep(config: Settings) -> None:

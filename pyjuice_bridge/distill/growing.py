@@ -59,7 +59,7 @@ from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import FIGURES, Context, Shape
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.files import write_arrays
-from pyjuice_bridge.sections import Pseudocount, States, at_most
+from pyjuice_bridge.sections import Count, Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 
 HEADS = "heads.npz"
@@ -89,7 +89,7 @@ class GrowingCircuit(LeafySection):
 
     kind: Literal["growing"]
     clusters: States = 16
-    heads: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(default=[2, 4])
+    heads: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(default=[2, 4])
     width: Annotated[int, Field(ge=1), at_most(_MOST_WIDE, "blocks have its square in weights")] = 4
     patch: Annotated[int, Field(ge=1), at_most(1024, "it is a number of pixels")] = 4
     frozen: bool = False
@@ -99,7 +99,7 @@ class GrowingCircuit(LeafySection):
     @model_validator(mode="after")
     def _heads_grow(self) -> GrowingCircuit:
         first, last = self.heads
-        if not 1 <= first <= last:
+        if first > last:
             raise ValueError("'heads' are those at the start and in the end, as [2, 4]")
         if self.last_width > _MOST_WIDE:
             raise ValueError(
