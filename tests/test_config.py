@@ -112,12 +112,15 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"train": {"patch_training": {"epochs": 1}}},
-        "'train.patch_training' belongs to 'circuit.kind: patches' only",
+        "'train.patch_training' belongs to 'circuit.kind: patches or growing' only",
     ),
     ({"arms": ["lvdd"]}, "'arms.0' is 'lvdd'; choose lvd, random or hclt; did you mean 'lvd'?"),
     ({"arms": ["lvd", "lvd"]}, "'arms': the same arm is listed twice"),
     ({"arms": []}, "'arms' is empty; give at least 1"),
-    ({"arms": ["hclt"]}, "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn' only"),
+    (
+        {"arms": ["hclt"]},
+        "the arm 'hclt' belongs to 'circuit.kind: patches, growing or rat_spn' only",
+    ),
     ({"seed": True}, "'seed' is true, but must be a whole number"),
     ({"seed": 1.5}, "'seed' is 1.5, but must be a whole number"),
     ({"name": "a b"}, "'name' is 'a b'; use letters, digits, '.', '_' and '-' only"),
@@ -162,7 +165,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {**TEXT, "valid": 1.0}}, "'data.valid' is 1.0, but must be less than 1.0"),
     (
         {"data": TEXT, "arms": ["hclt"]},
-        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn' only",
+        "the arm 'hclt' belongs to 'circuit.kind: patches, growing or rat_spn' only",
     ),
     (
         {"data": TEXT, "train": {"epochs": 1}},

@@ -9,12 +9,14 @@ UAI 2019).  ``region_graph`` describes the file format and draws random region g
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pyjuice_bridge.circuit.hclt import category_array
 from pyjuice_bridge.circuit.initialise import initialise, uniform_leaves, uniform_weights
+from pyjuice_bridge.circuit.region_circuit import ragged
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
     load_region_graph,
@@ -31,7 +33,7 @@ from pyjuice_bridge.circuit.types import (
 )
 from pyjuice_bridge.errors import UserError
 
-__all__ = ["RegionGraph", "load_region_graph", "random_region_graph", "rat_spn"]
+__all__ = ["RegionGraph", "load_region_graph", "random_region_graph", "rat_spn", "tucker_circuit"]
 
 
 def rat_spn(
@@ -56,20 +58,53 @@ def rat_spn(
     """
     if sums < 1 or inputs < 1:
         raise UserError("sums and inputs must be at least 1.")
+    circuit = _built(graph, sums, inputs, categories).circuit()
+    return circuit if seed is None else initialise(circuit, seed)
+
+
+def tucker_circuit(
+    graph: RegionGraph, latents: int, categories: ArrayLike, *, seed: int | None = None
+) -> Circuit:
+    """Build a circuit of RAT-SPN layers in which every region but the root has a latent variable.
+
+    Args:
+        graph: the regions and their partitions, into two each.
+        latents: values of every latent variable.
+        categories: values of every variable: one number, or int [num_vars].
+        seed: of Dirichlet(1) rows; None leaves uniform rows that take no memory.
+
+    Returns:
+        The circuit of ``rat_spn``; ``latents["z"]`` lists the blocks of all regions but the root.
+
+    Raises:
+        UserError: an argument is not as described.
+    """
+    if latents < 1:
+        raise UserError("latents must be at least 1.")
+    builder = _built(graph, latents, latents, categories)
+    blocks = [builder.block[r] for r in range(len(graph.scopes)) if r != graph.root]
+    if not blocks:
+        raise UserError("the region graph has one region alone, which has nothing to mix.")
+    meta = {"structure": "region graph", "layer": "tucker", "latent_states": int(latents)}
+    z = np.array(blocks, np.int32)
+    circuit = replace(builder.circuit(), latents={"z": z}, meta=meta)
+    return circuit if seed is None else initialise(circuit, seed)
+
+
+def _built(graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike) -> _Builder:
+    for region, *children in graph.partitions:
+        if len(children) != 2 or (graph.own and graph.own[region]):
+            raise UserError(
+                f"Region {region} has a partition into other than two regions, which Kronecker "
+                "products cannot multiply."
+            )
     builder = _Builder(graph, sums, inputs)
     builder.add_leaves(category_array(categories, graph.num_vars))
     for regions in _by_height(graph):
         builder.add_regions(regions)
     if not graph.splits[graph.root]:
         builder.add_sums([graph.root], [[builder.block[graph.root]]], 1, inputs)
-    meta: dict[str, str | int | float] = {
-        "structure": "rat-spn",
-        "sums": int(sums),
-        "inputs": int(inputs),
-    }
-    root = np.array([builder.block[graph.root]], np.int32)
-    circuit = Circuit(graph.num_vars, tuple(builder.layers), root, {}, meta)
-    return circuit if seed is None else initialise(circuit, seed)
+    return builder
 
 
 class _Builder:
@@ -83,6 +118,16 @@ class _Builder:
         self.layers: list[Layer] = []
         self.blocks = 0
         self.block: dict[int, int] = {}
+
+    def circuit(self) -> Circuit:
+        """Return the circuit of a RAT-SPN."""
+        meta: dict[str, str | int | float] = {
+            "structure": "rat-spn",
+            "sums": int(self.sums),
+            "inputs": int(self.inputs),
+        }
+        root = np.array([self.block[self.graph.root]], np.int32)
+        return Circuit(self.graph.num_vars, tuple(self.layers), root, {}, meta)
 
     def _append(self, layer: Layer) -> range:
         """Add a layer and return the ids of its blocks."""
@@ -133,7 +178,7 @@ class _Builder:
 
     def add_sums(self, regions: list[int], edges: list[list[int]], width: int, size: int) -> None:
         """Add a sum layer: a block of ``width`` nodes per region, over blocks of width ``size``."""
-        children, offsets = _ragged(edges)
+        children, offsets = ragged(edges)
         groups = np.arange(len(children), dtype=np.int32)
         counts = np.repeat(np.diff(offsets), np.diff(offsets))
         weights = uniform_weights(counts, width, size)
@@ -143,23 +188,13 @@ class _Builder:
 
 def _by_height(graph: RegionGraph) -> list[list[int]]:
     """Group regions with partitions by the longest path down to a leaf, lowest first."""
-    height = [0] * len(graph.scopes)
-    for region in sorted(range(len(height)), key=lambda i: len(graph.scopes[i])):
-        below = [height[child] for pair in graph.splits[region] for child in pair]
-        height[region] = 1 + max(below) if below else 0
-    levels: list[list[int]] = [[] for _ in range(max(height))]
-    for region, h in enumerate(height):
-        if h:
-            levels[h - 1].append(region)
+    levels: list[list[int]] = [[] for _ in range(max(graph.heights))]
+    for region, height in enumerate(graph.heights):
+        if height:
+            levels[height - 1].append(region)
     return levels
 
 
 def _product(kind: ProductKind, children: list[list[int]]) -> ProductLayer:
-    flat, offsets = _ragged(children)
+    flat, offsets = ragged(children)
     return ProductLayer(kind, offsets, flat)
-
-
-def _ragged(lists: list[list[int]]) -> tuple[IntArray, IntArray]:
-    """Concatenate lists; return also the offset of each."""
-    flat = np.array([item for part in lists for item in part], np.int32)
-    return flat, np.cumsum([0, *map(len, lists)]).astype(np.int32)

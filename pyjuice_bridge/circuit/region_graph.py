@@ -1,8 +1,10 @@
 """Region graphs: which sets of variables a circuit splits, and how.
 
-A region is a set of variables; a partition splits one region into two.  A region may have several
-partitions, and a region without any is a leaf.  On disk a region graph is JSON, specified in
-``docs/region_graph.md``::
+A region is a set of variables; a partition splits it into smaller regions.  A region may have
+several partitions, and a region without any is a leaf.  Some of a region's variables may be its
+own: in a hidden Chow-Liu tree the region of a subtree owns the variable at the subtree's root, and
+its children's subtrees have the rest.  ``region_rectangles`` makes the graphs of images.  On disk
+a region graph is JSON, specified in ``docs/region_graph.md``::
 
     {"num_vars": 3,
      "regions": [{"scope": [0, 1, 2]}, {"scope": [0]}, {"scope": [1, 2]}],
@@ -18,7 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from pyjuice_bridge.circuit.hclt import bfs_levels, check_parents
 from pyjuice_bridge.errors import UserError, shown
 
 
@@ -29,17 +33,19 @@ class RegionGraph:
     Attributes:
         num_vars: number of variables.
         scopes: the variables of each region.
-        partitions: (region, left child, right child), indices into ``scopes``.
+        partitions: (region, child, child, …), indices into ``scopes``.
+        own: by region the variables that stay with it where it is split; empty if none do.
 
     Raises:
-        UserError: ``num_vars`` is out of range, a partition does not split its region in two, or
-            there is not exactly one region that is nobody's child, or that one does not hold every
-            variable.
+        UserError: ``num_vars`` is out of range, a partition does not split its region, a region
+            with variables of its own has other than one partition, or there is not exactly one
+            region that is nobody's child, or that one does not hold every variable.
     """
 
     num_vars: int
     scopes: tuple[tuple[int, ...], ...]
-    partitions: tuple[tuple[int, int, int], ...]
+    partitions: tuple[tuple[int, ...], ...]
+    own: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_vars < 1:
@@ -51,12 +57,7 @@ class RegionGraph:
                 _fail(f"regions[{i}].scope must list at least one variable, none twice")
             if min(scope) < 0 or max(scope) >= self.num_vars:
                 _fail(f"regions[{i}].scope must hold variables from 0 to {self.num_vars - 1}")
-        for i, (region, *children) in enumerate(self.partitions):
-            if not all(0 <= r < len(self.scopes) for r in (region, *children)):
-                _fail(f"partitions[{i}] must name regions from 0 to {len(self.scopes) - 1}")
-            together = sorted(v for child in children for v in self.scopes[child])
-            if together != sorted(self.scopes[region]):
-                _fail(f"partitions[{i}].children must split the scope of region {region} in two")
+        self._check_partitions()
         below = {child for _, *children in self.partitions for child in children}
         tops = [region for region in range(len(self.scopes)) if region not in below]
         if len(tops) != 1:
@@ -66,6 +67,25 @@ class RegionGraph:
         if len(self.scopes[tops[0]]) != self.num_vars:
             _fail(f"region {tops[0]} is at the top and must hold all {self.num_vars} variables")
 
+    def _check_partitions(self) -> None:
+        if self.own and len(self.own) != len(self.scopes):
+            _fail(f"own has {len(self.own)} entries for {len(self.scopes)} regions")
+        for i, (region, *children) in enumerate(self.partitions):
+            if not all(0 <= r < len(self.scopes) for r in (region, *children)):
+                _fail(f"partitions[{i}] must name regions from 0 to {len(self.scopes) - 1}")
+            own = self.own[region] if self.own else ()
+            parts = [own, *(self.scopes[child] for child in children)]
+            together = sorted(v for part in parts for v in part)
+            if together != sorted(self.scopes[region]) or sum(map(bool, parts)) < 2:
+                beside = " (with its own variables)" if own else ""
+                _fail(
+                    f"partitions[{i}].children must split the scope of region {region} into two or "
+                    f"more{beside}"
+                )
+        for region, own in enumerate(self.own):
+            if own and len(self.splits[region]) != 1:
+                _fail(f"regions[{region}] has own variables, so it must have exactly one partition")
+
     @cached_property
     def root(self) -> int:
         """The region that is no child of any partition."""
@@ -73,17 +93,38 @@ class RegionGraph:
         return next(region for region in range(len(self.scopes)) if region not in below)
 
     @cached_property
-    def splits(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """The partitions of each region as (left child, right child)."""
-        partitions: list[list[tuple[int, int]]] = [[] for _ in self.scopes]
-        for region, left, right in self.partitions:
-            partitions[region].append((left, right))
-        return tuple(tuple(pairs) for pairs in partitions)
+    def splits(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The partitions of each region as its children."""
+        partitions: list[list[tuple[int, ...]]] = [[] for _ in self.scopes]
+        for region, *children in self.partitions:
+            partitions[region].append(tuple(children))
+        return tuple(tuple(parts) for parts in partitions)
+
+    @cached_property
+    def leaves(self) -> tuple[tuple[int, ...], ...]:
+        """The variables that each region reads itself: a leaf's scope, another's own variables."""
+        own = self.own or ((),) * len(self.scopes)
+        return tuple(
+            mine if splits else scope
+            for scope, mine, splits in zip(self.scopes, own, self.splits, strict=True)
+        )
+
+    @cached_property
+    def heights(self) -> tuple[int, ...]:
+        """The longest path from each region down to a leaf."""
+        height = [0] * len(self.scopes)
+        for region in sorted(range(len(height)), key=lambda i: len(self.scopes[i])):
+            below = [height[child] for part in self.splits[region] for child in part]
+            height[region] = 1 + max(below) if below else 0
+        return tuple(height)
 
     def to_json(self) -> str:
         """Return the text of a region-graph file."""
-        regions = [{"scope": list(scope)} for scope in self.scopes]
-        partitions = [{"region": r, "children": [a, b]} for r, a, b in self.partitions]
+        regions: list[dict[str, list[int]]] = [{"scope": list(scope)} for scope in self.scopes]
+        for region, own in zip(regions, self.own, strict=False):
+            if own:
+                region["own"] = list(own)
+        partitions = [{"region": r, "children": children} for r, *children in self.partitions]
         graph = {"num_vars": self.num_vars, "regions": regions, "partitions": partitions}
         return json.dumps(graph)
 
@@ -138,6 +179,28 @@ def random_region_graph(num_vars: int, depth: int, replicas: int, *, seed: int) 
     return RegionGraph(num_vars, tuple(scopes), tuple(partitions))
 
 
+def tree_regions(parents: ArrayLike) -> RegionGraph:
+    """Return the regions of a tree over variables: every subtree, which owns its top variable.
+
+    Of a Chow-Liu tree these are the regions of an HCLT; of a chain (``parents[i] = i - 1``), those
+    of an HMM.
+
+    Args:
+        parents: int [n], the parent of each variable, -1 at the root; region i is i's subtree.
+    """
+    tree = check_parents(parents)
+    children: list[list[int]] = [[] for _ in tree]
+    scopes: list[tuple[int, ...]] = [()] * len(tree)
+    for level in reversed(bfs_levels(tree)):
+        for i in level.tolist():
+            scopes[i] = tuple(sorted([i, *(v for child in children[i] for v in scopes[child])]))
+            if tree[i] >= 0:
+                children[tree[i]].append(i)
+    partitions = tuple((i, *below) for i, below in enumerate(children) if below)
+    own = tuple((i,) if below else () for i, below in enumerate(children))
+    return RegionGraph(len(tree), tuple(scopes), partitions, own if any(own) else ())
+
+
 def _fail(problem: str) -> NoReturn:
     raise UserError(f"{problem}.")
 
@@ -149,23 +212,22 @@ def _parsed(data: Any) -> RegionGraph:
     for key in ("regions", "partitions"):
         if not isinstance(data[key], list):
             _fail(f"{key} must be a list")
-    scopes = []
+    scopes, own = [], []
     for i, region in enumerate(data["regions"]):
-        _check_keys(region, ("scope",), f"regions[{i}]")
+        _check_keys(region, ("scope",), f"regions[{i}]", optional="own")
         scopes.append(_integers(region["scope"], f"regions[{i}].scope"))
+        own.append(_integers(region.get("own", []), f"regions[{i}].own"))
     partitions = []
     for i, partition in enumerate(data["partitions"]):
         _check_keys(partition, ("region", "children"), f"partitions[{i}]")
         region = _integer(partition["region"], f"partitions[{i}].region")
         children = _integers(partition["children"], f"partitions[{i}].children")
-        if len(children) != 2:
-            _fail(f"partitions[{i}].children must name two regions")
-        partitions.append((region, children[0], children[1]))
-    return RegionGraph(num_vars, tuple(scopes), tuple(partitions))
+        partitions.append((region, *children))
+    return RegionGraph(num_vars, tuple(scopes), tuple(partitions), tuple(own) if any(own) else ())
 
 
-def _check_keys(data: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(data, dict) or sorted(data) != sorted(keys):
+def _check_keys(data: Any, keys: tuple[str, ...], where: str, *, optional: str = "") -> None:
+    if not isinstance(data, dict) or sorted(data.keys() - {optional}) != sorted(keys):
         _fail(f"{where} must be an object with the entries {', '.join(keys)} and no others")
 
 

@@ -147,6 +147,14 @@ class Circuit:
     latents: Mapping[str, IntArray] = field(default_factory=dict)
     meta: Mapping[str, str | int | float] = field(default_factory=dict)
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Restore a pickled circuit: what is tied shares one array again."""
+        layers = list(state["layers"])
+        for i, layer in enumerate(layers):
+            if isinstance(layer, SumLayer) and layer.tied_to is not None:
+                layers[i] = replace(layer, weights=layers[layer.tied_to].weights)
+        self.__dict__.update(state, layers=tuple(layers))
+
     @cached_property
     def starts(self) -> IntArray:
         """int32 [layers + 1]: layer i holds the blocks ``starts[i]:starts[i + 1]``."""

@@ -10,7 +10,8 @@ of rows, takes seconds, and knows what to do with windows whose end has neither 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.leaves import fitted_rows
+from pyjuice_bridge.circuit.ties import leads
 from pyjuice_bridge.circuit.types import (
     MISSING,
     Circuit,
     FloatArray,
     InputLayer,
+    Layer,
     ProductLayer,
     SumLayer,
     layer_params,
@@ -38,11 +41,13 @@ _ENTRIES = 1 << 22
 def count_parameters(
     circuit: Circuit, x: NDArray[Any], z: NDArray[Any], *, pseudocount: float
 ) -> Circuit:
-    """Set every parameter of an HCLT or HMM to its smoothed relative frequency.
+    """Set every parameter to its smoothed relative frequency, all hidden variables observed.
 
     Args:
-        circuit: one whose ``latents["z"]`` lists the product block of each hidden variable, such as
-            those of ``hclt`` and ``Hmm.circuit``; tied blocks and layers add their counts.
+        circuit: one whose ``latents["z"]`` lists every block that stands for a hidden variable,
+            such as those of ``hclt``, ``Hmm.circuit`` and ``region_circuit``; tied blocks and
+            layers add their counts.  The edges of one sum, where it has several, are a choice that
+            nothing is known about: each gets an equal share.
         x: int [N, num_vars], -1 where a value is missing (no emission is counted there).
         z: int [N, hidden variables], -1 where there is none (nothing that involves it is counted).
         pseudocount: added to every parameter row, shared evenly by its entries.
@@ -55,7 +60,7 @@ def count_parameters(
         UserError: the circuit is not such a circuit, or the data does not fit it.
     """
     x, z = np.asarray(x), np.asarray(z)
-    hidden, owner = _hidden_variables(circuit)
+    nodes = _nodes(circuit)
     _check_shapes(circuit, x, z)
     if not 0 <= pseudocount < np.inf:
         raise UserError("pseudocount must be a finite number of at least 0.")
@@ -65,24 +70,25 @@ def count_parameters(
     for i, layer in enumerate(circuit.layers):
         if isinstance(layer, ProductLayer):
             continue
-        blocks = np.arange(circuit.starts[i], circuit.starts[i + 1])
-        parents = np.where(owner[blocks] >= 0, hidden[owner[blocks]], -1)
+        first = circuit.starts[i]
         if isinstance(layer, InputLayer):
-            values, which, params, target = x, layer.variables, layer.params, i
+            edges = np.arange(layer.num_blocks)
+            params, target = layer.params, i
         else:
-            values, which, params = z, hidden[layer.children].astype(np.int32), layer.weights
-            target = i if layer.tied_to is None else layer.tied_to
+            edges = np.repeat(np.arange(layer.num_blocks), np.diff(layer.offsets))
+            params, target = layer.weights, i if layer.tied_to is None else layer.tied_to
         counts = tables.setdefault(target, np.zeros(params.shape, np.int64))
-        for block, parent in enumerate(parents):
-            rows = z[:, parent] if parent >= 0 else None
-            _add(counts[layer.groups[block]], rows, values[:, which[block]])
-    arrays: list[FloatArray | None] = []
-    for i, layer in enumerate(circuit.layers):
-        old = layer_params(layer)
-        if isinstance(layer, InputLayer) and layer.family != Categorical():
-            arrays.append(fitted_rows(layer.family, tables[i], layer.params, pseudocount))
-        else:
-            arrays.append(None if old is None else _normalised(tables[i], old, pseudocount))
+        for edge, block in enumerate(edges):
+            if isinstance(layer, InputLayer):
+                columns: NDArray[Any] | None = x[:, layer.variables[edge]]
+            else:
+                columns = nodes[layer.children[edge]].of(z)
+            assert columns is not None
+            _add(counts[layer.groups[edge]], nodes[first + block].of(z), columns)
+    arrays = [
+        None if i not in tables else _parameters(layer, tables[i], pseudocount)
+        for i, layer in enumerate(circuit.layers)
+    ]
     return circuit.with_layer_params(arrays)
 
 
@@ -130,29 +136,69 @@ def latent_circuit(
     return replace(circuit, layers=layers, meta={**circuit.meta, "structure": "latent circuit"})
 
 
-def _hidden_variables(circuit: Circuit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Map blocks to the hidden variable of a product block, and to the product they are in."""
-    hidden = np.full(circuit.num_blocks, -1)
-    owner = np.full(circuit.num_blocks, -1)
+@dataclass(frozen=True)
+class _Nodes:
+    """Which node of a block is active: the number that some hidden variables are the digits of.
+
+    Attributes:
+        columns: of the hidden variables; none at a root.
+        sizes: the number of values of each.
+    """
+
+    columns: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+    def __add__(self, other: _Nodes) -> _Nodes:
+        return _Nodes(self.columns + other.columns, self.sizes + other.sizes)
+
+    def of(self, z: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the active node of every row, -1 where it is not known; None at a root."""
+        if not self.columns:
+            return None
+        if len(self.columns) == 1:
+            return z[:, self.columns[0]]
+        digits = z[:, self.columns].astype(np.int64)
+        numbers = np.ravel_multi_index(tuple(np.maximum(digits, 0).T), self.sizes)
+        return np.where((digits == MISSING).any(axis=1), MISSING, numbers)
+
+
+def _nodes(circuit: Circuit) -> list[_Nodes]:
+    """Find what says which node of each block is active.
+
+    It is the block's own hidden variable, of a Kronecker product those of its children together,
+    and otherwise that of the product that the block is a factor of.
+    """
     if "z" not in circuit.latents:
         raise UserError('The circuit has no latents named "z"; build it with hclt().')
-    hidden[circuit.latents["z"]] = np.arange(len(circuit.latents["z"]))
-    for i, layer in enumerate(circuit.layers):
-        blocks = np.arange(circuit.starts[i], circuit.starts[i + 1])
-        if isinstance(layer, ProductLayer):
-            owner[layer.children] = np.repeat(blocks, np.diff(layer.offsets))
-            fits = layer.kind == "hadamard" and bool((hidden[blocks] >= 0).all())
-        elif isinstance(layer, SumLayer):
-            single = len(layer.children) == layer.num_blocks
-            fits = single and bool((hidden[layer.children] >= 0).all())
-        else:
-            fits = True
-        if not fits:
-            raise UserError(
-                f'The circuit is not an HCLT or HMM with latents "z" at every product block: layer '
-                f"{i} has other blocks."
-            )
-    return hidden, owner
+    found: list[_Nodes | None] = [None] * circuit.num_blocks
+    for column, block in enumerate(circuit.latents["z"].tolist()):
+        found[block] = _Nodes((column,), (circuit.widths[circuit.layer_of(block)],))
+    for root in circuit.roots.tolist():
+        found[root] = _Nodes()
+    for i in reversed(range(len(circuit.layers))):
+        layer = circuit.layers[i]
+        if not isinstance(layer, ProductLayer):
+            continue
+        bounds = pairwise(layer.offsets.tolist())
+        for block, (start, stop) in enumerate(bounds, int(circuit.starts[i])):
+            children = layer.children[start:stop].tolist()
+            if layer.kind == "kronecker":
+                found[block] = _joined([found[child] for child in children])
+            elif layer.kind == "hadamard":
+                for child in children:
+                    found[child] = found[child] or found[block]
+    missing = next((b for b, nodes in enumerate(found) if nodes is None), None)
+    if missing is not None:
+        raise UserError(
+            'The circuit is not an HCLT, an HMM or one over a region graph with latents "z" for '
+            f"all of its blocks: layer {circuit.layer_of(missing)} has other blocks."
+        )
+    return [nodes for nodes in found if nodes is not None]
+
+
+def _joined(parts: list[_Nodes | None]) -> _Nodes | None:
+    known = [part for part in parts if part is not None]
+    return sum(known, _Nodes()) if len(known) == len(parts) else None
 
 
 def _latent_sizes(circuit: Circuit) -> NDArray[np.int64]:
@@ -200,6 +246,25 @@ def _add(counts: NDArray[np.int64], rows: NDArray[Any] | None, columns: NDArray[
             there &= above != MISSING
             ids += above * counts.shape[1]
         np.add.at(flat, ids[there], 1)
+
+
+def _parameters(layer: Layer, counts: NDArray[np.int64], pseudocount: float) -> FloatArray:
+    """Normalise the counts of a layer; rows without any stay."""
+    if isinstance(layer, InputLayer) and layer.family != Categorical():
+        return fitted_rows(layer.family, counts, layer.params, pseudocount)
+    old = layer_params(layer)
+    assert old is not None
+    if not isinstance(layer, SumLayer) or (np.diff(layer.offsets) == 1).all():
+        return _normalised(counts, old, pseudocount)
+    made = np.empty(old.shape, old.dtype)
+    family = leads(layer)
+    for lead in np.unique(family):
+        groups = np.flatnonzero(family == lead)
+        # A row runs over all edges of a block, each of which counted every sample.
+        row, kept = (np.concatenate([a[g] for g in groups], axis=1) for a in (counts, old))
+        new = _normalised(row, kept, pseudocount * len(groups))
+        made[groups] = np.stack(np.split(new, len(groups), axis=1))
+    return made
 
 
 def _normalised(counts: NDArray[np.int64], old: FloatArray, pseudocount: float) -> FloatArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context
-from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
+from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions, Latents
 from pyjuice_bridge.stages.store import Artifact
 
 _CHECKPOINT = "checkpoint.h5"
@@ -34,6 +33,7 @@ def train_stage(
     key: Mapping[str, Any],
     parents: Sequence[Artifact],
     passes_before: int = 0,
+    latents: Callable[[], Latents] | None = None,
     valid: NDArray[Any] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     finish: Callable[[Circuit], Circuit] = lambda circuit: circuit,
@@ -51,6 +51,7 @@ def train_stage(
         key: what else the result depends on.
         parents: the artifacts that ``begin`` and ``rows`` come from.
         passes_before: passes over the data before this training, for messages.
+        latents: makes those that are observed, as in ``Engine.fit``.
         valid: as in ``Engine.fit``.
         on_epoch: as in ``Engine.fit``.
         finish: what is done to the trained circuit before it is kept.
@@ -73,6 +74,7 @@ def train_stage(
                 x,
                 options,
                 weights=weights,
+                latents=latents() if latents is not None else None,
                 valid=valid,
                 checkpoint=folder / _CHECKPOINT,
                 on_epoch=on_epoch,
@@ -97,7 +99,8 @@ def train_stage(
 class PeakMemory:
     """The most memory this process and the engine's have held since this was made, in bytes.
 
-    Linux can forget the former peak; elsewhere it is the peak of this whole process.
+    Linux can forget the former peak; on macOS it is the peak of this whole process, and Windows
+    is not asked.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -106,10 +109,14 @@ class PeakMemory:
             with suppress(OSError):
                 Path(f"/proc/{process}/clear_refs").write_text("5")
 
-    def read(self) -> int:
-        """Return bytes of resident memory at the highest point."""
+    def read(self) -> int | None:
+        """Return bytes of resident memory at the highest point; None where they are unknown."""
         with suppress(OSError, StopIteration, ValueError, IndexError):
             return sum(map(_peak, self._processes))
+        if sys.platform == "win32":
+            return None
+        import resource
+
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

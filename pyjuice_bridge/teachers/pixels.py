@@ -24,8 +24,8 @@ Padding = Literal["zero", "edge"]
 class PixelSection(TeacherSection):
     """Raw pixels: the pixel (for ``hclt``) or patch itself and ``ring`` pixels around it.
 
-    The default ring is 3 for HCLTs (windows of 7 × 7) and 0 for patches.  With ``sigma`` a ring
-    pixel at distance d counts exp(-d² / (2 sigma²)).
+    The default ring is 3 for HCLTs (windows of 7 × 7), 0 for patches and region graphs.  With
+    ``sigma`` a ring pixel at distance d counts exp(-d² / (2 sigma²)).
     """
 
     kind: Literal["pixels"] = "pixels"

@@ -1,5 +1,7 @@
 """Counting against written-out frequencies, and against every other parameter setting."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from oracle import enumerate_log_likelihood, log_likelihood
@@ -8,7 +10,7 @@ from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.patches import patch_bundle
-from pyjuice_bridge.circuit.types import InputLayer, SumLayer, layer_params, with_params
+from pyjuice_bridge.circuit.types import InputLayer, SumLayer, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
 from pyjuice_bridge.engines import get_engine
@@ -194,22 +196,25 @@ def test_data_that_does_not_fit_is_refused(change, words):
         count_parameters(hclt(TREE, 2, SIZES, seed=0), x, z, pseudocount=0.1)
 
 
+def test_edges_of_one_sum_get_equal_shares():
+    x, z = data()
+    circuit = hclt(TREE, 2, SIZES, seed=0)
+    last = circuit.layers[-1]
+    children, offsets = np.repeat(last.children, 2), np.array([0, 2], np.int32)
+    two = SumLayer(offsets, children, np.array([0, 1], np.int32), np.repeat(last.weights / 2, 2, 0))
+    layers = (*circuit.layers[:-1], two)
+    counted = count_parameters(replace(circuit, layers=layers), x, z, pseudocount=0.3)
+    one = count_parameters(circuit, x, z, pseudocount=0.3).layers[-1].weights
+    np.testing.assert_allclose(counted.layers[-1].weights, np.repeat(one / 2, 2, 0), rtol=1e-6)
+
+
 def test_other_circuits_are_refused():
     x, z = data()
     with pytest.raises(UserError, match="no latents"):
         count_parameters(patch_bundle(TREE, 1, 2, 3, seed=0), x, z, pseudocount=0.1)
     circuit = hclt(TREE, 2, 3, seed=0)
-    last = circuit.layers[-1]
-    two = SumLayer(
-        np.array([0, 2], np.int32), np.repeat(last.children, 2), np.array([0, 1]), last.weights
-    )
-    double_edge = type(circuit)(
-        4,
-        (*circuit.layers[:-1], with_params(two, np.repeat(last.weights / 2, 2, 0))),
-        circuit.roots,
-        circuit.latents,
-    )
+    fewer = type(circuit)(4, circuit.layers, circuit.roots, {"z": circuit.latents["z"][1:]})
     with pytest.raises(UserError, match="not an HCLT"):
-        count_parameters(double_edge, x, z, pseudocount=0.1)
+        count_parameters(fewer, x, z[:, 1:], pseudocount=0.1)
     with pytest.raises(UserError, match="epsilon"):
         latent_circuit(z, 2, pseudocount=0.1, epsilon=2.0)

@@ -16,18 +16,20 @@ def m_step(
     counts: Params,
     step_size: float | torch.Tensor,
     pseudocount: float,
+    taken: frozenset[int] = frozenset(),
 ) -> None:
     """θ ← (1 - η)·θ + η·normalise(counts + c/#siblings), in place; counts are set to zero.
 
     ``counts`` are as collected by the downward pass (sum layers without their factor θ).  A row
-    without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.  The rows of leaves
-    that are not categorical are then brought back into their family (``circuit.families.base``).
+    without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.  Layers whose step
+    was ``taken`` while counting are left alone.  The rows of leaves that are not categorical are
+    then brought back into their family (``circuit.families.base``).
     """
     leaves = _pool(program, params, counts)
     alone: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     tables: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for plan, theta, count in zip(program.layers, params, counts, strict=True):
-        if theta is None or count is None:
+    for i, (plan, theta, count) in enumerate(zip(program.layers, params, counts, strict=True)):
+        if theta is None or count is None or i in taken:
             continue
         if isinstance(plan, SumPlan) and plan.family_of_group is not None:
             _family_step(plan, theta, count, step_size, pseudocount)
