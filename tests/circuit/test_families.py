@@ -23,6 +23,7 @@ from pyjuice_bridge.circuit.families.smooth import Smooth
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.leaves import fitted_rows, with_leaves
 from pyjuice_bridge.circuit.types import InputLayer
+from pyjuice_bridge.engines.torch.module import CircuitModule
 from pyjuice_bridge.errors import UserError
 
 CONSTRAINED: tuple[Family, ...] = (
@@ -227,3 +228,12 @@ def test_rows_outside_the_family_are_refused() -> None:
     broken = type(circuit)(2, (wrong, *circuit.layers[1:]), circuit.roots)
     with pytest.raises(UserError, match=r"/layers/0/params: row 0 of group 0 is no logistic"):
         check(broken)
+
+
+def test_logits_leave_the_family_behind_only_where_they_may_leave_it() -> None:
+    plain = hclt([-1, 0], 2, 7, seed=1)
+    for family, expected in ((Logistic(), Categorical()), (Smooth(), Smooth())):
+        found = CircuitModule(with_leaves(plain, family, seed=2)).circuit()
+        check(found)
+        assert isinstance(found.layers[0], InputLayer)
+        assert found.layers[0].family == expected
