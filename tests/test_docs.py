@@ -203,7 +203,10 @@ def sections(model: type[BaseModel], path: str = "") -> dict[str, type[BaseModel
     for name, field in model.model_fields.items():
         choices = _models(field.annotation)
         for choice in choices:
-            kind = f", `kind: {_kind(choice)}`" if len(choices) > 1 else ""
+            tag = _tag(choice)
+            if tag == "family" and set(choice.model_fields) == {tag}:
+                continue
+            kind = f", `{tag}: {_kind(choice)}`" if len(choices) > 1 else ""
             inner = {f"`{path}{name}`{kind}": choice, **sections(choice, f"{path}{name}.")}
             found |= {k: v for k, v in inner.items() if v not in found.values()}
     return found
@@ -215,8 +218,13 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [m for part in get_args(annotation) for m in _models(part)]
 
 
+def _tag(model: type[BaseModel]) -> str:
+    """The field by which sections of this sort are told apart."""
+    return "family" if "family" in model.model_fields else "kind"
+
+
 def _kind(model: type[BaseModel]) -> str:
-    return str(get_args(model.model_fields["kind"].annotation)[0])
+    return str(get_args(model.model_fields[_tag(model)].annotation)[0])
 
 
 HEADINGS: dict[str, type[BaseModel]] = {"Top level": Config, **sections(Config)}
@@ -247,7 +255,7 @@ def expected_rows(model: type[BaseModel]) -> list[tuple[str, str, str]]:
     return [
         (f"`{name}`", _default(field) if name not in by_data else "by `data.kind`", _allowed(field))
         for name, field in fields
-        if name != "kind" or len(get_args(field.annotation)) > 1
+        if name not in ("kind", "family") or len(get_args(field.annotation)) > 1
     ]
 
 
@@ -258,8 +266,9 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "–"
     if isinstance(value, BaseModel):
-        kind = f"`kind: {value.kind}`" if len(_models(field.annotation)) > 1 else "its defaults"  # type: ignore[attr-defined]
-        return kind
+        tag = _tag(type(value))
+        several = len(_models(field.annotation)) > 1
+        return f"`{tag}: {getattr(value, tag)}`" if several else "its defaults"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

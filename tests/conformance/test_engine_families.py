@@ -24,7 +24,7 @@ from pyjuice_bridge.engines.base import Engine, FitOptions, Schedule
 
 LIKELY: tuple[Family, ...] = (Binomial(), Logistic(), Logistic(uniform=0.0))
 """Families whose M-step maximises the likelihood."""
-FAMILIES = (*LIKELY, Smooth(bandwidth=0.7))
+FAMILIES = (*LIKELY, Smooth())
 
 
 def wide(family: Family) -> Circuit:

@@ -16,6 +16,8 @@ _STEEP = 10.0
 """1 / scale, at most."""
 _FLAT = 1e-5
 """1 / scale, at least."""
+_LEAST = 1e-30
+"""Weight of a boundary that has all mass on one side."""
 
 
 class Logistic(Parametric):
@@ -38,7 +40,7 @@ class Logistic(Parametric):
         xp = namespace(shape)
         below = xp.cumsum(shape, -1)[..., :-1]
         above = xp.flip(xp.cumsum(xp.flip(shape, (-1,)), -1), (-1,))[..., 1:]
-        weights = (below * above) ** 2
+        weights = (below * above) ** 2 + _LEAST
         odds = xp.log(xp.clip(below, 1e-300, None)) - xp.log(xp.clip(above, 1e-300, None))
         x = values_of(shape)[:-1] + 0.5
         total = xp.clip(weights.sum(-1)[..., None], 1e-300, None)

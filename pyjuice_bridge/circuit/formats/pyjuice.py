@@ -460,10 +460,10 @@ def write_pyjuice(circuit: Circuit, path: Path | str) -> None:
     """Write a circuit that ``pyjuice.load`` opens.
 
     Ties are kept; names of latents and the meta are not, since the format has no place for them.
+    Leaves of every family are written as the tables of probabilities that they are.
 
     Raises:
-        UserError: the circuit is not valid, has several roots or other leaves than categorical
-            ones, or the file cannot be written.
+        UserError: the circuit is not valid or has several roots, or the file cannot be written.
     """
     check(circuit, f"circuit for {path}")
     if len(circuit.roots) != 1:
@@ -471,9 +471,6 @@ def write_pyjuice(circuit: Circuit, path: Path | str) -> None:
             f"{path}: a PyJuice circuit has one root, this one {len(circuit.roots)}; choose one "
             "with Model.select(root)."
         )
-    for layer in circuit.layers:
-        if isinstance(layer, InputLayer) and layer.family != "categorical":
-            raise UserError(f"{path}: leaves of the family {layer.family!r} cannot be written.")
     widths = [width for width in circuit.widths if width > 1]
     common = math.gcd(*widths) if widths else 1
     try:

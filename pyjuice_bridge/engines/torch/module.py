@@ -9,6 +9,7 @@ faster wherever EM will do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.circuit.ties import leads
 from pyjuice_bridge.circuit.types import (
     Circuit,
@@ -92,14 +94,24 @@ class CircuitModule(nn.Module):
         return found[:, :, 0].t()
 
     def circuit(self) -> Circuit:
-        """Return the circuit of the logits as they are now."""
+        """Return the circuit of the logits as they are now.
+
+        Leaves become categorical where logits may take them out of their family.
+        """
         dtype = str(self._some_logits.dtype).removeprefix("torch.")
         params: list[NDArray[Any] | None] = [None] * len(self._circuit.layers)
         with torch.no_grad():
             for index, logs in self._log_params(torch.float64).items():
                 if str(index) in self.logits:
                     params[index] = logs.exp().cpu().numpy().astype(dtype)
-        return self._circuit.with_layer_params(params)
+        circuit = self._circuit.with_layer_params(params)
+        layers = (
+            replace(layer, family=Categorical())
+            if isinstance(layer, InputLayer) and layer.family.constrained
+            else layer
+            for layer in circuit.layers
+        )
+        return replace(circuit, layers=tuple(layers))
 
     @property
     def _some_logits(self) -> Tensor:
