@@ -101,7 +101,10 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"arms": ["lvdd"]}, "'arms.0' is 'lvdd'; choose lvd, random or hclt; did you mean 'lvd'?"),
     ({"arms": ["lvd", "lvd"]}, "'arms': the same arm is listed twice"),
     ({"arms": []}, "'arms' is empty; give at least 1"),
-    ({"arms": ["hclt"]}, "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn' only"),
+    (
+        {"arms": ["hclt"]},
+        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn or region_graph' only",
+    ),
     ({"seed": True}, "'seed' is true, but must be a whole number"),
     ({"seed": 1.5}, "'seed' is 1.5, but must be a whole number"),
     ({"name": "a b"}, "'name' is 'a b'; use letters, digits, '.', '_' and '-' only"),
@@ -146,7 +149,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {**TEXT, "valid": 1.0}}, "'data.valid' is 1.0, but must be less than 1.0"),
     (
         {"data": TEXT, "arms": ["hclt"]},
-        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn' only",
+        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn or region_graph' only",
     ),
     (
         {"data": TEXT, "train": {"epochs": 1}},
