@@ -13,10 +13,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyjuice_bridge.circuit.combine import mixture, product
     from pyjuice_bridge.circuit.hmm import Hmm
     from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.data import load_text
     from pyjuice_bridge.errors import UserError
+    from pyjuice_bridge.estimators.structures import HCLT, HMM, RegionCircuit
     from pyjuice_bridge.query.model import Model, load
     from pyjuice_bridge.query.text import TextModel
     from pyjuice_bridge.query.text_phrases import Constraint
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "HCLT": "estimators.structures",
+    "HMM": "estimators.structures",
+    "RegionCircuit": "estimators.structures",
     "Circuit": "circuit.types",
     "Config": "runner.config",
     "Constraint": "query.text_phrases",
@@ -41,15 +46,20 @@ _HOMES = {
     "load_config": "runner.config",
     "load_text": "data",
     "make_config": "runner.config",
+    "mixture": "circuit.combine",
+    "product": "circuit.combine",
     "run": "runner.api",
 }
 
 __all__ = [
+    "HCLT",
+    "HMM",
     "Circuit",
     "Config",
     "Constraint",
     "Hmm",
     "Model",
+    "RegionCircuit",
     "RunResult",
     "Sampling",
     "TextModel",
@@ -59,6 +69,8 @@ __all__ = [
     "load_config",
     "load_text",
     "make_config",
+    "mixture",
+    "product",
     "run",
 ]
 

@@ -4,8 +4,12 @@
 class UserError(Exception):
     """Bad input: one sentence naming the file, field or array and what to do about it.
 
-    The command line prints the message alone; from Python it is an ordinary exception.
+    The command line and notebooks print the message alone; elsewhere it is an ordinary exception.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def shown(value: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pyjuice_bridge.circuit.growing import choose_roots, widen
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.rat_spn import rat_spn
@@ -80,6 +81,12 @@ def random_rows(circuit: Circuit, count: int, seed: int, missing: float = 0.2) -
     return np.where(rng.random(x.shape) < missing, -1, x).astype(np.int32)
 
 
+def grown(seed: int) -> Circuit:
+    """Two clusters, one of two heads over one circuit, grown once."""
+    bundle = choose_roots(patch_bundle([-1, 0], 2, 1, [2, 3], seed=seed), [0, 1, 1])
+    return widen(bundle, np.array([False, False, True]), seed=seed)
+
+
 CIRCUITS: dict[str, Callable[[], Circuit]] = {
     "hclt": lambda: hclt([1, -1, 1, 2], 3, [2, 3, 2, 3], seed=1),
     "hmm": lambda: hmm(4, 3, 3, seed=2),
@@ -89,6 +96,7 @@ CIRCUITS: dict[str, Callable[[], Circuit]] = {
         patch_bundle([1, -1], 3, 2, 2, seed=5),
         np.array([[0, 3], [2, 1]]),
     ),
+    "grown": lambda: grown(8),
     "rat_spn": lambda: rat_spn(random_region_graph(4, 2, 2, seed=0), 2, 2, [2, 3, 2, 2], seed=7),
     "mixture": lambda: mixture(4, 2, seed=6),
 }

@@ -52,6 +52,22 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         "did you mean 'linear'?",
     ),
     (
+        {"circuit": {"leaves": {"family": "gausian"}}},
+        "'circuit.leaves.family' is 'gausian'; choose categorical, smooth, logistic or binomial",
+    ),
+    (
+        {"circuit": {"leaves": {"family": "logistic", "bandwidth": 2}}},
+        "'circuit.leaves.bandwidth' belongs to 'circuit.leaves.family: smooth'",
+    ),
+    (
+        {"circuit": {"leaves": {"family": "smooth", "bandwidth": 0}}},
+        "'circuit.leaves.bandwidth' is 0, but must be more than 0.0",
+    ),
+    (
+        {"data": TEXT, "circuit": {"kind": "hmm", "leaves": {"family": "smooth"}}},
+        "there is no field 'circuit.leaves'; allowed are kind, states and pseudocount",
+    ),
+    (
         {"teacher": {"kind": "mea"}},
         "'teacher.kind' is 'mea'; choose pixels, mae, vqvae2, vit_mae, efficientnet, file, object, "
         "text, columns or writer; did you mean 'mae'?",
@@ -96,14 +112,14 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"train": {"patch_training": {"epochs": 1}}},
-        "'train.patch_training' belongs to 'circuit.kind: patches' only",
+        "'train.patch_training' belongs to 'circuit.kind: patches or growing' only",
     ),
     ({"arms": ["lvdd"]}, "'arms.0' is 'lvdd'; choose lvd, random or hclt; did you mean 'lvd'?"),
     ({"arms": ["lvd", "lvd"]}, "'arms': the same arm is listed twice"),
     ({"arms": []}, "'arms' is empty; give at least 1"),
     (
         {"arms": ["hclt"]},
-        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn or region_graph' only",
+        "the arm 'hclt' belongs to 'circuit.kind: patches, growing, region_graph or rat_spn' only",
     ),
     ({"seed": True}, "'seed' is true, but must be a whole number"),
     ({"seed": 1.5}, "'seed' is 1.5, but must be a whole number"),
@@ -149,7 +165,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {**TEXT, "valid": 1.0}}, "'data.valid' is 1.0, but must be less than 1.0"),
     (
         {"data": TEXT, "arms": ["hclt"]},
-        "the arm 'hclt' belongs to 'circuit.kind: patches or rat_spn or region_graph' only",
+        "the arm 'hclt' belongs to 'circuit.kind: patches, growing, region_graph or rat_spn' only",
     ),
     (
         {"data": TEXT, "train": {"epochs": 1}},

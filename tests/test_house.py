@@ -20,6 +20,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     (FACADE,),
+    ("estimators",),
     ("runner",),
     ("distill",),
     ("domains",),

@@ -17,6 +17,7 @@ using Random: AbstractRNG, RandomDevice, Xoshiro, default_rng, randexp!, randstr
 
 export BridgeError, MISSING
 export InputLayer, ProductLayer, SumLayer, Circuit
+export Family, Categorical, Smooth, Logistic, Binomial
 export num_blocks, num_parameters, num_categories, layer_of, layer_params, with_params
 export hidden_tree, print_tree, chow_liu_tree
 export load_circuit, save_circuit, Assignments, load_assignments, save_assignments
@@ -27,6 +28,7 @@ export FitOptions, Schedule, FitResult
 export to_juice, from_juice, load_juice, save_juice, juice_rows, juice_em
 # Names that others have, too: take them with `using JuiceBridge: check, fit, glue, sample`.
 
+include("families.jl")
 include("types.jl")
 include("ties.jl")
 include("scopes.jl")

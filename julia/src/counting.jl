@@ -42,7 +42,10 @@ function count_parameters(
     params = map(circuit.layers, edges) do layer, found
         owns_params(layer) || return nothing
         name, data = layer isa InputLayer ? ("x", x) : ("z", z)
-        return counted(layer_params(layer), found, z, data, name, Float64(pseudocount))
+        old = layer_params(layer)
+        layer isa InputLayer && !(layer.family isa Categorical) &&
+            return counted_leaves(layer, found, z, data, Float64(pseudocount))
+        return counted(old, found, z, data, name, Float64(pseudocount))
     end
     return with_params(circuit, params)
 end
@@ -89,6 +92,23 @@ function check_counted(circuit, x, z)
     size(x, 2) == size(z, 2) || wrong_size(
         "x has $(size(x, 2)) rows but z has $(size(z, 2)); they must be the same rows.",
     )
+end
+
+"Columns of a leaf family, estimated from its pooled counts."
+function counted_leaves(layer::InputLayer, edges, z, data, pseudocount)
+    family, old = layer.family, Float64.(layer.params)
+    work = CountWork(size(old, 1), size(old, 2), size(z, 2))
+    table = similar(old)
+    for group in axes(old, 3)
+        fill!(work.counts, 0)
+        for (_, given, column) in filter(edge -> edge[1] == group, edges)
+            add_counts!(work, z, given, data, column, "x")
+        end
+        pooled = pool(family, Float64.(work.counts))
+        normalise!(view(table, :, :, group), pooled, view(old, :, :, group), pseudocount)
+    end
+    seen = any(table .!= old; dims = 1)
+    return convert(typeof(layer.params), ifelse.(seen, fit_rows!(family, copy(table)), old))
 end
 
 "Smoothed relative frequencies, `[entries, width, groups]` like `old`; uses all threads."

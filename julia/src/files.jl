@@ -42,7 +42,7 @@ end
 
 function write_layer(group, layer::InputLayer)
     write_attribute(group, "kind", "input")
-    write_attribute(group, "family", "categorical")
+    write_family(group, layer.family)
     write_array(group, "variables", to_file(layer.variables))
     write_array(group, "groups", to_file(layer.groups))
     return write_array(group, "params", layer.params)
@@ -109,14 +109,9 @@ read_floats(group, name) = read_array(group, name, (Float32, Float64), 3)
 function read_layer(group, earlier)
     kind = text_attribute(group, "kind")
     if kind == "input"
-        family = text_attribute(group, "family")
-        family == "categorical" || throw(
-            BridgeError(
-                "$(item_place(group)): family '$family' is unknown, must be 'categorical'.",
-            ),
-        )
+        family = read_family(group)
         variables, groups = read_ids(group, "variables"), read_ids(group, "groups")
-        return InputLayer(variables, groups, read_floats(group, "params"))
+        return InputLayer(variables, groups, read_floats(group, "params"), family)
     elseif kind in ("hadamard", "kronecker", "concat")
         offsets, children = read_ids(group, "offsets"), read_ids(group, "children")
         return ProductLayer(Symbol(kind), offsets, children)
@@ -131,6 +126,33 @@ function read_layer(group, earlier)
             "$(item_place(group)): kind '$kind' is unknown, must be one of $known.",
         ),
     )
+end
+
+function write_family(group, family)
+    write_attribute(group, "family", family_name(family))
+    for option in fieldnames(typeof(family))
+        write_attribute(group, string(option), getfield(family, option))
+    end
+end
+
+"The family of a layer; options that the file does not have keep their defaults."
+function read_family(group)
+    name = text_attribute(group, "family")
+    F = get(FAMILIES, name, nothing)
+    known = join(sort!(collect(keys(FAMILIES))), ", ")
+    isnothing(F) && throw(
+        BridgeError(
+            "$(item_place(group)): family '$name' is unknown, must be one of $known.",
+        ),
+    )
+    given = [scalar_attribute(group, string(option)) for option in fieldnames(F)]
+    any(isnothing, given) && return F()
+    try
+        return F(given...)
+    catch error
+        error isa Union{ArgumentError,MethodError} || rethrow()
+        throw(BridgeError("$(item_place(group)): bad options of the family '$name'."))
+    end
 end
 
 "The weights of a sum layer, and 0 or the layer that owns them."

@@ -100,7 +100,7 @@ function spread(layer::InputLayer, places)
     size, positions = Base.size(places)
     variables = [places[mod1(v, size), p] for p = 1:positions, v in layer.variables]
     groups = repeat(layer.groups; inner = positions)
-    return InputLayer(vec(variables), groups, layer.params)
+    return InputLayer(vec(variables), groups, layer.params, layer.family)
 end
 
 function spread(layer::ProductLayer, places)

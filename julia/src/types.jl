@@ -31,27 +31,30 @@ layer refers to blocks of earlier layers only.
 abstract type Layer end
 
 """
-    InputLayer(variables, groups, params)
+    InputLayer(variables, groups, params, family = Categorical())
 
-Categorical leaves: node `j` of block `b` has the value `params[x_v + 1, j, groups[b]]` with
+Leaves: node `j` of block `b` has the value `params[x_v + 1, j, groups[b]]` with
 `v = variables[b]`, or one where `x_v` is missing.
 
 - `variables`: `[blocks]`, the variable of each block;
 - `groups`: `[blocks]`, the parameter group of each block; equal groups are tied;
-- `params`: `[categories, width, groups]`, every column a distribution over the categories.
+- `params`: `[categories, width, groups]`, every column a distribution over the categories;
+- `family`: what columns may be, and how they are estimated from counts.
 """
 struct InputLayer{P<:AbstractArray{<:AbstractFloat,3}} <: Layer
     variables::Vector{Int32}
     groups::Vector{Int32}
     params::P
+    family::Family
 end
 
 function InputLayer(
     variables::AbstractVector{<:Integer},
     groups::AbstractVector{<:Integer},
     params::P,
+    family::Family = Categorical(),
 ) where {P<:AbstractArray{<:AbstractFloat,3}}
-    return InputLayer{P}(variables, groups, params)
+    return InputLayer{P}(variables, groups, params, family)
 end
 
 """
@@ -209,10 +212,15 @@ layer_of(circuit::Circuit, block::Integer) = searchsortedlast(circuit.starts, bl
 """
     num_parameters(circuit)
 
-Entries of all parameter arrays, tied ones counted once.
+Entries of sum layers, numbers that columns of leaves are made from; tied ones once.
 """
-num_parameters(circuit::Circuit) =
-    sum(length(layer_params(a)) for a in circuit.layers if owns_params(a); init = 0)
+num_parameters(circuit::Circuit) = sum(num_parameters, circuit.layers; init = 0)
+num_parameters(layer::Layer) = owns_params(layer) ? length(layer_params(layer)) : 0
+
+function num_parameters(layer::InputLayer)
+    categories, width, groups = size(layer.params)
+    return width * groups * parameters_per_row(layer.family, categories)
+end
 
 """
     num_categories(circuit)
@@ -235,7 +243,7 @@ The same layer or circuit with other parameters. For a circuit, `params` has one
 layer; `nothing` keeps what is there, and a tied layer follows its owner.
 """
 with_params(layer::InputLayer, params::AbstractArray) =
-    InputLayer(layer.variables, layer.groups, params)
+    InputLayer(layer.variables, layer.groups, params, layer.family)
 function with_params(layer::SumLayer, params::AbstractArray)
     return SumLayer(layer.offsets, layer.children, layer.groups, params, layer.tied_to)
 end

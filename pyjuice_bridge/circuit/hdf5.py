@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.families.registry import family_of
 from pyjuice_bridge.circuit.h5_files import (
     atomic_h5,
     members,
@@ -84,7 +85,8 @@ def load(path: Path | str) -> Circuit:
 def _write_layer(group: h5py.Group, layer: Layer) -> None:
     if isinstance(layer, InputLayer):
         write_attribute(group, "kind", "input")
-        write_attribute(group, "family", layer.family)
+        for name, option in layer.family.model_dump().items():
+            write_attribute(group, name, option)
         arrays = {"variables": layer.variables, "groups": layer.groups, "params": layer.params}
     elif isinstance(layer, ProductLayer):
         write_attribute(group, "kind", layer.kind)
@@ -116,8 +118,12 @@ def _read_layer(file: h5py.File, name: str, earlier: list[Layer]) -> Layer:
         return read_array(file, f"{name}/{array}", "float", 3)
 
     if kind == "input":
-        family = read_attribute(file[name], "family", str)
-        return InputLayer(ints("variables"), ints("groups"), floats("params"), cast(Any, family))
+        family = family_of(
+            read_attribute(file[name], "family", str),
+            read_attributes(file, name),
+            place(file, name),
+        )
+        return InputLayer(ints("variables"), ints("groups"), floats("params"), family)
     if kind == "sum":
         arrays = ints("offsets"), ints("children"), ints("groups")
         if "tied_to" not in file[name].attrs:

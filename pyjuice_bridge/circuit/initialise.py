@@ -38,7 +38,9 @@ def uniform_weights(edges: NDArray[np.int_], width: int, width_in: int) -> Float
 
 
 def initialise(circuit: Circuit, seed: int) -> Circuit:
-    """Draw every parameter row from Dirichlet(1), float32; tied rows are drawn once.
+    """Draw every parameter row, float32; tied rows are drawn once.
+
+    Rows of sums are Dirichlet(1), those of leaves what their family draws.
 
     Args:
         circuit: the structure; its parameters are not read.
@@ -48,7 +50,7 @@ def initialise(circuit: Circuit, seed: int) -> Circuit:
     params: list[FloatArray | None] = []
     for layer in circuit.layers:
         if isinstance(layer, InputLayer):
-            params.append(dirichlet_rows(rng, layer.params.shape))
+            params.append(layer.family.rows(rng, layer.params.shape))
         elif isinstance(layer, ProductLayer) or layer.tied_to is not None:
             params.append(None)
         else:

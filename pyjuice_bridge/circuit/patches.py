@@ -64,7 +64,8 @@ def glue(latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circui
 
     Args:
         latent: one root, one input layer with one block per position over K categories (p(Z | H)).
-        bundle: K roots over ``K * D`` variables, as :func:`patch_bundle` lays them out.
+        bundle: K roots over copies of the D patch variables, as :func:`patch_bundle` lays them
+            out; several may share a copy.
         patch_variables: int [positions, D], the image variable behind each patch variable; every
             image variable exactly once.
 
@@ -101,17 +102,18 @@ def glue(latent: Circuit, bundle: Circuit, patch_variables: ArrayLike) -> Circui
 
 def _check(latent: Circuit, bundle: Circuit, places: NDArray[np.int_]) -> InputLayer:
     """Check that the parts fit and return the input layer of ``latent``."""
-    clusters = len(bundle.roots)
+    heads = len(bundle.roots)
     if places.ndim != 2 or places.dtype.kind not in "iu" or places.size == 0:
         raise UserError("patch_variables must be an integer array of shape [positions, variables].")
     if not np.array_equal(np.sort(places, axis=None), np.arange(places.size)):
         raise UserError(
             f"patch_variables must hold every image variable 0..{places.size - 1} exactly once."
         )
-    if bundle.num_vars != clusters * places.shape[1]:
+    found = _scope_size(bundle)
+    if found != places.shape[1]:
         raise UserError(
-            f"patch_variables has {places.shape[1]} variables per patch, but the bundle has "
-            f"{bundle.num_vars} variables for {clusters} clusters."
+            f"patch_variables has {places.shape[1]} variables per patch, but the bundle's roots "
+            f"read {found}."
         )
     leaves = [layer for layer in latent.layers if isinstance(layer, InputLayer)]
     leaf = latent.layers[0]
@@ -125,12 +127,26 @@ def _check(latent: Circuit, bundle: Circuit, places: NDArray[np.int_]) -> InputL
             f"The latent circuit must have one root and one input block for each of the "
             f"{len(places)} positions, all in its first layer."
         )
-    if leaf.categories != clusters:
+    if leaf.categories != heads:
         raise UserError(
             f"The latent circuit has {leaf.categories} values per position, but the bundle has "
-            f"{clusters} clusters."
+            f"{heads} roots."
         )
     return leaf
+
+
+def _scope_size(bundle: Circuit) -> int:
+    """Count the variables that the first root reads."""
+    sizes = np.zeros(bundle.num_blocks, np.int64)
+    for layer, start in zip(bundle.layers, bundle.starts[:-1], strict=True):
+        here = slice(start, start + layer.num_blocks)
+        if isinstance(layer, InputLayer):
+            sizes[here] = 1
+        elif isinstance(layer, ProductLayer) and layer.kind != "concat":
+            sizes[here] = np.add.reduceat(sizes[layer.children], layer.offsets[:-1])
+        else:
+            sizes[here] = sizes[layer.children[layer.offsets[:-1]]]
+    return int(sizes[bundle.roots[0]])
 
 
 def _spread(layer: Layer, places: NDArray[np.int_], size: int) -> Layer:

@@ -16,6 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.families.base import Family
+from pyjuice_bridge.circuit.families.categorical import Categorical
+
 MISSING = -1
 """The integer that marks an unobserved value; it is marginalised."""
 
@@ -26,18 +29,19 @@ ProductKind = Literal["hadamard", "kronecker", "concat"]
 
 @dataclass(frozen=True, eq=False)
 class InputLayer:
-    """Categorical leaves: node j of block b holds p(x_v | j) for ``v = variables[b]``.
+    """Leaves: node j of block b holds p(x_v | j) for ``v = variables[b]``.
 
     Attributes:
         variables: int32 [blocks], the variable of each block.
         groups: int32 [blocks], the parameter group of each block; equal groups are tied.
         params: float [groups, width, categories], every row a distribution.
+        family: what rows may be, and how they are estimated from counts.
     """
 
     variables: IntArray
     groups: IntArray
     params: FloatArray
-    family: Literal["categorical"] = "categorical"
+    family: Family = field(default_factory=Categorical)
 
     @property
     def num_blocks(self) -> int:
@@ -109,6 +113,14 @@ def layer_params(layer: Layer) -> FloatArray | None:
     return layer.weights if isinstance(layer, SumLayer) and layer.tied_to is None else None
 
 
+def _own_parameters(layer: Layer) -> int:
+    if isinstance(layer, InputLayer):
+        groups, width, categories = layer.params.shape
+        return int(groups * width * layer.family.parameters(categories))
+    weights = layer_params(layer)
+    return 0 if weights is None else int(weights.size)
+
+
 def with_params(layer: Layer, params: FloatArray | None) -> Layer:
     """Copy ``layer`` with the parameters ``params`` (None: return it unchanged)."""
     if params is None or isinstance(layer, ProductLayer):
@@ -135,6 +147,14 @@ class Circuit:
     latents: Mapping[str, IntArray] = field(default_factory=dict)
     meta: Mapping[str, str | int | float] = field(default_factory=dict)
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Restore a pickled circuit: what is tied shares one array again."""
+        layers = list(state["layers"])
+        for i, layer in enumerate(layers):
+            if isinstance(layer, SumLayer) and layer.tied_to is not None:
+                layers[i] = replace(layer, weights=layers[layer.tied_to].weights)
+        self.__dict__.update(state, layers=tuple(layers))
+
     @cached_property
     def starts(self) -> IntArray:
         """int32 [layers + 1]: layer i holds the blocks ``starts[i]:starts[i + 1]``."""
@@ -160,9 +180,8 @@ class Circuit:
 
     @property
     def num_parameters(self) -> int:
-        """Entries of all parameter arrays (tied ones counted once)."""
-        arrays = (layer_params(layer) for layer in self.layers)
-        return sum(int(a.size) for a in arrays if a is not None)
+        """Entries of sum layers, numbers that rows of leaves are made from; tied ones once."""
+        return sum(map(_own_parameters, self.layers))
 
     @cached_property
     def categories(self) -> IntArray:

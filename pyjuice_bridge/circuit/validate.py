@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.scopes import check_decomposable, fail_overlap, fingerprints
 from pyjuice_bridge.circuit.ties import check_owner, check_tied_lists, check_ties, fail, first_of
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, Layer, ProductLayer, SumLayer
@@ -102,8 +103,8 @@ def _check_array(array: Any, kinds: tuple[type, ...], ndim: int, item: str) -> N
 def _check_arrays(layer: Layer, item: str) -> None:
     """Check the types, shapes and ids that need no other layer."""
     if isinstance(layer, InputLayer):
-        if layer.family != "categorical":
-            fail(item, f"family {shown(layer.family)} is unknown, must be 'categorical'")
+        if not isinstance(layer.family, Family):
+            fail(item, f"family is {shown(layer.family)}, must be a leaf family such as Smooth()")
         _check_array(layer.variables, (np.int32,), 1, f"{item}/variables")
         _check_tied(layer.groups, ("params", layer.params), ("variables", layer.variables), item)
         return
@@ -187,6 +188,14 @@ def _check_layer(circuit: Circuit, layer: Layer, blocks: _Blocks, start: int, it
     if isinstance(layer, InputLayer):
         groups = np.arange(len(layer.params))
         _check_rows(layer.params, groups, groups, f"{item}/params")
+        strays = layer.family.strays(layer.params)
+        if strays.any():
+            group, row = np.argwhere(strays)[0]
+            fail(
+                f"{item}/params",
+                f"row {row} of group {group} is no {layer.family.family} distribution; "
+                "circuit.leaves.with_leaves() makes rows that are",
+            )
         blocks.widths[here] = layer.width
         blocks.sizes[here] = 1
         blocks.prints[here] = fingerprints(layer.variables)

@@ -89,6 +89,8 @@ def _torch() -> Iterator[tuple[str, str]]:
 
 
 def _memory() -> str:
+    if sys.platform == "win32":
+        return "unknown on this system"
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         free = os.sysconf("SC_AVPHYS_PAGES")

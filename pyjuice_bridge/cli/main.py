@@ -63,7 +63,7 @@ def _tell(line: str) -> None:
 def main() -> None:
     """Latent variable distillation for probabilistic circuits.
 
-    Start with 'init image' or 'init text' for a commented config, or run
+    Start with 'init image', 'init text' or 'init table' for a commented config, or run
     experiments/quickstart.yaml.
     """
 

@@ -84,7 +84,7 @@ def run(
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["image", "text"]))
+@click.argument("kind", type=click.Choice(["image", "text", "table"]))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write to this file instead of the screen."
 )

@@ -51,15 +51,16 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
         *section, name = path
         for other in _options(model, section):
             if name in other.model_fields and (tag := _tag(other)):
-                return f"'{field}' belongs to '{'.'.join(section)}.kind: {tag}'"
+                return f"'{field}' belongs to '{'.'.join([*section, _tag_field(other)])}: {tag}'"
         hint = nearest(path[-1], allowed) or f"; allowed are {_list(allowed)}"
         return f"there is no field '{field}'{hint}"
     if kind == "missing":
         return f"'{field}' is missing"
     if kind in ("literal_error", "union_tag_invalid", "union_tag_not_found"):
         if kind != "literal_error":
-            field = f"{field}.kind"
-            given = given.get("kind") if isinstance(given, dict) else given
+            tag_field = str(context["discriminator"]).strip("'")
+            field = f"{field}.{tag_field}"
+            given = given.get(tag_field) if isinstance(given, dict) else given
         choices = re.findall(
             r"'([^']*)'", str(context.get("expected_tags", context.get("expected", "")))
         )
@@ -125,10 +126,15 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("kind")
+    field = model.model_fields.get(_tag_field(model))
     if field is None or get_origin(field.annotation) is not Literal:
         return None
     return str(get_args(field.annotation)[0])
+
+
+def _tag_field(model: type[BaseModel]) -> str:
+    """Return the field by which sections of this sort are told apart."""
+    return "family" if "family" in model.model_fields else "kind"
 
 
 def _options(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:

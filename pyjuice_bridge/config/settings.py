@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -105,6 +105,10 @@ class Settings(Section):
     def sizes(self) -> list[int | None]:
         """Numbers of states to train, or a single None where there is one size."""
         return [None] if self.sweep is None else [*self.sweep.states]
+
+    def fitted(self, rows: int) -> Self:
+        """Return the config with what ``train`` leaves open fitted to so many training rows."""
+        return self.model_copy(update={"train": self.train.fitted(rows)})
 
     def pseudocount_of(self, states: int | None) -> float:
         """Return the pseudocount of training at one of ``sizes``."""

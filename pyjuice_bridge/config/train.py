@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from pyjuice_bridge.engines.base import FitOptions, Optimizer, Schedule, ScheduleKind
 from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
+
+_FEW_STEPS, _MOST_PASSES = 400, 100
+"""Of EM: where passes are not set, at least so many steps, but at most so many passes."""
+_MANY_STEPS, _LARGE_STEPS = 1000, {"start": 0.5, "end": 0.05}
+"""Where step sizes are not set, shorter trainings take larger ones."""
 
 
 class StepSize(Section):
@@ -70,6 +75,22 @@ class Train(Section):
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
     observed: Annotated[list[ObservedPhase], A_FEW] | None = None
+
+    def fitted(self, rows: int) -> Train:
+        """Return the settings with what was not set fitted to a number of training rows.
+
+        Small data get more passes, and short trainings larger steps: otherwise much of the start is
+        left in the parameters.
+        """
+        unset: dict[str, Any] = {}
+        each = 1 if self.optimizer == "full_em" else -(-rows // self.batch_size)
+        epochs = self.epochs
+        if "epochs" not in self.model_fields_set:
+            epochs = max(epochs, min(_MOST_PASSES, -(-_FEW_STEPS // each)))
+            unset["epochs"] = epochs
+        if "step_size" not in self.model_fields_set and epochs * each < _MANY_STEPS:
+            unset["step_size"] = StepSize(**_LARGE_STEPS)
+        return self.model_copy(update=unset)
 
 
 class Tune(Section):

@@ -19,7 +19,7 @@ __all__ = ["SPLITS", "Dataset", "Images", "as_images", "limited", "split_off"]
 Images = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset(SplitData):
     """Images in three splits.
 

@@ -52,7 +52,12 @@ class SplitData:
     """What the data sets of all domains say about their splits."""
 
     counted: ClassVar[str]
+    name: str
     meta: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.counts.items())
+        return f"{type(self).__name__}({self.name}: {counts} {self.counted})"
 
     @property
     def counts(self) -> dict[str, int]:

@@ -35,7 +35,7 @@ from pyjuice_bridge.errors import UserError
 Cells = NDArray[np.int32]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TableDataset(SplitData):
     """A table of categories in three splits.
 

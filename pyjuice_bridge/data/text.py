@@ -43,7 +43,7 @@ class TokenStream:
         return self.tokens[self.documents[index] : self.documents[index + 1]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextDataset(SplitData):
     """Text in three splits, as ids of one vocabulary.
 

@@ -62,6 +62,7 @@ class Initialisation:
         states: the size of the arm where a run has several, else None.
         finish: what is done to the trained circuit before it is kept.
         work: of one pass of its training, in the unit of the run's other arms.
+        frozen: the layers that its training leaves as they are.
     """
 
     arm: str
@@ -73,6 +74,7 @@ class Initialisation:
     states: int | None = None
     finish: Callable[[Circuit], Circuit] = lambda circuit: circuit
     work: float = 1.0
+    frozen: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -106,6 +108,7 @@ class Kind:
         structure: from the section, an arm, the data's shape and a number of states the circuit of
             an arm without numbers, over a stand-in for what is learnt from data.
         initialise: every arm of the config at its beginning.
+        trial: the section of a smaller circuit, on which a plan measures time.
     """
 
     name: str
@@ -116,3 +119,4 @@ class Kind:
     scopes: Callable[[Any, Shape], IntArray] | None
     structure: Callable[[Any, str, Shape, int | None], Circuit]
     initialise: Callable[[Context], Sequence[Initialisation]]
+    trial: Callable[[Any], KindSection] = lambda section: section

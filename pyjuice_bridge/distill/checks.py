@@ -5,18 +5,20 @@ from __future__ import annotations
 from pyjuice_bridge.config.settings import Settings
 
 _PHASES = {
-    "patch_training": "patches",
-    "latent_training": "patches",
-    "observed": "region_graph",
+    "patch_training": ("patches", "growing"),
+    "latent_training": ("patches", "growing"),
+    "observed": ("region_graph",),
 }
-"""The trainings that one kind of circuit alone has."""
+"""The trainings that some kinds of circuits alone have."""
 
 
 def refuse_phases(config: Settings) -> None:
     """Refuse the trainings that only other kinds of circuits have."""
-    for name, owner in _PHASES.items():
-        if owner != config.circuit.kind and getattr(config.train, name) is not None:
-            raise ValueError(f"'train.{name}' belongs to 'circuit.kind: {owner}' only")
+    for name, owners in _PHASES.items():
+        if config.circuit.kind not in owners and getattr(config.train, name) is not None:
+            raise ValueError(
+                f"'train.{name}' belongs to 'circuit.kind: {' or '.join(owners)}' only"
+            )
 
 
 def refuse_sweep(config: Settings) -> None:

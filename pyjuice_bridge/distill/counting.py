@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
+from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.leaves import fitted_rows
 from pyjuice_bridge.circuit.ties import leads
 from pyjuice_bridge.circuit.types import (
     MISSING,
@@ -248,6 +250,8 @@ def _add(counts: NDArray[np.int64], rows: NDArray[Any] | None, columns: NDArray[
 
 def _parameters(layer: Layer, counts: NDArray[np.int64], pseudocount: float) -> FloatArray:
     """Normalise the counts of a layer; rows without any stay."""
+    if isinstance(layer, InputLayer) and layer.family != Categorical():
+        return fitted_rows(layer.family, counts, layer.params, pseudocount)
     old = layer_params(layer)
     assert old is not None
     if not isinstance(layer, SumLayer) or (np.diff(layer.offsets) == 1).all():

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pyjuice_bridge.domains.base import Context, Samples
+from pyjuice_bridge.domains.base import FIGURES, Context, Samples, spread
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.files import write_arrays
 from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import (
     Embeddings,
@@ -30,6 +31,8 @@ from pyjuice_bridge.teachers.text_states import TokenStates
 from pyjuice_bridge.teachers.writer import WriterSection
 
 _PROBE = 4
+_SHOWN = 10
+"""Images of which a report shows the teacher's reconstruction."""
 _WEIGHTS = "weights.pt"
 
 
@@ -135,7 +138,16 @@ def _from_trained(
             return None
         figures = {split: measure(samples.splits[split]) for split in ("valid", "test")}
         context.reporter.say(f"{title} by itself: {figures['valid']} on validation")
-        return {"figures": {split: each.values() for split, each in figures.items()}}
+        values = {split: each.values() for split, each in figures.items()}
+        valid = samples.splits["valid"]
+        shown = valid[spread(len(valid), _SHOWN)]
+        arrays = {
+            "teacher/original": shown,
+            "teacher/reconstruction": made.reconstruct(shown),  # type: ignore[attr-defined]
+            "teacher/figures": np.array([np.hstack([*each.values()]) for each in values.values()]),
+        }
+        write_arrays(folder / FIGURES, arrays)
+        return {"figures": values}
 
     key = {"samples": samples.key, "kind": section.kind, **settings}
     artifact = context.store.stage("teacher", 2, key, build)

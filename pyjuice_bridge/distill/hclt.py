@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,13 +16,14 @@ from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
-from pyjuice_bridge.sections import KindSection, Pseudocount, States
+from pyjuice_bridge.sections import Pseudocount, States
 from pyjuice_bridge.stages.store import Artifact
 
 
-class HcltCircuit(KindSection):
+class HcltCircuit(LeafySection):
     """An HCLT over the pixels of an image or the columns of a table, distilled by counting."""
 
     kind: Literal["hclt"] = "hclt"
@@ -38,17 +38,23 @@ def random_hclt(context: Context, tree: Artifact, arm: str, width: int) -> Initi
         context.config.seed,
         context.data.categories,
     )
+    section = context.config.circuit
+    assert isinstance(section, LeafySection)
     key = {"random": "hclt", "latents": width, "seed": seed, "builders": builders.name}
 
     def make() -> Circuit:
-        return builders.hclt(parents_of(tree), width, sizes, seed=seed)
+        return section.leafy(builders.hclt(parents_of(tree), width, sizes, seed=seed), seed)
 
-    return Initialisation(arm, key, make, (tree,))
+    return Initialisation(arm, {**key, **section.leaf_key}, make, (tree,))
 
 
-def hclt_of_size(parameters: int, shape: Shape) -> Circuit:
+def hclt_of_size(parameters: int, shape: Shape, section: LeafySection) -> Circuit:
     """Build the structure of the HCLT over the data whose size is nearest to ``parameters``."""
-    plain = partial(hclt, balanced_parents(len(shape.categories)), categories=shape.categories)
+    tree = balanced_parents(len(shape.categories))
+
+    def plain(width: int) -> Circuit:
+        return section.leafy(hclt(tree, width, shape.categories))
+
     return plain(nearest_width(plain, parameters))
 
 
@@ -76,7 +82,8 @@ def _scopes(_: HcltCircuit, shape: Shape) -> IntArray:
 
 
 def _structure(section: HcltCircuit, _: str, shape: Shape, __: int | None) -> Circuit:
-    return hclt(balanced_parents(len(shape.categories)), section.latents, shape.categories)
+    tree = balanced_parents(len(shape.categories))
+    return section.leafy(hclt(tree, section.latents, shape.categories))
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -104,6 +111,7 @@ def _counted(
 
     def make() -> Circuit:
         start = builders.hclt(parents_of(tree), section.latents, data.categories, seed=0)
+        start = section.leafy(start, 0)
         z = per_variable(found.z["train"], variables)
         return builders.count_parameters(
             start, data.rows["train"], z, pseudocount=section.pseudocount
@@ -113,7 +121,11 @@ def _counted(
         context,
         "counting",
         make,
-        key={"latents": section.latents, "pseudocount": section.pseudocount},
+        key={
+            "latents": section.latents,
+            "pseudocount": section.pseudocount,
+            **section.leaf_key,
+        },
         parents=(tree, found.artifact),
         valid=per_variable(found.z["valid"], variables),
     )

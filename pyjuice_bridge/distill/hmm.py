@@ -59,6 +59,12 @@ def _initialise(context: Context) -> list[Initialisation]:
     """Begin every arm in every size, the sizes one after the other."""
     section, arms = context.config.circuit, context.config.arms or []
     assert isinstance(section, HmmCircuit)
+    values = context.data.categories
+    if values.min() != values.max():
+        raise UserError(
+            f"'circuit.kind: hmm' reads rows as sequences of one kind of value, but the columns of "
+            f"{context.data.name} have {values.min()} to {values.max()} values; use 'hclt'"
+        )
     sizes, initialisations = context.config.sizes, []
     length = len(context.data.categories)
     # The last state marks the end; it has no cluster.
@@ -205,7 +211,7 @@ def interpolate(hmm: Hmm, x: NDArray[Any], z: NDArray[Any], share: float) -> Hmm
 KIND = Kind(
     name="hmm",
     section=HmmCircuit,
-    domains=("text", "written"),
+    domains=("text", "written", "table"),
     arms=("lvd", "random"),
     check=_check,
     scopes=_scopes,

@@ -104,13 +104,18 @@ def _check_points(context: Context, embeddings: Embeddings, clusters: int) -> No
     if points >= clusters:
         return
     config = context.config
-    field = "latents" if hasattr(config.circuit, "latents") else "states"
+    field = _field(config.circuit)
     section = "circuit" if config.sweep is None else "sweep"
     fewer = f"set '{section}.{field}' to at most {points:,}, or " if points >= 2 else ""
     raise UserError(
         f"the {rows:,} training {samples.noun} hold {points:,} {unit}, which cannot fill "
         f"{clusters:,} clusters; {fewer}train on more {samples.noun}"
     )
+
+
+def _field(section: object) -> str:
+    """Name the field that says how many clusters there are."""
+    return next(name for name in ("latents", "clusters", "states") if hasattr(section, name))
 
 
 def _given(context: Context, clusters: int, positions: Sequence[int], path: str) -> LatentValues:
@@ -120,7 +125,7 @@ def _given(context: Context, clusters: int, positions: Sequence[int], path: str)
     z = {split: ids for split, ids in z.items() if split in samples.splits}
     most = max((int(ids.max(initial=0)) for ids in z.values()), default=0) + 1
     if most > clusters:
-        field = "latents" if hasattr(context.config.circuit, "latents") else "states"
+        field = _field(context.config.circuit)
         raise UserError(
             f"{path} has {most} clusters, but 'circuit.{field}' is {clusters}; set it to {most}"
         )

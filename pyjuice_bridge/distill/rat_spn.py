@@ -19,15 +19,16 @@ from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import refuse_phases, refuse_sweep
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import KindSection, at_most
+from pyjuice_bridge.sections import at_most
 
 _MOST_NODES = 256
 """Sums of a region, at most: their products are pairs of nodes."""
 
 
-class RatSpnCircuit(KindSection):
+class RatSpnCircuit(LeafySection):
     """A RAT-SPN (Peharz et al., UAI 2019): Kronecker products over random splits.
 
     ``depth`` is how often a region is halved, 4 times unless it is given; ``replicas`` how often
@@ -74,8 +75,8 @@ def _graph(section: RatSpnCircuit, variables: int, seed: int) -> RegionGraph:
 def _structure(section: RatSpnCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
     sizes = shape.categories
     graph = _graph(section, len(sizes), 0)
-    circuit = rat_spn(graph, section.sums, section.inputs or section.sums, sizes)
-    return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape)
+    circuit = section.leafy(rat_spn(graph, section.sums, section.inputs or section.sums, sizes))
+    return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape, section)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -106,10 +107,12 @@ def _random(context: Context, section: RatSpnCircuit) -> Initialisation:
         "inputs": inputs,
         "seed": seed,
         "builders": builders.name,
+        **section.leaf_key,
     }
 
     def make() -> Circuit:
-        return builders.rat_spn(graph, section.sums, inputs, sizes, seed=seed)
+        circuit = builders.rat_spn(graph, section.sums, inputs, sizes, seed=seed)
+        return section.leafy(circuit, seed)
 
     return Initialisation("random", key, make, ())
 

@@ -40,13 +40,14 @@ from pyjuice_bridge.distill.builders import Builders, PythonBuilders, builders_o
 from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
+from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.region_latents import region_latents
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import A_FEW, KindSection, Pseudocount, States, at_most
+from pyjuice_bridge.sections import A_FEW, Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
 GraphName = Literal[
@@ -67,7 +68,7 @@ _WIDEST_PAIRS = 256
 _PIXELS = at_most(1024, "it is a number of pixels")
 
 
-class RegionCircuit(KindSection):
+class RegionCircuit(LeafySection):
     """A circuit over a region graph with a latent variable of ``latents`` values for every region.
 
     ``graph`` is ``quad_tree`` (``splits``: 4, or 2 for halves), ``quad_graph``, ``poon_domingos``
@@ -236,8 +237,8 @@ def _check(config: Settings) -> None:
 
 def _structure(section: RegionCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
     regions = regions_of(section, shape, 0, lambda: balanced_parents(len(shape.categories)))
-    circuit = regions.circuit(PythonBuilders(), shape.categories, None)
-    return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape)
+    circuit = section.leafy(regions.circuit(PythonBuilders(), shape.categories, None))
+    return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape, section)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -250,22 +251,28 @@ def _initialise(context: Context) -> list[Initialisation]:
         if arm == "lvd":
             initialisations.append(_counted(context, section, regions, trees))
         elif arm == "random":
-            initialisations.append(_random(context, regions, trees))
+            initialisations.append(_random(context, section, regions, trees))
         else:
             structure = _structure(section, arm, shape, None)
             initialisations.append(random_hclt_like(context, structure))
     return initialisations
 
 
-def _random(context: Context, regions: Regions, trees: tuple[Artifact, ...]) -> Initialisation:
+def _random(
+    context: Context, section: RegionCircuit, regions: Regions, trees: tuple[Artifact, ...]
+) -> Initialisation:
     """Begin with the same structure and Dirichlet(1) rows."""
+
+    def make() -> Circuit:
+        return section.leafy(regions.circuit(builders, sizes, seed), seed)
+
     builders, seed, sizes = (
         builders_of(context.engine),
         context.config.seed,
         context.data.categories,
     )
     key = {"random": "region_graph", **regions.key, "seed": seed, "builders": builders.name}
-    return Initialisation("random", key, lambda: regions.circuit(builders, sizes, seed), trees)
+    return Initialisation("random", {**key, **section.leaf_key}, make, trees)
 
 
 def _counted(
@@ -281,7 +288,7 @@ def _counted(
         return np.ascontiguousarray(found.z[split][:, regions.positions])
 
     def make() -> Circuit:
-        start = regions.circuit(builders, data.categories, None)
+        start = section.leafy(regions.circuit(builders, data.categories, None))
         x, z = data.rows["train"], positions("train")
         return builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
 
@@ -289,7 +296,7 @@ def _counted(
         context,
         "counting",
         make,
-        key={**regions.key, "pseudocount": section.pseudocount},
+        key={**regions.key, "pseudocount": section.pseudocount, **section.leaf_key},
         parents=(*trees, found.artifact),
         valid=positions("valid"),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -100,7 +99,8 @@ def train_stage(
 class PeakMemory:
     """The most memory this process and the engine's have held since this was made, in bytes.
 
-    Linux can forget the former peak; elsewhere it is the peak of this whole process.
+    Linux can forget the former peak; on macOS it is the peak of this whole process, and Windows
+    is not asked.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -109,10 +109,14 @@ class PeakMemory:
             with suppress(OSError):
                 Path(f"/proc/{process}/clear_refs").write_text("5")
 
-    def read(self) -> int:
-        """Return bytes of resident memory at the highest point."""
+    def read(self) -> int | None:
+        """Return bytes of resident memory at the highest point; None where they are unknown."""
         with suppress(OSError, StopIteration, ValueError, IndexError):
             return sum(map(_peak, self._processes))
+        if sys.platform == "win32":
+            return None
+        import resource
+
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

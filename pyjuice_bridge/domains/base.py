@@ -26,6 +26,9 @@ from pyjuice_bridge.stages.progress import Reporter
 from pyjuice_bridge.stages.store import Artifact, Store
 from pyjuice_bridge.teachers.text_features import Cut
 
+FIGURES = "figures.npz"
+"""What a run's report shows; an artifact of an arm's ancestry may hold arrays of its own for it."""
+
 
 class DataSection(KindSection):
     """Base of the sections of data that are read, ``name`` from below ``root``."""

@@ -21,6 +21,7 @@ from pyjuice_bridge.data.colour import get_colour
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.shapes import SHAPES
 from pyjuice_bridge.domains.base import (
+    FIGURES,
     Arm,
     Context,
     DataSection,
@@ -40,7 +41,6 @@ from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.sections import Count
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
-FIGURES = "figures.npz"
 _CHUNK = 4096
 _POSITIONS, _VALUES, _EXAMPLES = 4, 16, 8
 
@@ -233,6 +233,10 @@ def _figures(
                         context.reporter.say(f"{arm.arm}: no completions ({error})")
                     else:
                         arrays[f"inpaint/{arm.arm}/{name}"] = filled
+        for artifact in {a.id: a for arm in arms for a in arm.artifact.lineage()}.values():
+            if (artifact.path / FIGURES).exists():
+                with np.load(artifact.path / FIGURES, allow_pickle=False) as file:
+                    arrays |= {name: file[name] for name in file.files}
         if clusters is not None and scopes is not None:
             assignments = Assignments.load(clusters.path / ASSIGNMENTS)
             arrays |= _examples(context.config, data.dataset.train, assignments, scopes)

@@ -101,8 +101,14 @@ def _load(tools: Tools, table: Any) -> TableData:
     counts = "/".join(f"{n:,}" for n in dataset.counts.values())
     tools.reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
     tools.reporter.say(dataset.origins())
+    return prepare(dataset)
+
+
+def prepare(dataset: TableDataset) -> TableData:
+    """Return a table's rows and codec; splits without rows are left out."""
+    rows = {split: getattr(dataset, split) for split in SPLITS if len(getattr(dataset, split))}
     return TableData(
-        rows={split: getattr(dataset, split) for split in SPLITS},
+        rows=rows,
         codec=TableCodec(dataset.categories, dataset.columns, dataset.values),
         name=dataset.name,
         observed=dict.fromkeys(SPLITS, 1.0),
@@ -110,7 +116,7 @@ def _load(tools: Tools, table: Any) -> TableData:
         key=fingerprint({"table": dataset.fingerprint}),
         shape=_shape_of(dataset),
         samples=Samples(
-            {split: getattr(dataset, split) for split in SPLITS},
+            rows,
             dataset.fingerprint,
             "rows",
             categories=dataset.categories,

@@ -166,6 +166,12 @@ class FitResult:
     circuit: Circuit
     history: tuple[Epoch, ...]
 
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else None
+        valid = "" if last is None or last.valid is None else f", valid {last.valid:.4f}"
+        figures = "" if last is None else f", last train {last.train:.4f}{valid} nats"
+        return f"FitResult({len(self.history)} passes{figures}: {self.circuit!r})"
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -176,6 +182,9 @@ class Counts:
 
     layers: tuple[FloatArray | None, ...]
     log_likelihood: float
+
+    def __repr__(self) -> str:
+        return f"Counts({len(self.layers)} layers, log-likelihood {self.log_likelihood:.4f})"
 
 
 class Engine(Protocol):

@@ -80,6 +80,8 @@ def julia_state() -> JuliaState:
 
 @lru_cache(maxsize=8)
 def _state(_settings: tuple[tuple[str, str], ...]) -> JuliaState:
+    if sys.platform == "win32":
+        return JuliaState(reason="runs on Linux and macOS only (on Windows: in WSL)")
     if importlib.util.find_spec("juliacall") is None:
         return JuliaState(reason="has no juliacall ('pip install juliacall' gets it)")
     try:
@@ -109,7 +111,7 @@ def setup(extras: Sequence[str] = ()) -> None:
 
 
 def command(*program: str) -> list[str]:
-    """A Python process that runs ``program`` with this one's options for juliacall and juliapkg.
+    """Return the command for ``program`` with this process's options for juliacall and juliapkg.
 
     ``program`` is ``-m`` with a module, or ``-c`` with code.  The current folder stays out of its
     import path, where juliapkg would look for requirements.
@@ -123,7 +125,7 @@ def command(*program: str) -> list[str]:
 
 
 def offline() -> dict[str, str]:
-    """The environment variables of a process that must not download."""
+    """Return the environment variables of a process that must not download."""
     return {**os.environ, **_NO_DOWNLOADS}
 
 
@@ -157,7 +159,7 @@ def find() -> JuliaState:
 
 
 def _places() -> tuple[str, str] | None:
-    """The program and the project that juliacall would use; None where they are yet to be made."""
+    """Find the program and project juliacall would use; None where they are yet to be made."""
     given = {name: _option(name) for name in ("exe", "project")}
     if any(given.values()):
         if not all(given.values()):
@@ -199,14 +201,14 @@ def _packages(project: Path) -> dict[str, str]:
 
 
 def _gone(project: Path) -> Path | None:
-    """The folder that the project has JuiceBridge in, if it is not there."""
+    """Return the folder that the project has JuiceBridge in, if it is not there."""
     folder, entries = _manifest(project)
     path = entries.get("JuiceBridge", {}).get("path")
     return None if path is None or (folder / path).is_dir() else folder / path
 
 
 def _manifest(project: Path) -> tuple[Path, dict[str, dict[str, str]]]:
-    """The folder of a project's manifest, and its entries for our packages."""
+    """Find the folder of a project's manifest, and its entries for our packages."""
     folder = project.parent if project.is_file() else project
     names = ("JuliaManifest.toml", "Manifest.toml", "Manifest-v*.toml")
     path = next((found for name in names for found in folder.glob(name)), None)
@@ -221,7 +223,7 @@ def _manifest(project: Path) -> tuple[Path, dict[str, dict[str, str]]]:
 
 
 def _gpu() -> str | None:
-    """The first device the CUDA driver sees; takes no memory of it."""
+    """Name the first device the CUDA driver sees; take no memory of it."""
     with contextlib.suppress(OSError, AttributeError):
         driver = ctypes.CDLL("libcuda.so.1")
         device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
@@ -271,7 +273,7 @@ def _install(extras: Sequence[str]) -> None:
 
 
 def source() -> Path:
-    """The Julia package that comes with this Python package."""
+    """Return the folder of the Julia package that comes with this Python package."""
     package = Path(__file__).parents[1]
     place = json.loads((package / "juliapkg.json").read_text(encoding="utf-8"))
     return package.joinpath(place["packages"]["JuiceBridge"]["path"]).resolve()

@@ -25,7 +25,7 @@ _AS_FUNCTION = "f -> (x...) -> pyconvert(Bool, f(x...))"
 
 
 def _own_pipes() -> tuple[IO[str], IO[str]]:
-    """Standard input and output, under numbers that neither Julia nor a library knows."""
+    """Move standard input and output to numbers that neither Julia nor a library knows."""
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -33,7 +33,8 @@ def m_step(
 ) -> Circuit:
     """Return the circuit after one step: θ ← (1 - η)·θ + η·normalise(counts + c/#siblings).
 
-    A row without counts stays as it is.
+    A row without counts stays as it is.  Leaves that are not categorical follow their family
+    (``circuit.families.base``).
 
     Args:
         circuit: what the counts were taken of; it stays as it is.
@@ -56,10 +57,14 @@ def m_step(
         if theta is None or count is None or index in frozen:
             params.append(theta)
             continue
+        if isinstance(layer, InputLayer):
+            count = layer.family.pooled(count)
         total, siblings = _row_totals(layer, count.astype(np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
             fresh = (count + smooth / siblings) / (total + smooth)
         moved = (1 - step) * theta.astype(np.float64) + step * fresh
+        if isinstance(layer, InputLayer):
+            moved = layer.family.projected(moved, theta)
         precision = np.result_type(theta, count)
         params.append(np.where(total > 0, moved, theta).astype(precision))
     return circuit.with_layer_params(params)

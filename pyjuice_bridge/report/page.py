@@ -1,5 +1,6 @@
 """Write report.html: one file that shows a run and needs nothing but a browser."""
 
+import html
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from pyjuice_bridge.files import write_text
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
+from pyjuice_bridge.report.learners import growing_view, teacher_view
 from pyjuice_bridge.report.pictures import Gallery
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, StageBound, read_run
 from pyjuice_bridge.report.table import table_view
@@ -81,6 +83,31 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
+def results_html(run_dir: Path) -> str:
+    """Return the results of a run as an HTML table, for notebooks."""
+    run = read_run(run_dir)
+    best = _best(run.results)
+    heads = "".join(f"<th>{name}</th>" for name in ("", "parameters", *SPLITS, "time"))
+    rows = []
+    for result in run.results:
+        size = "–" if result.parameters is None else f"{result.parameters:,}"
+        cells = [html.escape(words.arm_name(result.arm, result.states)), size]
+        for split in SPLITS:
+            value = result.values[split]
+            text = result.measure.text(value)
+            is_best = value is not None and value == best.get(split)
+            cells.append(f"<b>{text}</b>" if is_best else text)
+        cells.append(words.seconds_text(result.seconds))
+        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    said = html.escape(words.outcome(run.results, run.dataset))
+    return (
+        f"<div><b>{html.escape(run.name)}</b>, {html.escape(run.measure.unit)}"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+        f"{said}<br><code>{html.escape(str(run_dir / 'report.html'))}</code></div>"
+    )
+
+
 @contextmanager
 def _drawing_to_files() -> Iterator[None]:
     """Import matplotlib without the backend that MPLBACKEND names, which may not be there."""
@@ -135,6 +162,8 @@ def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:
         "samples": gallery.samples(arms),
         "inpaintings": gallery.inpaintings(arms),
         "clusters": gallery.clusters(),
+        "teacher": teacher_view(gallery),
+        "growing": growing_view(gallery),
         "white": gallery.white,
         "hidden": "#{:02x}{:02x}{:02x}".format(*HIDDEN_COLOUR),
     }

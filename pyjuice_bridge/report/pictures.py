@@ -57,6 +57,22 @@ class Gallery:
         self.white = brightest if 0 < brightest < _DARK_BELOW else 255
         """Pixel value shown as full brightness (less than 255 for data with few grey levels)."""
 
+    def array(self, name: str) -> npt.NDArray[Any] | None:
+        """Return an array as it is, None where there is none."""
+        return self._figures.get(name)
+
+    def row(self, name: str, label: str) -> Picture:
+        """Lay the images of an array out in a row."""
+        images = self._figures.get(name)
+        if images is None:
+            self.refuse(name, "uint8 [n, H, W, 1 or 3]")
+        return self._row(name, images, label)
+
+    def strip(self, name: str, images: npt.NDArray[Any]) -> Picture:
+        """Lay some small images of an array out side by side."""
+        shown = _width(len(images), images.shape[2], 170)
+        return Picture(self._png(name, images, len(images)), "", shown)
+
     def arms(self) -> list[str]:
         """List the arms that have samples or inpaintings, in file order."""
         parts = [name.split("/") for name in self._figures]
@@ -85,10 +101,10 @@ class Gallery:
         if examples is None:
             return ()
         if examples.ndim != 6:
-            self._refuse("clusters/examples", "uint8 [positions, values, examples, h, w, C]")
+            self.refuse("clusters/examples", "uint8 [positions, values, examples, h, w, C]")
         positions = self._figures.get("clusters/positions", np.arange(len(examples)))
         if positions.shape != examples.shape[:1] or positions.dtype.kind not in "iu":
-            self._refuse("clusters/positions", f"integers [{len(examples)}]")
+            self.refuse("clusters/positions", f"integers [{len(examples)}]")
         shown = _width(examples.shape[2], examples.shape[4], 170)
         return tuple(
             Group(
@@ -104,11 +120,11 @@ class Gallery:
     def _inpainting(self, mask: str, arms: Sequence[str]) -> Group:
         original = self._figures.get("inpaint/original")
         if original is None or original.ndim != 4:
-            self._refuse("inpaint/original", "uint8 [n, H, W, C]")
+            self.refuse("inpaint/original", "uint8 [n, H, W, C]")
         hidden = self._figures[f"inpaint/masks/{mask}"]
         one, each = original.shape[1:3], original.shape[:3]
         if hidden.dtype != np.bool_ or hidden.shape not in (one, each):
-            self._refuse(f"inpaint/masks/{mask}", f"bool {list(one)} or {list(each)}")
+            self.refuse(f"inpaint/masks/{mask}", f"bool {list(one)} or {list(each)}")
         rows = [
             self._row("inpaint/original", original, "Original"),
             self._row("inpaint/original", original, "What the model saw", hidden=hidden),
@@ -117,7 +133,7 @@ class Gallery:
             name = f"inpaint/{arm}/{mask}"
             if name in self._figures:
                 if self._figures[name].shape != original.shape:
-                    self._refuse(name, f"uint8 {list(original.shape)}, as inpaint/original")
+                    self.refuse(name, f"uint8 {list(original.shape)}, as inpaint/original")
                 rows.append(self._row(name, self._figures[name], arm_name(arm), arm))
         return Group(_MASKS.get(mask, spoken(mask)), tuple(rows))
 
@@ -163,9 +179,14 @@ class Gallery:
             or images.shape[-1] not in (1, 3)
             or images.size == 0
         ):
-            self._refuse(name, "uint8 [n, H, W, 1 or 3] with nothing empty")
+            self.refuse(name, "uint8 [n, H, W, 1 or 3] with nothing empty")
 
-    def _refuse(self, name: str, expected: str) -> NoReturn:
+    def refuse(self, name: str, expected: str) -> NoReturn:
+        """Say that an array is missing or another than expected.
+
+        Raises:
+            UserError: always.
+        """
         array = self._figures.get(name)
         actual = "no such array" if array is None else f"{array.dtype} {list(array.shape)}"
         raise UserError(

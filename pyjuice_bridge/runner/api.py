@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.config.read import put, read_values
+from pyjuice_bridge.data.splits import SPLITS
 from pyjuice_bridge.data.text_load import Source
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
@@ -29,12 +30,37 @@ from pyjuice_bridge.report.words import seconds_text
 from pyjuice_bridge.runner import results
 from pyjuice_bridge.runner.arms import Trained, train_arm
 from pyjuice_bridge.runner.config import Config, default_kinds, make_config
+from pyjuice_bridge.runner.doubts import doubts
 from pyjuice_bridge.stages.lock import locked
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line, progress_console
+from pyjuice_bridge.stages.progress import (
+    Reporter,
+    TimeLeft,
+    pass_heading,
+    pass_line,
+    progress_console,
+)
 from pyjuice_bridge.stages.store import Artifact, Store
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from pyjuice_bridge.query.model import Model
+
+
+_COLUMNS = (
+    "model",
+    "states",
+    "engine",
+    "device",
+    "parameters",
+    "passes",
+    "seconds",
+    "peak_memory_bytes",
+    "seed",
+)
+"""Of ``results.json``, beside the figures."""
+OnPass = Callable[[dict[str, Any]], object]
+"""Receives a line of ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +102,31 @@ class RunResult:
 
         return Model.load(self.path)
 
+    def to_pandas(self) -> DataFrame:
+        """Return a row for every arm: its figures, size, seconds and seed.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_pandas needs pandas: pip install pandas") from None
+        rows = [
+            {
+                **{name: row[name] for name in _COLUMNS if name in row},
+                **{split: row[split]["value"] for split in SPLITS},
+                "unit": row["test"]["unit"],
+            }
+            for row in self.results
+        ]
+        return pandas.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        from pyjuice_bridge.report.page import results_html
+
+        return results_html(self.path)
+
     def __repr__(self) -> str:
         measure = measure_of(self.results[0]["test"]["unit"])
         sizes = [f"-{row['states']}" if "states" in row else "" for row in self.results]
@@ -99,6 +150,7 @@ def run(
     progress: bool = True,
     verbose: bool = False,
     console: Console | None = None,
+    on_epoch: OnPass | None = None,
     **overrides: Any,
 ) -> RunResult:
     """Run a config from data to report, reusing whatever finished stages are there.
@@ -122,6 +174,8 @@ def run(
         progress: whether to report it.
         verbose: whether to report what else goes to ``log.txt``.
         console: where to report progress; default: standard error.
+        on_epoch: called after every pass with its line of ``metrics.jsonl``, also with those of
+            trainings that are reused; for loggers.
         overrides: fields of the config; a section is given as a dictionary of changes.
 
     Raises:
@@ -136,7 +190,7 @@ def run(
     artifacts = folder.absolute().parent / "artifacts"
     if not processes.leads():
         store = Store(artifacts, fresh=fresh)
-        return _run(checked, _choice(checked), folder, store, Reporter(), given)
+        return _run(checked, _choice(checked), folder, store, Reporter(), given, None)
     results.open_folder(folder)
     console = (console or progress_console()) if progress else None
     with (
@@ -149,7 +203,7 @@ def run(
             store = Store(artifacts, fresh=fresh, reporter=reporter, ledger=ledger)
             choice = _choice(checked)
             reporter.say(choice.reason)
-            return _run(checked, choice, folder, store, reporter, given)
+            return _run(checked, choice, folder, store, reporter, given, on_epoch)
         except (UserError, KeyboardInterrupt) as error:
             reporter.note(f"stopped: {str(error) or 'interrupted'}")
             for note in getattr(error, "__notes__", ()):
@@ -169,7 +223,7 @@ def _checked(
     """Merge and check the config, the caller's data and the overrides."""
     where = "config"
     if isinstance(config, Config):
-        values = config.model_dump()
+        values = config.model_dump(exclude_unset=True)
     elif isinstance(config, Mapping):
         values = dict(config)
     else:
@@ -210,6 +264,7 @@ def _run(
     store: Store,
     reporter: Reporter,
     given: Given,
+    on_epoch: OnPass | None,
 ) -> RunResult:
     """Train, score and show every arm.
 
@@ -225,14 +280,17 @@ def _run(
         domain = DOMAINS[config.data.kind]
         tools = Tools(config, engine, store, reporter)
         data = domain.load(tools, given.data.get(domain.name))
+        config = config.fitted(len(data.rows["train"]))
         context = Context(config, engine, store, reporter, data, given.teacher)
         if processes.leads():
             processes.meet()
             results.write_config(context, folder)
             _start(engine, reporter)
         starts = KINDS[config.circuit.kind].initialise(context)
-        trained = _train(context, folder, starts)
+        trained = _train(context, folder, starts, on_epoch)
         scores = [results.score(context, arm) for arm in trained]
+        for line in doubts(context, trained, scores):
+            reporter.say(f"warning: {line}")
         rows: list[dict[str, Any]] = []
         if processes.leads():
             with processes.alone():
@@ -254,17 +312,22 @@ def _start(engine: Engine, reporter: Reporter) -> None:
     reporter.say(f"{engine.name} started with {threads} threads in {spent}")
 
 
-def _train(context: Context, folder: Path, starts: Sequence[Initialisation]) -> list[Trained]:
+def _train(
+    context: Context, folder: Path, starts: Sequence[Initialisation], on_epoch: OnPass | None
+) -> list[Trained]:
     """Train every arm, reporting each pass."""
     reporter = context.reporter
     metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
     left = TimeLeft(starts, context.config.train.epochs)
     trained = []
+    reporter.say(pass_heading(context.data.measure))
     for start in starts:
 
         def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:
             if metrics is not None:
                 metrics.add(row)
+            if on_epoch is not None:
+                on_epoch(dict(row))
             left.add(start, row["seconds"], now)
             if now:
                 reporter.say(pass_line(row) + left.text())

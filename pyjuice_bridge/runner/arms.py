@@ -165,6 +165,7 @@ def _options(context: Context, start: Initialisation) -> FitOptions:
         step_size=train.step_size.schedule,
         pseudocount=context.config.pseudocount_of(start.states),
         patience=train.patience,
+        frozen=start.frozen,
         seed=context.config.seed,
     )
 

@@ -72,10 +72,9 @@ class Config(Settings):
         self._teacher_fits(data)
         wrong = [arm for arm in self.arms or [] if arm not in kind.arms]
         if wrong:
-            having = [each.name for each in KINDS.values() if wrong[0] in each.arms]
-            raise ValueError(
-                f"the arm '{wrong[0]}' belongs to 'circuit.kind: {' or '.join(having)}' only"
-            )
+            *others, last = [each.name for each in KINDS.values() if wrong[0] in each.arms]
+            having = f"{', '.join(others)} or {last}" if others else last
+            raise ValueError(f"the arm '{wrong[0]}' belongs to 'circuit.kind: {having}' only")
         DOMAINS[data].check(self)
         kind.check(self)
         self.arms = self.arms or [*kind.arms]

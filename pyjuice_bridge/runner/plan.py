@@ -65,6 +65,7 @@ def make_plan(config: Settings) -> Plan:
     engine = open_engine(choice, precision=config.precision)
     kind = KINDS[config.circuit.kind]
     shape = DOMAINS[config.data.kind].shape(config)
+    config = config.fitted(shape.train)
     arms: list[ArmPlan] = []
     measured: dict[tuple[str, int | None], float] = {}
     for states in config.sizes:
@@ -129,20 +130,21 @@ def _pass_seconds(
 
 def _small(kind: Kind, config: Settings, arm: str, shape: Shape, states: int | None) -> Circuit:
     """Build the structure of the smallest data of this kind that keep the engine busy."""
-    whole = kind.structure(config.circuit, arm, shape, states)
+    section, whole = config.circuit, kind.structure(config.circuit, arm, shape, states)
     if whole.meta["structure"] == "hclt":
         # Of equal size to another arm's, so its width belongs to the whole data.
         width = int(whole.meta["latent_states"])
         count = int(np.clip(_ENTRIES // width**2, 2, min(64, whole.num_vars)))
         return hclt(balanced_parents(count), width, shape.categories[:count], seed=0)
+    section = kind.trial(section)
     for smaller in _smaller(shape):
         try:
-            circuit = kind.structure(config.circuit, arm, smaller, states)
+            circuit = kind.structure(section, arm, smaller, states)
         except UserError:
             continue
         if size_of(circuit).activations >= _VALUES:
             return initialise(circuit, 0)
-    return initialise(whole, 0)
+    return initialise(kind.structure(section, arm, shape, states), 0)
 
 
 def _smaller(shape: Shape) -> Iterator[Shape]:

@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pyjuice_bridge.measure import measure_of
-from pyjuice_bridge.report.words import arm_name, seconds_text
+from pyjuice_bridge.measure import Measure, measure_of
+from pyjuice_bridge.report.words import arm_name, seconds_text, spoken
 
 Tick = Callable[[int, int], None]
 """Called with (work done, work in all)."""
@@ -204,10 +204,16 @@ class _PlainTask:
 
 
 def pass_line(row: Mapping[str, Any]) -> str:
-    """Put a line of ``metrics.jsonl`` into words."""
-    figure = measure_of(row["unit"]).phrase(row["valid"])
-    where = f"{arm_name(row['arm'], row.get('states'))}, pass {row['passes']} ({row['stage']})"
-    return f"{where}: validation {figure} after {seconds_text(row['total_seconds'])}"
+    """Put a line of ``metrics.jsonl`` into words; with the time left it fits 80 columns."""
+    size = f" {row['states']:,}" if "states" in row else ""
+    where = f"{arm_name(row['arm'])}{size}, pass {row['passes']} ({spoken(row['stage'])})"
+    figure = measure_of(row["unit"]).text(row["valid"])
+    return f"{where}: {figure}, {seconds_text(row['total_seconds'])}"
+
+
+def pass_heading(measure: Measure) -> str:
+    """Say what the numbers of pass lines are."""
+    return f"after every pass: validation {measure.unit}, time so far, training time left"
 
 
 class Planned(Protocol):
@@ -253,4 +259,4 @@ class TimeLeft:
         """Return the estimate as the end of a line; empty where there is none."""
         if self._passes < 1 or not self._done:
             return ""
-        return f", about {seconds_text(self._left * self._seconds / self._done)} of training left"
+        return f", about {seconds_text(self._left * self._seconds / self._done)} left"

@@ -193,6 +193,33 @@ class VQVAE(nn.Module):
         """Return log p(pixels | codes) of every image in nats, [B]."""
         return mixture_log_likelihood(self.decoder(codes), pixels, self.white)
 
+    def mode(self, codes: Tensor) -> Tensor:
+        """Return the means of the likeliest component at every pixel, [B, C, H, W] in [0, 1]."""
+        return mixture_mode(self.decoder(codes), self.channels)
+
+
+def mixture_mode(maps: Tensor, channels: int) -> Tensor:
+    """Return the means of every pixel's likeliest component, [B, C, H, W] in [0, 1].
+
+    Args:
+        maps: as in `mixture_log_likelihood`.
+        channels: of the images.
+    """
+    batch, _, height, width = maps.shape
+    parts = maps.view(batch, _COMPONENTS, -1, height, width)
+    best = parts[:, :, 0].argmax(1)[:, None, None].expand(-1, 1, parts.shape[2], -1, -1)
+    chosen = parts.gather(1, best)[:, 0]
+    means, mix = chosen[:, 1 : 1 + channels], torch.tanh(chosen[:, 1 + 2 * channels :])
+    found: list[Tensor] = []
+    used = 0
+    for c in range(channels):
+        value = means[:, c]
+        for before in range(c):
+            value = value + mix[:, used] * found[before]
+            used += 1
+        found.append(value.clamp(-1, 1))
+    return (torch.stack(found, 1) + 1) / 2
+
 
 def mixture_log_likelihood(maps: Tensor, pixels: Tensor, white: int) -> Tensor:
     """Return the log-probability of images under mixtures of discretised logistics, [B].

@@ -153,6 +153,15 @@ class VqVaeTeacher:
             nats / math.log(2), cost / images.size, (top[0], bottom[0]), (top[1], bottom[1])
         )
 
+    def reconstruct(self, images: Images) -> Images:
+        """Encode and decode images uint8 [N, H, W, C]: the likeliest component's means."""
+        self._grid(images)
+        with torch.inference_mode():
+            codes = self.model.encode(to_pixels(images, self.settings.white, self.device))[0]
+            pixels = self.model.mode(codes).permute(0, 2, 3, 1) * self.settings.white
+        found: Images = pixels.round().byte().cpu().numpy()
+        return found
+
     def _grid(self, images: Images) -> tuple[int, int]:
         grid = patch_grid(images, self.settings.patch)
         if grid != self.model.grid or images.shape[3] != self.model.channels:

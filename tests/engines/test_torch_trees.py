@@ -12,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_circuits import random_circuit, sharpened
 
+from pyjuice_bridge.circuit.families.base import Family
+from pyjuice_bridge.circuit.families.binomial import Binomial
+from pyjuice_bridge.circuit.families.logistic import Logistic
+from pyjuice_bridge.circuit.families.smooth import Smooth
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.leaves import with_leaves
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
-from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.engines.base import FitOptions
+from pyjuice_bridge.circuit.types import Circuit, layer_params
+from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine, batches
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.fused import Trees, upward
@@ -176,6 +181,37 @@ def test_evidence_inside_trees_goes_to_the_other_passes() -> None:
     assert not isinstance(upward(program, params, x, states, Workspace()), Trees)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=SEEDS,
+    kind=st.sampled_from(["tree", "bundle", "glued"]),
+    width=st.sampled_from(WIDTHS),
+    categories=st.sampled_from([2, 5]),
+)
+def test_steps_taken_while_counting(seed: int, kind: str, width: int, categories: int) -> None:
+    """Steps of a training against expected counts and the M-step on them, in float64."""
+    rng = np.random.default_rng(seed)
+    tree = random_tree(rng, int(rng.integers(1, 6)))
+    if kind == "glued":
+        circuit = glued(seed, width)
+    else:
+        circuit = patch_bundle(tree, 1 if kind == "tree" else 3, width, categories, seed=seed)
+    circuit = sharpened(circuit, 3, seed)
+    x = random_rows(circuit, 20, seed, 0.2)
+    weights = rng.random((20, len(circuit.roots))) * (rng.random((20, len(circuit.roots))) < 0.8)
+    weights[0] = 1.0
+    options = FitOptions(
+        "mini_em", epochs=1, batch_size=20, step_size=Schedule(0.3), pseudocount=0.1, skip=0.0
+    )
+    wanted = EXACT.m_step(
+        circuit, EXACT.expected_counts(circuit, x, weights), step_size=0.3, pseudocount=0.1
+    )
+    found = ENGINE.fit(circuit, x, options, weights=weights).circuit
+    for a, b in zip(found.layers, wanted.layers, strict=True):
+        if layer_params(b) is not None:
+            np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("skip", [1e-3, 1e-1])
 def test_at_most_a_share_of_each_clusters_flow_is_skipped(skip: float) -> None:
     circuit = sharpened(glued(7, 16, clusters=3), 5, 1)
@@ -211,3 +247,18 @@ def test_skipping_hardly_changes_a_training() -> None:
         for skip in (0.0, 1e-4)
     )
     assert abs(exact.history[-1].train - skipping.history[-1].train) < 1e-4 * circuit.num_vars
+
+
+@pytest.mark.parametrize("family", [Smooth(), Binomial(), Logistic()], ids=str)
+def test_leaf_families_train_as_without_trees(family: Family) -> None:
+    bundle = with_leaves(patch_bundle([-1, 0, 0], 4, 3, 9, seed=1), family, seed=2)
+    above = hclt([-1, 0], 2, 4, seed=3)
+    circuits = (bundle, glue(above, bundle, np.arange(6).reshape(2, 3)))
+    options = FitOptions(epochs=2, batch_size=16, pseudocount=0.01, skip=0.0)
+    for circuit in circuits:
+        x = random_rows(circuit, 48, 4, 0.1)
+        fitted = (each.fit(circuit, x, options).circuit for each in (ENGINE, EXACT))
+        for layer, wanted in zip(*(made.layers for made in fitted), strict=True):
+            ours, theirs = layer_params(layer), layer_params(wanted)
+            if ours is not None and theirs is not None:
+                np.testing.assert_allclose(ours, theirs, atol=2e-4)

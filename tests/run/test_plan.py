@@ -16,7 +16,8 @@ from pyjuice_bridge.circuit.size import Size, balanced_parents, size_of
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.data.shapes import SHAPES
-from pyjuice_bridge.distill.patches import PatchCircuit, patch_variables
+from pyjuice_bridge.distill.patch_parts import patch_variables
+from pyjuice_bridge.distill.patches import PatchCircuit
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Shape
 from pyjuice_bridge.engines.base import Epoch

@@ -217,7 +217,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"circuit": {"kind": "rat_spn", "sums": 300}}, "'circuit.sums'"),
     (
         {"arms": ["lvd"]},
-        "the arm 'lvd' belongs to 'circuit.kind: hclt or patches or hmm or region_graph' only",
+        "the arm 'lvd' belongs to 'circuit.kind: hclt, patches, growing, region_graph or hmm' only",
     ),
     ({"sweep": {"states": [2, 3]}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
     ({"train": {"latent_training": {"epochs": 1}}}, "'train.latent_training' belongs to"),

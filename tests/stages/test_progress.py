@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pyjuice_bridge.stages import progress
-from pyjuice_bridge.stages.progress import Reporter, TimeLeft
+from pyjuice_bridge.stages.progress import Reporter, TimeLeft, pass_line
 
 
 class Clock:
@@ -73,10 +73,10 @@ def test_time_of_training_leaves_out_the_first_pass() -> None:
     assert left.text() == ""
     left.add(small, 20.0, True)
     # Two more of the small one and three of the large one, at 20 s for a unit of work.
-    assert left.text() == ", about 3 min 40 s of training left"
+    assert left.text() == ", about 3 min 40 s left"
     left.add(small, 20.0, True)
     left.add(small, 500.0, False)
-    assert left.text() == ", about 3 min 00 s of training left"
+    assert left.text() == ", about 3 min 00 s left"
     for _ in range(3):
         left.add(large, 60.0, True)
     assert left.text() == ""
@@ -134,3 +134,22 @@ def test_watching_ends_with_the_block() -> None:
             tick(2, 3)
         tick(3, 3)
     assert seen == [1, 2, 1]
+
+
+@pytest.mark.parametrize("states", [None, 1024])
+@pytest.mark.parametrize(
+    ("arm", "stage"), [("random", "train"), ("lvd", "fine-tune"), ("lvd", "counting")]
+)
+def test_pass_lines_fit_80_columns(arm: str, stage: str, states: int | None) -> None:
+    row = {
+        "arm": arm,
+        **({} if states is None else {"states": states}),
+        "stage": stage,
+        "passes": 100,
+        "valid": 512.3,
+        "unit": "perplexity",
+        "total_seconds": 725.0,
+    }
+    line = pass_line(row) + ", about 1 h 02 min left"
+    assert len(line) <= 80
+    assert f"pass 100 ({stage}): 512.30, 12 min 05 s, about" in line

@@ -143,6 +143,7 @@ function plan_layer(layer::InputLayer, i, context::Context)
         bases = ints((layer.groups .- Int32(1)) .* Int32(categories + 1)),
         apart = allunique(layer.groups),
         tiled = !factors_only || any(view(blocks.is_root, layer_blocks(circuit, i))),
+        layer.family,
     )
 end
 

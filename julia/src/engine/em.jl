@@ -30,14 +30,17 @@ end
 zero.
 
 `counts` are as the downward pass collects them. A row without flow stays as it is, before
-pseudocounts. η = 1 is full-batch EM.
+pseudocounts. η = 1 is full-batch EM. The columns of leaves that are not categorical are then
+brought back into their [`Family`](@ref).
 """
 function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
     for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
         isempty(count) && continue
         T = eltype(θ)
         if plan isa InputPlan
-            step_table!(θ, count, T(η), T(pseudocount))
+            in_family!(plan.family, θ, count) do
+                return step_table!(θ, count, T(η), T(pseudocount))
+            end
         else
             families = pass.program.families[plan.layer]
             step_weights!(θ, count, families, T(η), T(pseudocount))
@@ -45,6 +48,29 @@ function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
     end
     params_changed!(pass)
     return nothing
+end
+
+"""
+    in_family!(step!, family, θ, count)
+
+Pool the counts, take a categorical's step, and project the columns that it has moved.
+"""
+in_family!(step!, ::Categorical, θ, count) = step!()
+
+function in_family!(step!, family::Family, θ, count)
+    columns(table) = permutedims(Array(table)[:, 2:end, :], (2, 1, 3))
+    set!(table, new) = copyto!(
+        view(table, :, 2:size(table, 2), :),
+        convert(typeof(similar(table)), permutedims(new, (2, 1, 3))),
+    )
+    set!(count, pool(family, columns(count)))
+    old = columns(θ)
+    step!()
+    is_constrained(family) || return θ
+    new = columns(θ)
+    still = all(new .== old; dims = 1)
+    set!(θ, ifelse.(still, old, project!(family, copy(new), old)))
+    return θ
 end
 
 """
@@ -175,28 +201,40 @@ end
 
 All are expected counts: `counts` of the batch, `average / correction` their mean over
 batches, and `prior` of as many draws from the circuit itself. Rows without flow in the
-batch stay as they are.
+batch stay as they are. Leaves follow their [`Family`](@ref) as in `m_step!`.
 """
 function anemone_step!(pass::Pass, counts, average, correction, prior, η, pseudocount)
     for (i, plan) in enumerate(pass.program.plans)
         isempty(counts[i]) && continue
-        arrays = (pass.params[i], counts[i], average[i], prior[i])
-        T = eltype(pass.params[i])
-        axis = 1
-        if plan isa InputPlan
-            arrays = map(a -> view(a, :, 2:size(a, 2), :), arrays)
-            axis = 2
-        end
-        θ, count, mean, base = arrays
-        family(x) =
-            axis == 2 ? (sum(x; dims = 2), size(x, 2)) :
-            family_totals(x, pass.program.families[i])
-        total, siblings = family(count)
-        η, scale, c = T(η), T(inv(correction)), T(pseudocount)
-        fresh = η .* (scale .* mean .+ c ./ siblings) .+ (one(T) - η) .* base
-        norm, _ = family(fresh)
-        θ .= ifelse.(total .> 0, fresh ./ norm, θ)
+        θ, mean = pass.params[i], copy(average[i])
+        step!() = anemone_layer!(
+            θ,
+            plan,
+            pass.program.families[i],
+            (counts[i], mean, prior[i]),
+            correction,
+            η,
+            pseudocount,
+        )
+        plan isa InputPlan ? in_family!(step!, plan.family, θ, mean) : step!()
     end
     params_changed!(pass)
     return nothing
+end
+
+"Anemone's step of one layer; `arrays` are the batch's counts, their mean and the prior."
+function anemone_layer!(θ, plan, families, arrays, correction, η, pseudocount)
+    T, axis = eltype(θ), 1
+    if plan isa InputPlan
+        θ, arrays... = map(a -> view(a, :, 2:size(a, 2), :), (θ, arrays...))
+        axis = 2
+    end
+    count, mean, base = arrays
+    totals(x) = axis == 2 ? (sum(x; dims = 2), size(x, 2)) : family_totals(x, families)
+    total, siblings = totals(count)
+    η, scale, c = T(η), T(inv(correction)), T(pseudocount)
+    fresh = η .* (scale .* mean .+ c ./ siblings) .+ (one(T) - η) .* base
+    norm, _ = totals(fresh)
+    θ .= ifelse.(total .> 0, fresh ./ norm, θ)
+    return θ
 end

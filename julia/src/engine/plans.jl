@@ -28,7 +28,8 @@ What an input layer reads.
 - `variables`: of each block; `bases`: the table's columns before those of the block's
   group;
 - `apart`: no two blocks share a group, so that blocks can be counted side by side;
-- `tiled`: someone reads the layer as a tile, not only as a factor of a `:hadamard` product.
+- `tiled`: someone reads the layer as a tile, not only as a factor of a `:hadamard` product;
+- `family`: of the leaves.
 """
 Base.@kwdef struct InputPlan{V}
     layer::Int
@@ -38,6 +39,7 @@ Base.@kwdef struct InputPlan{V}
     bases::V
     apart::Bool
     tiled::Bool
+    family::Family
 end
 
 """

@@ -59,6 +59,9 @@ class JuliaEngine:
         self.device = device
         self._precision = precision
 
+    def __repr__(self) -> str:
+        return f"JuliaEngine({self.device}, {self._precision})"
+
     @property
     def pid(self) -> int:
         return shared_worker().pid
@@ -197,7 +200,7 @@ class JuliaEngine:
 
 
 def ask(request: Request, on_message: OnMessage = _ignore) -> Answer:
-    """The worker's answer; its files are gone afterwards.
+    """Return the worker's answer; its files are gone afterwards.
 
     Raises:
         UserError: the request was refused, or the worker died.

@@ -137,7 +137,7 @@ class Worker:
         return outcome, sentence, trace
 
     def log(self) -> str:
-        """The last lines that the worker printed."""
+        """Return the last lines that the worker printed."""
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - _LOG_BYTES))
         return self._log.read().decode(errors="replace")
@@ -227,7 +227,7 @@ class Worker:
         return _GoneError(f"killed by {signal.Signals(-status).name}{reason}")
 
     def _no_start(self, how: str) -> UserError:
-        """What to say when the worker does not get as far as answering."""
+        """Say why the worker did not get as far as answering."""
         with tempfile.NamedTemporaryFile(
             "w", prefix="pyjuice_bridge-julia-", suffix=".log", delete=False, encoding="utf-8"
         ) as kept:
@@ -270,7 +270,7 @@ def start_failure(log: str) -> str:
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment variables a worker starts with: yours, with defaults for what is not set.
+    """Return the environment variables of a worker: yours, and defaults for what is not set.
 
     All threads are used unless ``JULIA_NUM_THREADS`` or ``PYTHON_JULIACALL_THREADS`` says
     otherwise; with several, Julia must handle signals itself.
@@ -283,7 +283,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def shared_worker() -> Worker:
-    """The worker of this process, started now if there is none.
+    """Return the worker of this process; start it if there is none.
 
     Raises:
         UserError: Julia cannot be used here or does not start, or this process was forked from the

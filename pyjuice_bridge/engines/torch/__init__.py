@@ -96,6 +96,9 @@ class TorchEngine:
         self._dtype = dtype_of(precision)
         check_precision(precision, self._device)
 
+    def __repr__(self) -> str:
+        return f"TorchEngine({self.device}, {self.precision})"
+
     @property
     def pid(self) -> int:
         return os.getpid()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyjuice_bridge.engines.torch.fused import Trees, cut_of, downward, upward
+from pyjuice_bridge.engines.torch.fused import Step, Trees, cut_of, downward, upward
 from pyjuice_bridge.engines.torch.fused.banks import rows_at_once
 from pyjuice_bridge.engines.torch.program import Params, Program
 from pyjuice_bridge.engines.torch.recording import Results
@@ -105,8 +105,12 @@ def collect(
     weights: torch.Tensor,
     evidence: Evidence,
     workspace: Workspace,
+    step: Step | None = None,
 ) -> torch.Tensor:
     """Add the rows' flows to ``counts``; returns Σ weight·log p as a float64 scalar.
+
+    If these are all rows of a ``step``, it is taken where that is cheapest while counting; what is
+    left of it is up to the caller.
 
     Counts are sums over rows, so a batch may be cut anywhere: it is cut to ``micro_batch`` rows,
     and in halves again where a GPU runs out of memory in the upward pass.
@@ -117,21 +121,22 @@ def collect(
     total = torch.zeros((), dtype=torch.float64, device=program.device)
     start = 0
     while start < len(x):
-        step = min(_rows_at_once(program, workspace, evidence), len(x))
-        rows = slice(start, start + step)
+        size = min(_rows_at_once(program, workspace, evidence), len(x))
+        rows = slice(start, start + size)
         picked = _rows_of(evidence, rows)
         key = ("counts", *picked, *_places(params), *_places(counts))
         inputs = (x[rows], weights[rows], *picked.values())
-        work = partial(_counted, program, params, counts, workspace, tuple(picked))
+        its_step = step if size == len(x) else None
+        work = partial(_counted, program, params, counts, workspace, its_step, tuple(picked))
         try:
             scored, doubt = workspace.recordings.run(key, work, inputs)
         except torch.cuda.OutOfMemoryError:
-            if step == 1:
+            if size == 1:
                 raise
-            workspace.rows_at_once = dict.fromkeys(workspace.rows_at_once, max(1, step // 2))
+            workspace.rows_at_once = dict.fromkeys(workspace.rows_at_once, max(1, size // 2))
             torch.cuda.empty_cache()
             logger.warning(
-                "Out of GPU memory: continuing with %d rows at a time.", max(1, step // 2)
+                "Out of GPU memory: continuing with %d rows at a time.", max(1, size // 2)
             )
             continue
         assert scored is not None
@@ -142,7 +147,7 @@ def collect(
             once[int(doubt.sum()) :] = 0.0
             part = (x[rows][again], once, _rows_of(picked, again))
             total += collect(program.in_double, params, counts, *part, workspace.in_double)
-        start += step
+        start += size
     return total
 
 
@@ -151,6 +156,7 @@ def _counted(
     params: Params,
     counts: Params,
     workspace: Workspace,
+    step: Step | None,
     names: tuple[str, ...],
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -159,8 +165,7 @@ def _counted(
     """Count some rows, except doubtful ones: Σ weight·log p, and which are doubtful."""
     up = upward(program, params, x, dict(zip(names, given, strict=True)), workspace)
     if isinstance(up, Trees) and up.alone:
-        up.run_and_count(weight, counts)
-        scores = up.log_likelihood()
+        scores = up.run_and_count(weight, counts, step)
         return torch.where(weight > 0, scores * weight, 0.0).sum(), None
     up.run()
     down = downward(up, counts)
@@ -175,7 +180,7 @@ def _counted(
             "The GPU ran out of memory after part of a batch was counted; set a smaller batch_size."
         ) from error
     if isinstance(up, Trees):
-        up.count(down)
+        up.count(down, step if doubt is None or not bool(doubt.any()) else None)
     return total, doubt
 
 

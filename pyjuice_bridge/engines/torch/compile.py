@@ -58,6 +58,7 @@ class _Compiler:
         return InputPlan(
             self.long(layer.variables),
             torch.as_tensor(offsets.astype(np.int32), device=self.device)[:, None],
+            layer.family,
         )
 
     def cut(self, children: NDArray[np.integer]) -> tuple[Blocks, ...]:

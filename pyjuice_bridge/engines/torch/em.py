@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.engines.torch import fused
 from pyjuice_bridge.engines.torch.backward import by_weight
 from pyjuice_bridge.engines.torch.program import InputPlan, Params, Program, SumPlan
@@ -15,16 +16,20 @@ def m_step(
     counts: Params,
     step_size: float | torch.Tensor,
     pseudocount: float,
+    taken: frozenset[int] = frozenset(),
 ) -> None:
     """θ ← (1 - η)·θ + η·normalise(counts + c/#siblings), in place; counts are set to zero.
 
     ``counts`` are as collected by the downward pass (sum layers without their factor θ).  A row
-    without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.
+    without flow stays as it is, before pseudocounts.  η = 1 is full-batch EM.  Layers whose step
+    was ``taken`` while counting are left alone.  The rows of leaves that are not categorical are
+    then brought back into their family (``circuit.families.base``).
     """
+    leaves = _pool(program, params, counts)
     alone: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     tables: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for plan, theta, count in zip(program.layers, params, counts, strict=True):
-        if theta is None or count is None:
+    for i, (plan, theta, count) in enumerate(zip(program.layers, params, counts, strict=True)):
+        if theta is None or count is None or i in taken:
             continue
         if isinstance(plan, SumPlan) and plan.family_of_group is not None:
             _family_step(plan, theta, count, step_size, pseudocount)
@@ -38,6 +43,34 @@ def m_step(
     else:
         _step_sums(*alone, step_size, pseudocount)
         _step_inputs(*tables, step_size, pseudocount)
+    _project(leaves)
+
+
+def _pool(
+    program: Program, params: Params, counts: Params
+) -> list[tuple[Family, torch.Tensor, torch.Tensor]]:
+    """Let families pool their counts, in place; return those that project, old and new rows.
+
+    Rows are [groups, width, categories]; the old ones are a copy.
+    """
+    constrained = []
+    for plan, theta, count in zip(program.layers, params, counts, strict=True):
+        if not isinstance(plan, InputPlan) or theta is None or count is None:
+            continue
+        rows, counted = (t[:, 1:].transpose(1, 2) for t in (theta, count))
+        pooled = plan.family.pooled(counted)
+        if pooled is not counted:
+            counted.copy_(pooled)
+        if plan.family.constrained:
+            constrained.append((plan.family, rows.clone(), rows))
+    return constrained
+
+
+def _project(leaves: list[tuple[Family, torch.Tensor, torch.Tensor]]) -> None:
+    """Replace the rows that a step has moved by the best of their family."""
+    for family, old, rows in leaves:
+        moved = (rows != old).any(2, keepdim=True)
+        rows.copy_(torch.where(moved, family.projected(rows, old), rows))
 
 
 def _step_sums(
@@ -78,8 +111,10 @@ def anemone_step(
 
     All are expected counts: ``counts`` of the batch, ``smoothed`` their average over batches, and
     ``prior`` of as many draws from the circuit itself, that is |B|·TD(n)·θ.  Rows without flow in
-    the batch stay as they are.
+    the batch stay as they are.  ``smoothed`` counts of leaves are pooled and their rows projected
+    as in :func:`m_step`.
     """
+    leaves = _pool(program, params, smoothed)
     for plan, theta, count, average, base in zip(
         program.layers, params, counts, smoothed, prior, strict=True
     ):
@@ -93,6 +128,7 @@ def anemone_step(
         fresh = (average + pseudocount / siblings).mul_(step_size).add_(base, alpha=1 - step_size)
         norm, _ = _totals(plan, fresh, axis)
         torch.where(total > 0, fresh / norm, theta, out=theta)
+    _project(leaves)
 
 
 def _totals(

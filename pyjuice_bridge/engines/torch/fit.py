@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from pyjuice_bridge.engines.torch.backward import (
 )
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
+from pyjuice_bridge.engines.torch.fused import Step
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
 from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
@@ -95,6 +97,7 @@ class Trainer:
         for batch in index.split(self.batch):
             own = processes.part(len(batch))
             rows = self.rows.pick(own if self.batches == 1 else batch[own])
+            step = self._next_step()
             total += collect(
                 self.program,
                 state.params,
@@ -103,10 +106,12 @@ class Trainer:
                 rows.weights,
                 rows.evidence,
                 self.workspace,
+                step if processes.size() == 1 and self.prior is None else None,
             )
             if processes.size() > 1:
                 processes.add(self.all_counts).clamp_(max=LARGEST_RATIO)
-            eta = self._step(batch)
+            self._take(step, batch)
+            eta = step.size
             self.workspace.weights_changed()
             state.steps += 1
             if on_batch is not None:
@@ -124,21 +129,25 @@ class Trainer:
             valid = float(processes.add(scores.sum()) / (len(self.valid) * scores.shape[1]))
         return Epoch(number, eta, train, valid, time.perf_counter() - started)
 
-    def _step(self, batch: torch.Tensor) -> float:
-        """Take an M-step after ``batch``, the rows of all processes; return its η."""
-        options, state, weights = self.options, self.state, self.rows.weights
-        eta = 1.0
+    def _next_step(self) -> Step:
+        """Return the M-step that follows the next batch."""
+        options, eta = self.options, 1.0
         if options.optimizer != "full_em":
-            eta = options.step_size.at(state.steps, self.batches * options.epochs)
-        if options.optimizer == "anemone":
-            self._anemone(weights if self.batches == 1 else weights[batch], eta)
-        else:
-            given = torch.full((), eta, device=self.program.device, dtype=torch.float64)
-            self.workspace.recordings.run(("m-step", id(state.params)), self._m_step, (given,))
-        return eta
+            eta = options.step_size.at(self.state.steps, self.batches * options.epochs)
+        return Step(eta, self.pseudocount)
 
-    def _m_step(self, eta: torch.Tensor) -> Results:
-        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount)
+    def _take(self, step: Step, batch: torch.Tensor) -> None:
+        """Take what is left of an M-step after ``batch``, the rows of all processes."""
+        weights = self.rows.weights
+        if self.prior is not None:
+            self._anemone(weights if self.batches == 1 else weights[batch], step.size)
+            return
+        given = torch.full((), step.size, device=self.program.device, dtype=torch.float64)
+        work = partial(self._m_step, step.taken)
+        self.workspace.recordings.run(("m-step", id(self.state.params)), work, (given,))
+
+    def _m_step(self, taken: frozenset[int], eta: torch.Tensor) -> Results:
+        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount, taken)
         return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:

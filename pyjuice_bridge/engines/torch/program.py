@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.types import (
     Circuit,
     FloatArray,
@@ -45,6 +46,7 @@ class InputPlan:
     variables: torch.Tensor
     offsets: torch.Tensor
     """int32 [blocks, 1]: the row of the flattened table where the block's group starts."""
+    family: Family
 
 
 @dataclass(frozen=True)

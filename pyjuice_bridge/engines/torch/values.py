@@ -120,7 +120,8 @@ class Values:
         self.tiny = torch.finfo(program.dtype).tiny
         self.faint = self.tiny ** (3 / 4)
         self.act = Activations(len(x))
-        self.shifted = x.t().contiguous().to(torch.int32) + 1
+        self.shifted = torch.empty(x.shape[::-1], dtype=torch.int32, device=x.device)
+        self.shifted.copy_(x.t()).add_(1)
 
     def log_likelihood(self) -> torch.Tensor:
         """float64 [batch, roots]."""

@@ -14,10 +14,11 @@ from pyjuice_bridge.engines.torch.fused.passes import (
     downward,
     upward,
 )
-from pyjuice_bridge.engines.torch.fused.steps import applies, step_inputs, step_sums
+from pyjuice_bridge.engines.torch.fused.steps import Step, applies, step_inputs, step_sums
 
 __all__ = [
     "FusedUpward",
+    "Step",
     "Trees",
     "applies",
     "cut_of",

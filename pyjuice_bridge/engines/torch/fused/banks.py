@@ -11,6 +11,7 @@ import torch
 from pyjuice_bridge.engines.torch.fused import segments
 from pyjuice_bridge.engines.torch.fused.lanes import ROWS, padded
 from pyjuice_bridge.engines.torch.fused.memory import LN2
+from pyjuice_bridge.engines.torch.fused.steps import Step
 from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
 from pyjuice_bridge.engines.torch.fused.trees import Bank, Cut, Longs
 from pyjuice_bridge.engines.torch.program import Params
@@ -51,20 +52,24 @@ class BankJobs:
         self._views = address(self._rows) + 4 * leaves * self.columns * view.reshape(-1)
         self.mantissas = torch.zeros(bank.clusters, self.columns)
         self.exponents = torch.zeros(bank.clusters, self.columns, dtype=torch.int32)
-        size = bank.clusters * bank.nodes
+        self._shared = bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
+        """Whether threads share a cluster: its matrices are packed for all of them then."""
+        size = (bank.clusters if self._shared else threads) * bank.nodes
         self._packed = torch.zeros(2, size, bank.width * padded(bank.width))
         self._faint = torch.zeros(size, dtype=torch.int64)
         self._reach = torch.zeros(size, padded(bank.width), dtype=torch.int64)
         self._weights = _places(params, bank.matrices, 0)
         self._tables = _places(params, bank.tables, 1)
-        self._turns = np.zeros(size, np.int64)
+        self._turns = np.zeros((bank.clusters, bank.nodes), np.int64)
+        rows = _rows_of(params, bank.tables)
+        self._table_rows = np.ascontiguousarray(rows[0])
+        self._steps = not self._shared and bool((rows == rows[0]).all())
         self._weights_version = -1
         row_bytes = 8 * bank.nodes * padded(bank.width)
         chunk = _CHUNK_BYTES // row_bytes // ROWS * ROWS
         self._chunk = max(ROWS, min(_MOST_ROWS, chunk, -(-self.columns // ROWS) * ROWS))
-        self._shared = bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
         parts = -(-self.columns // self._chunk)
-        self._step = self._chunk if self._shared else parts * self._chunk
+        self._part = self._chunk if self._shared else parts * self._chunk
         self._tasks = bank.clusters * (parts if self._shared else 1)
         self._sources = bank.slots[..., 0] * self.columns + bank.slots[..., 1] * batch
         self._pack = Job(
@@ -85,7 +90,7 @@ class BankJobs:
     def prepare(self, shifted: torch.Tensor, version: int) -> list[Job]:
         """Read a batch; the jobs to be done before others, if weights have changed."""
         torch.index_select(shifted, 0, self._variables, out=self._rows)
-        if version == self._weights_version:
+        if version == self._weights_version or not self._shared:
             return []
         self._weights_version = version
         return [self._pack]
@@ -98,17 +103,42 @@ class BankJobs:
         found = self._select(mask.contiguous(), 0.0)
         return self._segment(found, writes=1)
 
-    def down(self, flow: torch.Tensor, counts: Params, skip: float) -> Listed:
+    def down(
+        self, flow: torch.Tensor, counts: Params, skip: float, step: Step | None = None
+    ) -> Listed:
         """Count what flows [blocks, batch, slots] into the roots, except small parts of it."""
         found = self._select(flow.contiguous(), skip)
-        run([self._segment(found, counts)])
+        run([self._segment(found, counts, step=step)])
         return found
 
-    def count(self, flow: torch.Tensor, counts: Params) -> None:
-        """Evaluate and count at once, where the flows into roots are known beforehand."""
-        found = self._select(flow.contiguous(), 0.0)
-        self.mantissas.zero_()
-        run([self._segment(found, counts, writes=1)])
+    def count(self, flow: torch.Tensor, counts: Params, step: Step | None = None) -> torch.Tensor:
+        """Evaluate and count at once, where the flows into roots are known beforehand.
+
+        Args:
+            flow: [blocks, batch], one root per block.
+            counts: buffers that are added to.
+            step: to be taken of the trees' parameters, see ``takes``.
+
+        Returns:
+            The logarithms of the roots' values, float64 [blocks, batch]; -inf where none flows.
+        """
+        lines = torch.from_numpy(self._sources[:, 0] // self.batch)
+        flows = torch.empty(self.bank.clusters, self.columns)
+        flows.view(-1, self.batch)[lines] = flow
+        listed = None if bool(flows.amin() > 0) else _listed(flows)
+        if listed is not None:
+            self.mantissas.zero_()
+        run([self._segment(listed, counts, flows, step, writes=1)])
+        logs = self.mantissas.double().log_().add_(self.exponents, alpha=LN2)
+        return logs.view(-1, self.batch)[lines]
+
+    def takes(self, counts: Params) -> bool:
+        """Return whether a cluster's M-step can be taken as soon as it is counted.
+
+        Threads then count where the first clusters have their counts.
+        """
+        layers = {*self.bank.tables[..., 0].flat, *self.bank.matrices[..., 0].flat}
+        return self._steps and all(counts[layer] is not None for layer in layers)
 
     def given(self, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Roots by block in float64 [blocks, batch, slots], maximum one, and their log-scales."""
@@ -157,21 +187,31 @@ class BankJobs:
         )
 
     def _segment(
-        self, listed: Listed | None = None, counts: Params | None = None, writes: int = 0
+        self,
+        listed: Listed | None = None,
+        counts: Params | None = None,
+        flows: torch.Tensor | None = None,
+        step: Step | None = None,
+        writes: int = 0,
     ) -> Job:
-        bank, keep = self.bank, []
+        bank, slots = self.bank, np.zeros(1, np.int64)
+        keep: list[object] = [slots]
         more: dict[str, int] = {}
         if listed is not None:
             more |= {
                 "list_offsets": address(listed.offsets),
                 "list_columns": address(listed.columns),
-                "flows": address(listed.flows),
             }
+            flows = listed.flows
         if counts is not None:
             matrices = _places(counts, bank.matrices, 0)
             tables = _places(counts, bank.tables, 1)
             keep += [matrices, tables]
             more |= {"weight_counts": address(matrices), "table_counts": address(tables)}
+            if step is not None:
+                numbers = np.array([step.size, step.pseudocount], np.float32)
+                keep.append(numbers)
+                more["step"] = address(numbers)
             if self._shared:
                 self._turns[:] = 0
                 more["turns"] = address(self._turns)
@@ -180,7 +220,7 @@ class BankJobs:
             torch.float32,
             segments.SEGMENT,
             self._tasks,
-            keep=(listed, *keep),
+            keep=(listed, flows, *keep),
             clusters=bank.clusters,
             columns=self.columns,
             nodes=bank.nodes,
@@ -188,7 +228,7 @@ class BankJobs:
             width=bank.width,
             padded=padded(bank.width),
             chunk=self._chunk,
-            step=self._step,
+            part=self._part,
             parents=address(bank.parents),
             child_offsets=address(bank.children),
             children=address(bank.child),
@@ -202,8 +242,11 @@ class BankJobs:
             reach=address(self._reach),
             mantissas=address(self.mantissas),
             exponents=address(self.exponents),
+            flows=address(flows),
             writes=writes,
             counts=counts is not None,
+            slots=0 if self._shared else address(slots),
+            rows=address(self._table_rows),
             **more,
         )
 
@@ -264,6 +307,14 @@ class Listed:
     skipped: float
 
 
+def _listed(flows: torch.Tensor) -> Listed:
+    """List the columns with flow [clusters, columns]."""
+    clusters, columns = flows.nonzero(as_tuple=True)
+    offsets = np.cumsum([0, *torch.bincount(clusters, minlength=len(flows)).tolist()])
+    chosen = flows[clusters, columns]
+    return Listed(offsets, columns.int(), chosen, float(chosen.sum()), 0.0)
+
+
 def _places(tensors: Params, keys: Longs, axis: int) -> Longs:
     """Addresses of slices of tensors along an axis, 0 where there is no tensor.
 
@@ -276,6 +327,16 @@ def _places(tensors: Params, keys: Longs, axis: int) -> Longs:
             here = keys[..., 0] == layer
             size = tensor.stride(axis) * tensor.element_size()
             found[here] = address(tensor) + size * keys[here][:, 1]
+    return found
+
+
+def _rows_of(params: Params, tables: Longs) -> Longs:
+    """The rows of the table that each leaf reads, [clusters, leaves]."""
+    found = np.zeros(tables.shape[:-1], np.int64)
+    for layer in np.unique(tables[..., 0]):
+        table = params[layer]
+        assert table is not None
+        found[tables[..., 0] == layer] = table.shape[1]
     return found
 
 

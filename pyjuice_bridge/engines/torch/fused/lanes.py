@@ -21,6 +21,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from pyjuice_bridge.engines.torch.backward import LARGEST_RATIO
+
 WIDEST = 64
 """Wider matrix products are faster in a BLAS."""
 ROWS = 48
@@ -147,6 +149,14 @@ class _Rows:
         near = self.builder.call(function, [value, value, ir.Constant(some, -1)])
         error = self.fma(self.builder.fneg(value), near, self.splat(1.0))
         return self.fma(near, error, near)
+
+    def added(self, values: Any) -> Any:
+        """The sum of a vector's values."""
+        name = f"llvm.vector.reduce.fadd.v{self.lanes}f32"
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, self.vector])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        zero = ir.Constant(_FLOAT, 0.0)
+        return self.builder.call(function, [zero, values], fastmath=("reassoc",))
 
     def finite(self, value: Any) -> Any:
         """A vector that has a product with zero: what is left of an overflow is large."""
@@ -645,6 +655,77 @@ def flag_faint(r: _Rows, flags: Any, sums: Any, rows: Any, reach: Any, count: An
             part = builder.zext(builder.bitcast(some, ir.IntType(8)), _LONG)
             reached = builder.or_(reached, builder.shl(part, r.long(start)))
         r.set_flag(flags, i, builder.icmp_signed("!=", builder.and_(low, reached), r.long(0)))
+        return ()
+
+    r.loop(count, body)
+
+
+@_rows()
+def step_table(r: _Rows, theta: Any, counts: Any, step: Any, count: Any) -> None:
+    """Take the M-step of a table (``em.m_step``), whose row 0 is for missing values.
+
+    ``step`` float32 [2]: η and the pseudocount.  The counts become zero.
+    """
+    builder, one = r.builder, r.splat(1.0)
+    size, pseudocount = r.broadcast(step, 0), r.broadcast(step, 4)
+    missing, categories = counts, builder.sub(count, r.long(1))
+    theta, counts = (builder.add(at, r.long(4 * r.width)) for at in (theta, counts))
+
+    def add(i: Any, sums: list[Any]) -> Sequence[Any]:
+        row = r.row(counts, i, plain=True)
+        return [builder.fadd(total, r.load_plain(row, v)) for v, total in enumerate(sums)]
+
+    share = builder.fdiv(pseudocount, r.splat(builder.sitofp(categories, _FLOAT)))
+    keeps, rates, more = [], [], []
+    for total in r.loop(categories, add, [r.splat(0.0)] * r.count):
+        seen = builder.fcmp_ordered(">=", total, r.splat(_TINY))
+        rate = builder.fdiv(size, builder.fadd(total, pseudocount))
+        rates.append(builder.select(seen, rate, r.splat(0.0)))
+        keeps.append(builder.select(seen, builder.fsub(one, size), one))
+        more.append(builder.fmul(rates[-1], share))
+
+    def blend(i: Any, _: list[Any]) -> Sequence[Any]:
+        row, own = r.row(theta, i, plain=True), r.row(counts, i, plain=True)
+        for v in range(r.count):
+            fresh = r.fma(rates[v], r.load_plain(own, v), more[v])
+            r.store_plain(r.fma(keeps[v], r.load_plain(row, v), fresh), row, v)
+            r.store_plain(r.splat(0.0), own, v)
+        return ()
+
+    r.loop(categories, blend)
+    for v in range(r.count):
+        r.store_plain(r.splat(0.0), missing, v)
+
+
+@_rows()
+def step_rows(r: _Rows, theta: Any, counts: Any, step: Any, count: Any) -> None:
+    """Take the M-step of rows of weights, whose counts lack their factor and become zero.
+
+    ``step`` float32 [2]: η and the pseudocount.
+    """
+    builder, one = r.builder, r.splat(1.0)
+    size, pseudocount = r.broadcast(step, 0), r.broadcast(step, 4)
+    keep, share = builder.fsub(one, size), builder.fmul(pseudocount, r.splat(1 / r.width))
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        row, own = r.row(theta, i, plain=True), r.row(counts, i, plain=True)
+        before = [r.load_plain(row, v) for v in range(r.count)]
+        found = []
+        for v in range(r.count):
+            limited = r.smaller(r.load_plain(own, v), r.splat(LARGEST_RATIO))
+            found.append(builder.fmul(limited, before[v]))
+        part = found[0]
+        for value in found[1:]:
+            part = builder.fadd(part, value)
+        total = r.splat(r.added(part))
+        seen = builder.fcmp_ordered(">=", total, r.splat(_TINY))
+        rate = builder.fdiv(size, builder.fadd(total, pseudocount))
+        more = builder.fmul(rate, share)
+        for v in range(r.count):
+            fresh = r.fma(rate, found[v], more)
+            after = r.fma(keep, before[v], fresh)
+            r.store_plain(builder.select(seen, after, before[v]), row, v)
+            r.store_plain(r.splat(0.0), own, v)
         return ()
 
     r.loop(count, body)

@@ -15,6 +15,7 @@ from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.fused.banks import BankJobs, bank_jobs
 from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
 from pyjuice_bridge.engines.torch.fused.jobs import jobs
+from pyjuice_bridge.engines.torch.fused.steps import Step
 from pyjuice_bridge.engines.torch.fused.sum_jobs import SumJobs
 from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
 from pyjuice_bridge.engines.torch.fused.trees import Cut
@@ -80,7 +81,8 @@ class Trees(Upward):
     ) -> None:
         rest = cut.rest if program.dtype == cut.rest.dtype else cut.rest.in_double
         super().__init__(rest, params, x, evidence, workspace)
-        self.banks = bank_jobs(cut, params, workspace, len(x))
+        self.banks, self.inside = bank_jobs(cut, params, workspace, len(x)), cut.inside
+        self._steps = cut.categorical
 
     @property
     def alone(self) -> bool:
@@ -94,27 +96,49 @@ class Trees(Upward):
         run(waiting)
         return super().run()
 
-    def run_and_count(self, weights: torch.Tensor, counts: Params) -> Activations:
-        """Both passes in one visit to trees that stand ``alone``; ``weights`` [batch, roots]."""
+    def run_and_count(
+        self, weights: torch.Tensor, counts: Params, step: Step | None
+    ) -> torch.Tensor:
+        """Both passes in one visit to trees that stand ``alone``.
+
+        Args:
+            weights: [batch, roots].
+            counts: buffers that are added to.
+            step: to be taken, if these are all rows that are counted.
+
+        Returns:
+            log p, float64 [batch, roots]; -inf where the weight is zero.
+        """
         run(self._prepare())
         parts = weights.t().split([blocks.count for blocks in self.program.roots])
-        for bank, flow in zip(self.banks, parts, strict=True):
-            bank.count(flow[..., None].float(), counts)
-        return super().run()
+        step = self._taken(step, counts)
+        scores = [
+            bank.count(flow, counts, step) for bank, flow in zip(self.banks, parts, strict=True)
+        ]
+        return torch.cat(scores).t()
 
-    def count(self, down: Downward) -> None:
-        """Count in the trees what has flowed to their roots."""
+    def count(self, down: Downward, step: Step | None) -> None:
+        """Count in the trees what has flowed to their roots, and take the M-step of the trees."""
         workspace = self.workspace
+        step = self._taken(step, down.counts)
         for bank in self.banks:
             flow = down.flows.get(bank.bank.target)
             if flow is not None:
-                found = bank.down(flow[_index(bank)].float(), down.counts, workspace.skip)
+                entering = flow[_index(bank)].float()
+                found = bank.down(entering, down.counts, workspace.skip, step)
                 workspace.flow += found.total
                 workspace.skipped += found.skipped
 
     def _prepare(self) -> list[Job]:
         version = self.workspace.weights_version
         return [job for bank in self.banks for job in bank.prepare(self.shifted, version)]
+
+    def _taken(self, step: Step | None, counts: Params) -> Step | None:
+        """Return the step, if all trees can take it."""
+        if step is None or not self._steps or not all(bank.takes(counts) for bank in self.banks):
+            return None
+        step.taken |= self.inside
+        return step
 
     def _mask_of(self, bank: BankJobs) -> torch.Tensor | None:
         mask = self.evidence_on(bank.bank.target)

@@ -51,27 +51,32 @@ _SMALL_FACTORS = 3
 """So many leaves are multiplied before the product is raised again."""
 
 SEGMENT = frame_type(
-    *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "step"),
+    *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "part"),
     *("parents", "child_offsets", "children", "leaf_offsets"),
     *("views", "tables", "weights", "packed_up", "packed_down", "faint", "reach"),
     *("table_counts", "weight_counts", "turns"),
     *("list_offsets", "list_columns", "flows"),
-    *("mantissas", "exponents", "writes", "counts"),
+    *("mantissas", "exponents", "writes", "counts", "slots", "rows", "step"),
 )
-"""Frame of ``segment``; a task is ``step`` columns of a cluster, in chunks of ``chunk``.
+"""Frame of ``segment``; a task is ``part`` columns of a cluster, in chunks of ``chunk``.
 
 The tree, int64: ``parents`` [nodes]; ``child_offsets`` [nodes + 1] into ``children``;
 ``leaf_offsets`` [nodes + 1].  Of every cluster, addresses int64: ``views`` [clusters], of the rows
 of tables to read, int32 [leaves, columns]; ``tables``, ``table_counts`` [clusters, leaves];
 ``weights``, ``weight_counts`` [clusters, nodes] (0: not counted).  ``packed_up`` and
 ``packed_down`` [clusters, nodes, width, padded], ``faint`` int64 [clusters, nodes] and ``reach``
-int64 [clusters, nodes, padded] are ``pack``'s.
+int64 [clusters, nodes, padded] are ``pack``'s; but if ``slots`` is not 0, each thread packs the
+cluster it is at, into a place that it takes by that counter: [threads, ...] in place of clusters.
 
 If ``list_offsets`` is not 0, only the columns ``list_columns[list_offsets[c]:list_offsets[c + 1]]``
 of cluster c are evaluated.  With ``counts``, ``flows`` go into their roots: one for each of these,
 else [clusters, columns].  With ``writes``, the roots' values are ``mantissas`` times two to the
 ``exponents``, [clusters, columns].
 ``turns`` int64 [clusters, nodes], zeros: parts of a cluster take turns in counting.
+
+With ``step``, float32 [2], η and the pseudocount, a cluster's M-step is taken as soon as it has
+been counted; its tables have ``rows`` int64 [leaves].  Counts are then a thread's own, too:
+``table_counts`` [threads, leaves] and ``weight_counts`` [threads, nodes], zeros before and after.
 """
 
 PACK = frame_type(
@@ -106,33 +111,42 @@ those in the first ``cuts`` int64 [clusters] bins are written to ``list_columns`
 """
 
 
+@inline
+def _pack(matrix, height, width, padded, up, down, reach):  # type: ignore[no-untyped-def]
+    """Copy a matrix, also transposed, with rows of whole vectors; return 1 if it has faint numbers.
+
+    All are addresses; of the root's matrix, which has one row, there is no transposed copy.
+    """
+    values, bits = floats(matrix, height * width), longs(reach, width)
+    across, along = floats(up, width * padded), floats(down, width * padded)
+    least = values[0]
+    for i in range(height):
+        alive = 0
+        for j in range(width):
+            value = values[i * width + j]
+            least = min(least, value)
+            alive |= (1 if value > 0 else 0) << j
+            along[i * padded + j] = value
+            if height > 1:
+                across[j * padded + i] = value
+        bits[i] = alive
+    return 1 if least < lanes.FAINT else 0
+
+
 @kernel
 def pack(frame):  # type: ignore[no-untyped-def]
-    """Copy matrices, also transposed, with rows of whole vectors; note which hold small numbers."""
+    """Pack all matrices."""
     f = fields(frame, PACK)
-    width, size = f.width, f.width * f.padded
+    size = 4 * f.width * f.padded
     weights, faint = longs(f.weights, f.tasks), longs(f.faint, f.tasks)
-    reach = longs(f.reach, f.tasks * f.padded)
-    up = floats(f.packed_up, f.tasks * size)
-    down = floats(f.packed_down, f.tasks * size)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
             return
-        height = 1 if task % f.nodes == f.nodes - 1 else width
-        matrix = floats(weights[task], height * width)
-        least = matrix[0]
-        for i in range(height):
-            bits = 0
-            for j in range(width):
-                value = matrix[i * width + j]
-                least = min(least, value)
-                bits |= (1 if value > 0 else 0) << j
-                down[task * size + i * f.padded + j] = value
-                if height > 1:
-                    up[task * size + j * f.padded + i] = value
-            reach[task * f.padded + i] = bits
-        faint[task] = 1 if least < lanes.FAINT else 0
+        faint[task] = _pack(
+            weights[task], 1 if task % f.nodes == f.nodes - 1 else f.width, f.width, f.padded,
+            f.packed_up + task * size, f.packed_down + task * size, f.reach + 8 * task * f.padded,
+        )  # fmt: skip
 
 
 @inline
@@ -343,13 +357,17 @@ def _add(counts, place, more):  # type: ignore[no-untyped-def]
 
 
 @called
-def _exact_down(f, cluster, column, flow, products, sums):  # type: ignore[no-untyped-def]
-    """Count one column after ``_exact_up``, whose products become flows."""
+def _exact_down(f, cluster, counted, column, flow, products, sums):  # type: ignore[no-untyped-def]
+    """Count one column after ``_exact_up``, whose products become flows.
+
+    ``counted``: whose counts they are, a cluster's or a thread's.
+    """
     width, nodes = f.width, f.nodes
     leaf_offsets, parents = longs(f.leaf_offsets, nodes + 1), longs(f.parents, nodes)
     weights = longs(f.weights, f.clusters * nodes)
     weight_counts = longs(f.weight_counts, f.clusters * nodes)
     table_counts = longs(f.table_counts, f.clusters * f.leaves)
+    weight_base, table_base = counted * nodes, counted * f.leaves
     view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
     passed = np.empty(width)
     for back in range(nodes):
@@ -357,7 +375,7 @@ def _exact_down(f, cluster, column, flow, products, sums):  # type: ignore[no-un
         own = products[node]
         height = 1 if back == 0 else width
         matrix = floats(weights[cluster * nodes + node], height * width)
-        at = weight_counts[cluster * nodes + node]
+        at = weight_counts[weight_base + node]
         counts = floats(at, height * width)
         passed[:] = 0.0
         for i in range(height):
@@ -372,7 +390,7 @@ def _exact_down(f, cluster, column, flow, products, sums):  # type: ignore[no-un
         for j in range(width):
             own[j] *= passed[j]
         for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
-            table = table_counts[cluster * f.leaves + leaf]
+            table = table_counts[table_base + leaf]
             if table != 0:
                 row = np.int64(view[leaf * f.columns + column])
                 counts = floats(table + 4 * width * row, width)
@@ -393,6 +411,7 @@ def segment(width: int) -> Kernel:
         leaf_offsets = longs(f.leaf_offsets, nodes + 1)
         child_offsets = longs(f.child_offsets, nodes + 1)
         views, faint = longs(f.views, f.clusters), longs(f.faint, f.clusters * nodes)
+        weights = longs(f.weights, f.clusters * nodes)
         tables = longs(f.tables, f.clusters * leaves)
         table_counts = longs(f.table_counts, f.clusters * leaves)
         weight_counts = longs(f.weight_counts, f.clusters * nodes)
@@ -409,6 +428,8 @@ def segment(width: int) -> Kernel:
         errors = np.empty((nodes, chunk))
         roots, ratios = np.empty(chunk, np.float32), np.empty(chunk, np.float32)
         exact_products, exact_sums = np.empty((nodes, width)), np.empty((nodes, width))
+        table_rows = longs(f.rows, leaves)
+        own = advance(f.slots) if f.slots != 0 else 0
         while True:
             task = next_task(frame)
             if task >= f.tasks:
@@ -422,8 +443,22 @@ def segment(width: int) -> Kernel:
                 first = list_offsets[cluster]
                 available = list_offsets[cluster + 1] - first
                 entering = f.flows + 4 * first
-            base, turn = cluster * nodes, f.turns + 8 * cluster * nodes
-            for start in range(part * f.step, min(available, (part + 1) * f.step), chunk):
+            turn, base = f.turns + 8 * cluster * nodes, cluster * nodes
+            if f.slots != 0:
+                base = own * nodes
+                for node in range(nodes):
+                    up, down = (
+                        f.packed_up + (base + node) * square,
+                        f.packed_down + (base + node) * square,
+                    )
+                    reach = f.reach + 8 * (base + node) * padded
+                    matrix, height = (
+                        weights[cluster * nodes + node],
+                        1 if node == nodes - 1 else width,
+                    )
+                    faint[base + node] = _pack(matrix, height, width, padded, up, down, reach)
+            counted = own if f.step != 0 else cluster
+            for start in range(part * f.part, min(available, (part + 1) * f.part), chunk):
                 count = min(chunk, available - start)
                 rows, stride = views[cluster] + 4 * start, columns
                 if f.list_offsets != 0:
@@ -564,7 +599,9 @@ def segment(width: int) -> Kernel:
                             mantissas[place], exponents[place] = value, power
                         if f.counts != 0 and value > 0:
                             flow = np.float64(floats(entering + 4 * start, count)[s])
-                            _exact_down(f, cluster, column, flow, exact_products, exact_sums)
+                            _exact_down(
+                                f, cluster, counted, column, flow, exact_products, exact_sums
+                            )
                 if f.counts == 0:
                     continue
                 for back in range(nodes):
@@ -574,26 +611,34 @@ def segment(width: int) -> Kernel:
                         wait_for(turn + 8 * node, part)
                     matrix = f.packed_down + (base + node) * square
                     for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
-                        table = table_counts[cluster * leaves + leaf]
+                        table = table_counts[counted * leaves + leaf]
                         if table != 0:
                             lanes.fetch(width, table, rows + 4 * leaf * stride, count)
-                    counted = weight_counts[base + node]
-                    if counted == 0:
-                        counted = nowhere
+                    target = weight_counts[counted * nodes + node]
+                    if target == 0:
+                        target = nowhere
                     if back == 0:
-                        lanes.spread_dots(width, out, matrix, ratios.ctypes.data, counted, count)
+                        lanes.spread_dots(width, out, matrix, ratios.ctypes.data, target, count)
                     else:
                         flow = values + parents[node] * size
                         lanes.ratio(width, ratio, flow, sums + node * size, count)
-                        lanes.add_outer(width, counted, ratio, out, count)
+                        lanes.add_outer(width, target, ratio, out, count)
                         lanes.times_product(width, out, ratio, matrix, count)
                     for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
-                        table = table_counts[cluster * leaves + leaf]
+                        table = table_counts[counted * leaves + leaf]
                         if table != 0:
                             at = rows + 4 * leaf * stride
                             lanes.add_taken(width, table, at, out, count)
                     if f.turns != 0:
                         advance(turn + 8 * node)
+            if f.step == 0 or available == 0:
+                continue
+            for leaf in range(leaves):
+                table, counts = tables[cluster * leaves + leaf], table_counts[own * leaves + leaf]
+                lanes.step_table(width, table, counts, f.step, table_rows[leaf])
+            for node in range(nodes):
+                matrix, counts = weights[cluster * nodes + node], weight_counts[own * nodes + node]
+                lanes.step_rows(width, matrix, counts, f.step, 1 if node == nodes - 1 else width)
 
     # Machine code that is kept is found by its name, in one process beside that for other widths.
     segment.__name__ = segment.__qualname__ = f"segment_{width}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -54,6 +55,21 @@ FAINT = frame_type("tensors", "first", "sizes", "values", "flags", reals=("limit
 int64 [tensors]: ``first`` tasks, ``sizes``, and addresses: of the ``values``, and of the ``flags``
 to set where some are below ``limit``.
 """
+
+
+@dataclass
+class Step:
+    """An M-step that counting may already take of some layers.
+
+    Attributes:
+        size: η.
+        pseudocount: of each row.
+        taken: the layers whose parameters have changed and whose counts are zero again.
+    """
+
+    size: float
+    pseudocount: float
+    taken: frozenset[int] = frozenset()
 
 
 def applies(device: torch.device, dtype: torch.dtype) -> bool:

@@ -286,8 +286,8 @@ def wait_for(place, count):  # type: ignore[no-untyped-def]
 
 @inline
 def advance(place):  # type: ignore[no-untyped-def]
-    """Let those know who wait for the number at an address."""
-    _fetch_add(place, 1)
+    """Add one to the number at an address, for which others may wait; return what it was."""
+    return _fetch_add(place, 1)
 
 
 @kernel

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.engines.torch.fused.lanes import WIDEST
 from pyjuice_bridge.engines.torch.program import (
     AbsentPlan,
@@ -83,6 +84,8 @@ class Cut:
     rest: Program
     inside: frozenset[int]
     """Layers that are parts of trees."""
+    categorical: bool
+    """Whether all leaves of trees are; an M-step of other families needs a layer's counts."""
 
 
 def cut(program: Program) -> Cut | None:
@@ -106,7 +109,10 @@ def cut(program: Program) -> Cut | None:
             plans.append(GivenPlan(program.sizes[layer], program.widths[layer]))
         else:
             plans.append(AbsentPlan() if layer in inside else plan)
-    return Cut(tuple(banks), replace(program, layers=tuple(plans)), frozenset(inside))
+    leaves = (plan for plan in program.layers if isinstance(plan, InputPlan))
+    categorical = all(plan.family == Categorical() for plan in leaves)
+    rest = replace(program, layers=tuple(plans))
+    return Cut(tuple(banks), rest, frozenset(inside), categorical)
 
 
 def _share_parameters(banks: list[Bank]) -> bool:

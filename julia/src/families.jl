@@ -1,0 +1,253 @@
+# Leaf families: what the rows of an input layer's table may be.
+
+"""
+    Family
+
+Constraints on the columns of an input layer's table of probabilities.
+
+Every pass reads the table alone. A family enters an M-step in two places:
+
+    counts ← pooled counts
+    target ← (1 - η)·θ + η·normalise(counts + pseudocount / categories)
+    θ      ← the best column of the family for the target, found from θ
+
+The last is no worse than θ, Σ target·log θ, and leaves columns of the family as they are.
+So full-batch EM without pseudocounts never lowers the likelihood; with η < 1 the old column
+holds the new one back, which for exponential families is online EM on their statistics.
+
+A family has the methods [`pool`](@ref), [`is_constrained`](@ref), [`project!`](@ref) and
+[`parameters_per_row`](@ref); its fields are its options, named as in files.
+"""
+abstract type Family end
+
+"A probability of its own for every value; with two values, the Bernoulli distribution."
+struct Categorical <: Family end
+
+"""
+    Smooth(bandwidth = 2.0)
+
+A probability for every value, estimated from the counts of its neighbours, too: a count of
+`v` counts for `w` in proportion to `1 / (1 + ((v - w) / bandwidth)^2)`.
+"""
+struct Smooth <: Family
+    bandwidth::Float64
+
+    function Smooth(bandwidth = 2.0)
+        0 < bandwidth <= 1e4 || refuse("bandwidth is $bandwidth; it must be above 0, at most 10000.")
+        return new(bandwidth)
+    end
+end
+
+"""
+Families whose columns are (1 - ε)·shape + ε·uniform, ε being the field `uniform`; the shape
+has few numbers. Projecting is one EM step of that mixture.
+"""
+abstract type Parametric <: Family end
+
+"""
+    Binomial(uniform = 0.001)
+
+How many of `categories - 1` trials succeed: one number per column.
+"""
+struct Binomial <: Parametric
+    uniform::Float64
+
+    Binomial(uniform = 1e-3) = new(check_uniform(uniform))
+end
+
+"""
+    Logistic(uniform = 0.001)
+
+The discretised logistic distribution with open ends: location and scale per column.
+"""
+struct Logistic <: Parametric
+    uniform::Float64
+
+    Logistic(uniform = 1e-3) = new(check_uniform(uniform))
+end
+
+function check_uniform(uniform)
+    0 <= uniform < 1 || refuse("uniform is $uniform; it must be from 0 to below 1.")
+    return uniform
+end
+
+const FAMILIES = Dict{String,Type{<:Family}}(
+    "categorical" => Categorical,
+    "smooth" => Smooth,
+    "logistic" => Logistic,
+    "binomial" => Binomial,
+)
+
+"The name of a family in files."
+family_name(family::Family) = lowercase(string(nameof(typeof(family))))
+
+"""
+    parameters_per_row(family, categories)
+
+How many numbers a column is made from.
+"""
+parameters_per_row(::Family, categories) = categories
+parameters_per_row(::Binomial, categories) = 1
+parameters_per_row(::Logistic, categories) = 2
+
+"""
+    is_constrained(family)
+
+Whether some columns of probabilities are not of the family, so that M-steps project.
+"""
+is_constrained(::Family) = false
+is_constrained(::Parametric) = true
+
+"""
+    pool(family, counts)
+
+The counts `[categories, …]` spread over values; the total of every column stays.
+"""
+pool(::Family, counts) = counts
+
+function pool(family::Smooth, counts::AbstractArray)
+    T = float(eltype(counts))
+    kernel = [
+        1 / (1 + ((v - w) / family.bandwidth)^2) for w in axes(counts, 1), v in axes(counts, 1)
+    ]
+    kernel ./= sum(kernel; dims = 1)
+    flat = convert(Matrix{T}, reshape(counts, size(counts, 1), :))
+    return reshape(convert(Matrix{T}, kernel) * flat, size(counts))
+end
+
+"""
+    project!(family, target, start)
+
+Replace the columns `[categories, …]` of `target` by the best of the family, found from the
+columns `start`.
+"""
+project!(::Family, target, start) = target
+
+function project!(family::Parametric, target::AbstractArray, start::AbstractArray)
+    columns, olds = (reshape(a, size(a, 1), :) for a in (target, start))
+    number = size(columns, 2)
+    @sync for part in Iterators.partition(1:number, max(1, cld(number, Threads.nthreads())))
+        Threads.@spawn for k in part
+            row = project_row(family, Float64.(view(columns, :, k)), Float64.(view(olds, :, k)))
+            view(columns, :, k) .= row
+        end
+    end
+    return target
+end
+
+function project_row(family::Parametric, target, start)
+    level = family.uniform / length(target)
+    weights = target .* (1 .- level ./ max.(start, level, 1e-30))
+    numbers = recovered(family, max.(start .- level, 0))
+    row = shape(family, improved(family, numbers, weights), length(target))
+    return (1 - family.uniform) .* row .+ level
+end
+
+"The numbers that a column of the family was made from."
+recovered(family::Binomial, row) = improved(family, (0.5,), row)
+
+"Numbers that make Σ weights·log shape no lower."
+function improved(::Binomial, numbers, weights)
+    total = sum(weights)
+    total > 0 || return numbers
+    mean = sum((v - 1) * weights[v] for v in eachindex(weights)) / total
+    return (mean / max(1, length(weights) - 1),)
+end
+
+"The column of some numbers."
+function shape(::Binomial, (share,), categories)
+    n, p = categories - 1, clamp(share, 1e-12, 1 - 1e-12)
+    ways = cumsum([v == 0 ? 0.0 : log((n - v + 1) / v) for v = 0:n])
+    row = [exp(ways[v+1] + v * log(p) + (n - v) * log(1 - p)) for v = 0:n]
+    return row ./ sum(row)
+end
+
+# With κ = 1 / scale, ν = location / scale and u = κ·(v + 1/2) - ν at the boundary above value
+# v, an inner value has the probability σ(u)·σ(κ - u)·(1 - exp(-κ)). So the likelihood is that
+# of a logistic regression over boundaries plus a concave term in κ, and Newton's method finds
+# its maximum.
+
+const STEEPEST = 10.0
+const FLATTEST = 1e-5
+const NEWTON_STEPS = 2
+
+log_sigmoid(u) = min(u, zero(u)) - log1p(exp(max(-abs(u), -700)))
+
+function recovered(::Logistic, row)
+    categories = length(row)
+    below = cumsum(row)[1:(end-1)]
+    above = reverse(cumsum(reverse(row)))[2:end]
+    weights = (below .* above) .^ 2
+    odds = log.(max.(below, 1e-300)) .- log.(max.(above, 1e-300))
+    x = (1:(categories-1)) .- 0.5
+    total = max(sum(weights), 1e-300)
+    middle, height = sum(weights .* x) / total, sum(weights .* odds) / total
+    spread = sum(weights .* (x .- middle) .^ 2) / total
+    slope = sum(weights .* (x .- middle) .* odds) / total
+    κ = clamp(spread > 1e-12 ? slope / spread : 1.0, FLATTEST, STEEPEST)
+    return κ, κ * middle - height
+end
+
+function improved(::Logistic, numbers, weights)
+    best, reach = numbers, 1.0
+    height, ascent = climb(weights, best...)
+    for _ = 1:NEWTON_STEPS
+        bound = 0.75 * best[1] / max(abs(ascent[1]), 1e-300)
+        tried = best .+ min(reach, bound) .* ascent
+        inside = FLATTEST < tried[1] < STEEPEST
+        new_height, new_ascent = inside ? climb(weights, tried...) : (-Inf, ascent)
+        if new_height >= height
+            best, height, ascent, reach = tried, new_height, new_ascent, min(2reach, 1.0)
+        else
+            reach /= 4
+        end
+    end
+    return best
+end
+
+"Σ weights·log p at (κ, ν), and Newton's step from there."
+function climb(weights, κ, ν)
+    last = length(weights)
+    inner = sum(view(weights, 2:(last-1)); init = 0.0)
+    grow = expm1(κ)
+    height = inner * log(-expm1(-κ))
+    up, side = inner / grow, 0.0
+    a, b, c = inner * (grow + 1) / grow^2, 0.0, 0.0
+    for k = 1:(last-1)
+        x = k - 0.5
+        u = κ * x - ν
+        logs, pair = log_sigmoid(u), weights[k] + weights[k+1]
+        height += pair * logs - weights[k+1] * u
+        mass = pair * exp(logs)
+        bend = mass * (1 - exp(logs))
+        up += (weights[k] - mass) * x
+        side += mass - weights[k]
+        a, b, c = a + bend * x^2, b - bend * x, c + bend
+    end
+    a, c = a * (1 + 1e-9) + 1e-30, c * (1 + 1e-9) + 1e-30
+    area = a * c - b^2
+    return height, ((c * up - b * side) / area, (a * side - b * up) / area)
+end
+
+function shape(::Logistic, (κ, ν), categories)
+    last = categories - 1
+    row = map(0:last) do v
+        u = κ * (v + 0.5) - ν
+        up = v < last ? log_sigmoid(u) : 0.0
+        down = v > 0 ? log_sigmoid(κ - u) : 0.0
+        return exp(up + down + (0 < v < last ? log(-expm1(-κ)) : 0.0))
+    end
+    return row ./ sum(row)
+end
+
+"Columns of the family estimated from counts, as one full M-step that is repeated."
+function fit_rows!(family::Family, table)
+    is_constrained(family) || return table
+    target, rows = copy(table), project!(family, copy(table), table)
+    for _ = 2:PROJECTIONS
+        rows = project!(family, copy(target), rows)
+    end
+    return copyto!(table, rows)
+end
+
+const PROJECTIONS = 25

@@ -1,0 +1,28 @@
+"""``circuit.leaves``: the leaf family of a circuit, whatever its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from pyjuice_bridge.circuit.families.categorical import Categorical
+from pyjuice_bridge.circuit.families.registry import Leaves
+from pyjuice_bridge.circuit.leaves import with_leaves
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.sections import KindSection
+
+
+class LeafySection(KindSection):
+    """Base of the sections of circuits whose leaves may be of any family."""
+
+    leaves: Leaves = Field(default_factory=Categorical)
+
+    def leafy(self, circuit: Circuit, seed: int | None = None) -> Circuit:
+        """Give a circuit the leaves of this section, random ones where there is a seed."""
+        return with_leaves(circuit, self.leaves, seed=seed)
+
+    @property
+    def leaf_key(self) -> dict[str, Any]:
+        """What the leaves add to the key of an artifact; nothing where they are categorical."""
+        return {} if self.leaves == Categorical() else {"leaves": str(self.leaves)}

@@ -1,0 +1,174 @@
+"""What circuits of patches are made of: positions, their clusters, and two trees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.config.train import LatentPhase, Phase
+from pyjuice_bridge.distill.base import CIRCUIT
+from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.latents import LatentValues, latents
+from pyjuice_bridge.distill.leaves import LeafySection
+from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.distill.trees import parents_of, tree_stage
+from pyjuice_bridge.domains.base import Context
+from pyjuice_bridge.engines.base import FitOptions
+from pyjuice_bridge.stages.store import Artifact
+from pyjuice_bridge.teachers.base import patch_grid
+
+_PATCH_ROWS = 200_000
+"""Patches that the tree inside a patch is learnt from, at most."""
+
+
+def patch_variables(sides: tuple[int, int, int], patch: int) -> IntArray:
+    """Return the variables of every patch, int32 [positions, patch * patch * C], row-major."""
+    channels = sides[2]
+    rows, columns = patch_grid(np.empty((0, *sides), np.uint8), patch)
+    ids = np.arange(math.prod(sides), dtype=np.int32)
+    tiles = ids.reshape(rows, patch, columns, patch, channels).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles.reshape(rows * columns, -1))
+
+
+def set_phases(config: Settings, rounds: int = 1) -> None:
+    """Set the phases before fine-tuning to their defaults; check that they leave it a pass.
+
+    Args:
+        config: of the run.
+        rounds: how often patches are trained.
+    """
+    train = config.train
+    train.patch_training = train.patch_training or Phase()
+    train.latent_training = train.latent_training or LatentPhase()
+    before = rounds * train.patch_training.epochs + train.latent_training.epochs
+    if train.epochs <= before:
+        raise ValueError(
+            f"'train.epochs' is {train.epochs}, but patch and latent training already take "
+            f"{before} of the passes; use at least {before + 1}"
+        )
+
+
+def phase_options(context: Context, phase: Phase) -> FitOptions:
+    """Return the options of a training before fine-tuning."""
+    return FitOptions(
+        epochs=phase.epochs,
+        batch_size=phase.batch_size,
+        step_size=phase.step_size.schedule,
+        pseudocount=context.config.train.pseudocount,
+        seed=context.config.seed,
+    )
+
+
+def load_circuit(artifact: Artifact) -> Circuit:
+    """Read the circuit of an artifact."""
+    return hdf5.load(artifact.path / CIRCUIT)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchParts:
+    """Positions, the clusters of their patches, and the trees inside a patch and over patches.
+
+    Attributes:
+        context: the run.
+        clusters: of patches, shared by all positions.
+        patch: side of a patch.
+        places: int32 [positions, D], the variables of every patch.
+        latents: the clusters of all patches.
+        patch_tree: over the variables of a patch.
+        latent_tree: over the positions.
+    """
+
+    context: Context
+    clusters: int
+    patch: int
+    places: IntArray
+    latents: LatentValues
+    patch_tree: Artifact
+    latent_tree: Artifact
+
+    @classmethod
+    def of(cls, context: Context, clusters: int, patch: int) -> PatchParts:
+        """Cluster the teacher's features of patches and learn both trees."""
+        sides = context.data.shape.sides
+        assert sides is not None
+        places = patch_variables(sides, patch)
+        (assignments,) = latents(context, [clusters], (len(places),), patch=patch)
+        train = context.data.rows["train"]
+        some = train[: max(1, _PATCH_ROWS // len(places))]
+        patches = some[:, places].reshape(-1, places.shape[1])
+        inputs = {"data": context.data.key, "patch": patch, "seed": context.config.seed}
+        sizes = context.data.categories[places[0]]
+        patch_tree = tree_stage(context, "patch tree", inputs, patches, sizes)
+        # Ids have no order, so none share a bin.
+        latent_tree = tree_stage(
+            context,
+            "latent tree",
+            {},
+            assignments.z["train"],
+            clusters,
+            parents=(assignments.artifact,),
+            bins=clusters,
+        )
+        return cls(context, clusters, patch, places, assignments, patch_tree, latent_tree)
+
+    def patches(self, split: str) -> NDArray[Any]:
+        """Return the patches of a split's rows, int [N, positions, D]."""
+        return self.context.data.rows[split][:, self.places]
+
+    def random_bundle(self, width: int) -> Circuit:
+        """Build a circuit for every cluster, with Dirichlet(1) rows."""
+        sizes, seed = self.context.data.categories[self.places[0]], self.context.config.seed
+        tree = parents_of(self.patch_tree)
+        builders, section = builders_of(self.context.engine), self.context.config.circuit
+        assert isinstance(section, LeafySection)
+        return section.leafy(
+            builders.patch_bundle(tree, self.clusters, width, sizes, seed=seed), seed
+        )
+
+    def random_latent(self, values: int) -> Circuit:
+        """Build a latent circuit with Dirichlet(1) rows."""
+        tree, seed = parents_of(self.latent_tree), self.context.config.seed
+        return builders_of(self.context.engine).hclt(tree, values, values, seed=seed)
+
+    def counted_latent(
+        self, z: NDArray[np.int32], values: int, pseudocount: float, epsilon: float
+    ) -> Circuit:
+        """Build p(H_c | H_p) from counts of the ids ``z``, p(Z | H) near the identity."""
+        return builders_of(self.context.engine).latent_circuit(
+            z,
+            values,
+            pseudocount=pseudocount,
+            epsilon=epsilon,
+            parents=parents_of(self.latent_tree),
+        )
+
+    def train_latent(
+        self,
+        z: Mapping[str, NDArray[np.int32]],
+        values: int,
+        pseudocount: float,
+        epsilon: float,
+        parents: Sequence[Artifact],
+    ) -> Artifact:
+        """Fit the latent circuit to the ids ``z`` of a split each: latent training."""
+        phase = self.context.config.train.latent_training
+        assert phase is not None
+        return train_stage(
+            self.context,
+            "latent",
+            "latent training",
+            lambda: self.counted_latent(z["train"], values, pseudocount, epsilon),
+            lambda: (z["train"], None),
+            phase_options(self.context, phase),
+            key={"epsilon": epsilon, "counting": pseudocount},
+            parents=(*parents, self.latent_tree),
+            valid=z["valid"],
+        )
