@@ -119,7 +119,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"arms": []}, "'arms' is empty; give at least 1"),
     (
         {"arms": ["hclt"]},
-        "the arm 'hclt' belongs to 'circuit.kind: patches, growing or rat_spn' only",
+        "the arm 'hclt' belongs to 'circuit.kind: patches, growing, region_graph or rat_spn' only",
     ),
     ({"seed": True}, "'seed' is true, but must be a whole number"),
     ({"seed": 1.5}, "'seed' is 1.5, but must be a whole number"),
@@ -165,7 +165,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"data": {**TEXT, "valid": 1.0}}, "'data.valid' is 1.0, but must be less than 1.0"),
     (
         {"data": TEXT, "arms": ["hclt"]},
-        "the arm 'hclt' belongs to 'circuit.kind: patches, growing or rat_spn' only",
+        "the arm 'hclt' belongs to 'circuit.kind: patches, growing, region_graph or rat_spn' only",
     ),
     (
         {"data": TEXT, "train": {"epochs": 1}},

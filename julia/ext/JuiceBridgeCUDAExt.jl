@@ -15,9 +15,9 @@ function cuda_arrays(ordinal::AbstractString)
     CUDA.functional() ||
         throw(BridgeError("CUDA.jl cannot use a GPU here; set the device to \"cpu\"."))
     isempty(ordinal) && return CuArray
-    number, count = tryparse(Int, ordinal), length(CUDA.devices())
-    if isnothing(number) || !(0 <= number < count)
-        problem = "is not available: there are the devices cuda:0 to cuda:$(count - 1)"
+    number, total = tryparse(Int, ordinal), length(CUDA.devices())
+    if isnothing(number) || !(0 <= number < total)
+        problem = "is not available: there are the devices cuda:0 to cuda:$(total - 1)"
         throw(BridgeError("The device \"cuda:$ordinal\" $problem."))
     end
     CUDA.device!(number)
@@ -39,19 +39,19 @@ function JuiceBridge.batched_mul!(
     return CUDA.CUBLAS.gemm_strided_batched!(tA, tB, one(T), A, B, convert(T, β), C)
 end
 
-function JuiceBridge.scatter_add!(sums::CuMatrix, columns::CuVector, values::CuMatrix)
-    isempty(values) && return sums
-    kernel = @cuda launch = false scatter_kernel!(sums, columns, values)
-    threads = min(length(values), CUDA.launch_configuration(kernel.fun).threads)
-    kernel(sums, columns, values; threads, blocks = cld(length(values), threads))
+function JuiceBridge.scatter_add!(sums::CuMatrix, columns::CuVector, vals::CuMatrix)
+    isempty(vals) && return sums
+    kernel = @cuda launch = false scatter_kernel!(sums, columns, vals)
+    threads = min(length(vals), CUDA.launch_configuration(kernel.fun).threads)
+    kernel(sums, columns, vals; threads, blocks = cld(length(vals), threads))
     return sums
 end
 
-function scatter_kernel!(sums, columns, values)
+function scatter_kernel!(sums, columns, vals)
     k = (blockIdx().x - 1) * blockDim().x + threadIdx().x
-    if k <= length(values)
-        column, row = divrem(k - 1, size(values, 1))
-        @inbounds CUDA.@atomic sums[row+1, Int(columns[column+1])] += values[k]
+    if k <= length(vals)
+        column, row = divrem(k - 1, size(vals, 1))
+        @inbounds CUDA.@atomic sums[row+1, Int(columns[column+1])] += vals[k]
     end
     return nothing
 end

@@ -24,7 +24,7 @@ export hclt, hmm, random_hmm, patch_bundle, RegionGraph, load_region_graph, rat_
 export count_parameters, latent_circuit
 export compiled, log_likelihood, expected_counts, mpe, posteriors
 export FitOptions, Schedule, FitResult
-export to_juice, from_juice, load_juice, save_juice, juice_rows, juice_em
+export to_juice, from_juice, load_juice, save_juice, juice_rows, from_juice_rows, juice_em
 # Names that others have, too: take them with `using JuiceBridge: check, fit, glue, sample`, and
 # leaf families, `Categorical`, `Smooth`, `Logistic` and `Binomial`, in the same way.
 

@@ -94,15 +94,15 @@ function check_arrays(layer::Union{ProductLayer,SumLayer}, item)
         fail(item, "kind '$(layer.kind)' $problem")
     end
     check_ids(layer.children, "$item/children")
-    offsets, count = layer.offsets, length(layer.children)
-    rises = length(offsets) > 1 && offsets[1] == 1 && offsets[end] == count + 1
+    offsets, number = layer.offsets, length(layer.children)
+    rises = length(offsets) > 1 && offsets[1] == 1 && offsets[end] == number + 1
     if !(rises && all(offsets[b] < offsets[b+1] for b = 1:(length(offsets)-1)))
-        problem = "must rise strictly from 0 to the number of children ($count)"
+        problem = "must rise strictly from 0 to the number of children ($number)"
         fail("$item/offsets", problem)
     end
     if layer isa SumLayer
         shared = layer.tied_to != 0
-        check_groups(layer.groups, "weights", layer.weights, count, item; shared)
+        check_groups(layer.groups, "weights", layer.weights, number, item; shared)
     end
 end
 
@@ -117,12 +117,12 @@ function check_groups(groups, name, params, entries, item; shared = false)
         "has $(length(groups)) entries, but there must be $entries, one for each of the " *
         (name == "params" ? "variables" : "children"),
     )
-    count = size(params, 3)
-    used = falses(count)
+    number = size(params, 3)
+    used = falses(number)
     for group in groups
-        1 <= group <= count || fail(
+        1 <= group <= number || fail(
             "$item/groups",
-            "names group $(in_file(group)), but $name has $count groups",
+            "names group $(in_file(group)), but $name has $number groups",
         )
         used[group] = true
     end

@@ -19,6 +19,18 @@ Van den Broeck, *Scaling Up Probabilistic Circuits by Latent Variable Distillati
 
 Returns the same structure with new parameters in the old precision. A column that no data
 reaches becomes uniform, or stays as it was when `pseudocount` is 0.
+
+```jldoctest
+julia> circuit = hclt([0, 1], 2, 2);
+
+julia> x = z = [0 0 1 1; 0 1 1 1];                   # every value shows its latent
+
+julia> circuit = count_parameters(circuit, x, z; pseudocount = 0);
+
+julia> round.(exp.(log_likelihood(circuit, [0 0 1 1; 0 1 0 1])); digits = 6)
+1×4 Matrix{Float64}:
+ 0.25  0.25  0.0  0.5
+```
 """
 function count_parameters(
     circuit::Circuit,
@@ -84,10 +96,10 @@ function hidden_variables(circuit)
 end
 
 function check_counted(circuit, x, z)
-    for (name, data, count) in
+    for (name, data, number) in
         (("x", x, circuit.num_vars), ("z", z, length(circuit.latents["z"])))
-        size(data, 1) == count ||
-            wrong_size("$name must be an integer matrix of shape [$count, rows].")
+        size(data, 1) == number ||
+            wrong_size("$name must be an integer matrix of shape [$number, rows].")
     end
     size(x, 2) == size(z, 2) || wrong_size(
         "x has $(size(x, 2)) rows but z has $(size(z, 2)); they must be the same rows.",
@@ -115,8 +127,8 @@ end
 function counted(old, edges, z, data, name, pseudocount)
     new = similar(old)
     edges = sort(edges; by = first)
-    count = size(old, 3)
-    @sync for part in Iterators.partition(1:count, cld(count, Threads.nthreads()))
+    number = size(old, 3)
+    @sync for part in Iterators.partition(1:number, cld(number, Threads.nthreads()))
         Threads.@spawn begin
             work = CountWork(size(old, 1), size(old, 2), size(z, 2))
             for group in part
@@ -162,22 +174,22 @@ function add_counts!(work, z, given, data, column, name)
     end
 end
 
-"One variable's values in all rows, once they are known to lie in `-1:(size - 1)`."
-function take_values!(values, data, variable, size, name)
-    for row in eachindex(values)
+"One variable's values in all rows, once they are known to lie in `-1:(limit - 1)`."
+function take_values!(vals, data, variable, limit, name)
+    for row in eachindex(vals)
         value = data[variable, row]
-        MISSING <= value < size || refuse(
-            "$name must hold values from -1 to $(size - 1) in row $variable, " *
+        MISSING <= value < limit || refuse(
+            "$name must hold values from -1 to $(limit - 1) in row $variable, " *
             "but has $value.",
         )
-        values[row] = value
+        vals[row] = value
     end
 end
 
 function normalise!(new, counts, old, pseudocount)
     extra = pseudocount / size(counts, 1)
     for column in axes(counts, 2)
-        total = sum(count -> count + extra, view(counts, :, column))
+        total = sum(number -> number + extra, view(counts, :, column))
         for entry in axes(counts, 1)
             new[entry, column] =
                 total > 0 ? (counts[entry, column] + extra) / total : old[entry, column]

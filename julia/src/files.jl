@@ -34,9 +34,9 @@ end
 to_file(ids) = ids .- Int32(1)
 from_file(ids) = ids .+ Int32(1)
 
-function write_attributes(group, values)
-    for name in sort!(collect(keys(values)))
-        write_attribute(group, name, values[name])
+function write_attributes(group, vals)
+    for name in sort!(collect(keys(vals)))
+        write_attribute(group, name, vals[name])
     end
 end
 
@@ -74,13 +74,13 @@ function load_circuit(path::AbstractString)
         num_vars = whole_attribute(file, "num_vars")
         layers = Layer[]
         with_group(file, "layers") do groups
-            names = keys(groups)
-            issetequal(names, string.(0:(length(names)-1))) || throw(
+            labels = keys(groups)
+            issetequal(labels, string.(0:(length(labels)-1))) || throw(
                 BridgeError(
                     "$path: /layers: must hold the groups 0, 1, 2 … without a gap.",
                 ),
             )
-            for i in eachindex(names)
+            for i in eachindex(labels)
                 push!(layers, with_group(g -> read_layer(g, layers), groups, string(i - 1)))
             end
         end
@@ -199,11 +199,11 @@ end
 function check_assignments(z, clusters, centroids, place)
     isempty(z) && fail("$place: /z", "there is no split")
     clusters >= 1 || fail(place, "clusters must be at least 1, found $clusters")
-    for (split, ids) in z
+    for (part, ids) in z
         isempty(ids) && continue
         low, high = extrema(ids)
         0 <= low <= high < clusters || fail(
-            "$place: /z/$split",
+            "$place: /z/$part",
             "holds ids from $low to $high, must lie in 0..$(clusters - 1)",
         )
     end
@@ -233,8 +233,8 @@ function save_assignments(assignments::Assignments, path::AbstractString)
         write_attribute(file, "version", FORMAT_VERSION)
         write_attribute(file, "clusters", assignments.clusters)
         group = HDF5.create_group(file, "z")
-        for split in sort!(collect(keys(assignments.z)))
-            write_array(group, split, assignments.z[split])
+        for part in sort!(collect(keys(assignments.z)))
+            write_array(group, part, assignments.z[part])
         end
         centroids = assignments.centroids
         centroids === nothing || write_array(file, "centroids", centroids)
@@ -252,8 +252,8 @@ function load_assignments(path::AbstractString)
     return open_checked(path, ASSIGNMENTS_FORMAT, FORMAT_VERSION) do file
         z = Dict{String,Matrix{Int32}}()
         with_group(file, "z") do group
-            for split in keys(group)
-                z[split] = read_array(group, split, (Int32,), 2)
+            for part in keys(group)
+                z[part] = read_array(group, part, (Int32,), 2)
             end
         end
         centroids =

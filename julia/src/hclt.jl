@@ -21,6 +21,19 @@ Circuits*, NeurIPS 2021).
 Variable `i` has the product block of its input block and the sum blocks of its tree
 children; its sum block, p(H_i | H_parent), is what the parent's product consumes.
 `latents["z"]` lists the product block of each variable: its node `j` means H_i = `j - 1`.
+
+```jldoctest
+julia> hclt([0, 1, 1], 2, 3; seed = 1)
+Circuit(3 variables, 5 layers, 9 blocks, 28 parameters, 1 root)
+  1  input     3 blocks × 2  3 values        18 parameters (Float32)
+  2  hadamard  2 blocks × 2  2 factors
+  3  sum       2 blocks × 2  mixing 2 nodes  8 parameters (Float32)
+  4  hadamard  1 block × 2   3 factors
+  5  sum       1 block × 1   mixing 2 nodes  2 parameters (Float32)
+  latent z: 3 positions
+  latent_states: 2
+  structure: hclt
+```
 """
 function hclt(parents, latents::Integer, categories; seed = default_rng())
     circuit, products = tree_copies(parents, 1, latents, categories, generator(seed))
@@ -43,24 +56,23 @@ n`. Inside a layer blocks are ordered by tree node, then copy.
 function tree_copies(parents, copies, latents, categories, rng)
     tree = check_parents(parents)
     levels = reverse(tree_levels(tree))
-    copies >= 1 && latents >= 1 ||
-        refuse("latents and clusters must be at least 1.")
+    copies >= 1 && latents >= 1 || refuse("latents and clusters must be at least 1.")
     own, layers = tree_leaves(levels, copies, latents, categories, rng)
     products = similar(own)
-    count = length(own)
+    total = length(own)
     below, sums = Int32[], 0
     for level in levels
         blocks = length(level) * copies
-        products[:, level] = count .+ reshape(1:blocks, copies, :)
+        products[:, level] = total .+ reshape(1:blocks, copies, :)
         push!(layers, tree_products(level, own, below, tree, sums))
         width = tree[level[1]] == 0 ? 1 : latents
         weights = dirichlet_columns(rng, latents, width, blocks)
         children = vec(products[:, level])
         push!(layers, SumLayer(1:(blocks+1), children, 1:blocks, weights))
-        below, sums = level, count + blocks
-        count += 2 * blocks
+        below, sums = level, total + blocks
+        total += 2 * blocks
     end
-    roots = (count-copies+1):count
+    roots = (total-copies+1):total
     return Circuit(length(tree) * copies, layers, roots), products
 end
 
@@ -71,15 +83,15 @@ function tree_leaves(levels, copies, latents, categories, rng)
     sizes = category_vector(categories, n)
     own = Matrix{Int32}(undef, copies, n)
     layers = Layer[]
-    count = 0
-    for size in sort!(unique(sizes))
-        nodes = filter(node -> sizes[node] == size, order)
+    total = 0
+    for number in sort!(unique(sizes))
+        nodes = filter(node -> sizes[node] == number, order)
         blocks = length(nodes) * copies
-        own[:, nodes] = count .+ reshape(1:blocks, copies, :)
-        variables = vec([node + n * (copy - 1) for copy = 1:copies, node in nodes])
-        params = dirichlet_columns(rng, size, latents, blocks)
+        own[:, nodes] = total .+ reshape(1:blocks, copies, :)
+        variables = vec([node + n * (instance - 1) for instance = 1:copies, node in nodes])
+        params = dirichlet_columns(rng, number, latents, blocks)
         push!(layers, InputLayer(variables, 1:blocks, params))
-        count += blocks
+        total += blocks
     end
     return own, layers
 end
@@ -88,20 +100,20 @@ end
 function tree_products(level, own, below, tree, sums)
     copies = size(own, 1)
     offsets, children = Int32[1], Int32[]
-    position = 0
+    at = 0
     for node in level
-        count = 0
-        while position + count < length(below) && tree[below[position+count+1]] == node
-            count += 1
+        total = 0
+        while at + total < length(below) && tree[below[at+total+1]] == node
+            total += 1
         end
-        for copy = 1:copies
-            push!(children, own[copy, node])
-            for child = position:(position+count-1)
-                push!(children, sums + child * copies + copy)
+        for instance = 1:copies
+            push!(children, own[instance, node])
+            for child = at:(at+total-1)
+                push!(children, sums + child * copies + instance)
             end
             push!(offsets, length(children) + 1)
         end
-        position += count
+        at += total
     end
     return ProductLayer(:hadamard, offsets, children)
 end

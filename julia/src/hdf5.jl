@@ -8,14 +8,14 @@ const DEFLATE_RATIO = 1100
 const FILE_OVERHEAD = 1 << 20
 
 """
-    atomic_h5(write, path, bytes)
+    atomic_h5(writer, path, bytes)
 
-Write an HDF5 file that appears under `path` only when it is complete: `write(file)` fills a
+Write an HDF5 file that appears under `path` only when it is complete: `writer(file)` fills a
 temporary file in the same folder, which is then renamed. If it throws, `path` stays as it
 was. `bytes` is what the arrays take: libhdf5 can crash when a disk fills up, so the room is
 looked at before.
 """
-function atomic_h5(write, path, bytes)
+function atomic_h5(writer, path, bytes)
     folder = dirname(abspath(path))
     isdir(folder) ||
         throw(BridgeError("$path: the folder $folder does not exist; create it first."))
@@ -24,12 +24,12 @@ function atomic_h5(write, path, bytes)
     ending = randstring(RandomDevice(), 8)
     temporary = joinpath(folder, ".$(basename(path)).$ending.tmp")
     try
-        HDF5.h5open(write, temporary, "w"; libver_bounds = (v"1.10", v"1.10"))
+        HDF5.h5open(writer, temporary, "w"; libver_bounds = (v"1.10", v"1.10"))
         open(sync_to_disk, temporary, "r+")
         rename_over(temporary, path)
-    catch error
-        ours(error) && rethrow()
-        throw(BridgeError("$path: cannot be written ($(reason(error)))."))
+    catch err
+        ours(err) && rethrow()
+        throw(BridgeError("$path: cannot be written ($(reason(err)))."))
     finally
         rm(temporary; force = true)
     end
@@ -45,18 +45,18 @@ end
 sync_to_disk(file) = Sys.isunix() && @ccall fsync(fd(file)::Cint)::Cint
 
 "Errors that are passed on as they are."
-ours(error) = error isa Union{BridgeError,InterruptException}
+ours(err) = err isa Union{BridgeError,InterruptException}
 
-reason(error::API.H5Error) = rstrip(error.msg, '.')
-reason(error) = rstrip(first(split(sprint(showerror, error), '\n')), '.')
+reason(err::API.H5Error) = rstrip(err.msg, '.')
+reason(err) = rstrip(first(split(sprint(showerror, err), '\n')), '.')
 
 "Run `f`; whatever goes wrong in it becomes one sentence about `item`."
 function guarded(f, item)
     try
         return f()
-    catch error
-        ours(error) && rethrow()
-        throw(BridgeError("$item: damaged ($(reason(error)))."))
+    catch err
+        ours(err) && rethrow()
+        throw(BridgeError("$item: damaged ($(reason(err)))."))
     end
 end
 
@@ -72,9 +72,9 @@ function open_checked(f, path, kind, version)
     readable || throw(BridgeError("$path: not an HDF5 file, or its beginning is damaged."))
     file = try
         HDF5.h5open(path, "r")
-    catch error
-        ours(error) && rethrow()
-        throw(BridgeError("$path: truncated or damaged ($(reason(error)))."))
+    catch err
+        ours(err) && rethrow()
+        throw(BridgeError("$path: truncated or damaged ($(reason(err)))."))
     end
     try
         found = text_attribute(file, "format")
@@ -119,32 +119,32 @@ function refuse_links(file)
 end
 
 """
-    read_array(group, name, types, ndims)
+    read_array(group, name, types, rank)
 
 The dataset `name` of `group`, of one of the element `types` (`Int32`, `Float32`,
 `Float64`). Shape, type and stored size are looked at before anything is allocated. The
 dimensions are in Julia's order, the reverse of the file's.
 """
-function read_array(group, name, types, ndims)
+function read_array(group, name, types, rank)
     place = item_place(group, name)
     return guarded(place) do
         dataset = haskey(group, name) ? group[name] : nothing
         dataset isa HDF5.Dataset || throw(BridgeError("$place: the dataset is missing."))
         try
             T = element_type(dataset, types, place)
-            return read_dataset(dataset, T, ndims, place)
+            return read_dataset(dataset, T, rank, place)
         finally
             close(dataset)
         end
     end
 end
 
-function read_dataset(dataset, T, ndims, place)
+function read_dataset(dataset, T, rank, place)
     space = HDF5.dataspace(dataset)
     simple = API.h5s_get_simple_extent_type(space) == API.H5S_SIMPLE
     dims = simple ? size(space) : ()
-    length(dims) == ndims || throw(
-        BridgeError("$place: has shape $(reverse(dims)), must have $ndims dimension(s)."),
+    length(dims) == rank || throw(
+        BridgeError("$place: has shape $(reverse(dims)), must have $rank dimension(s)."),
     )
     properties = HDF5.get_create_properties(dataset)
     if API.h5p_get_layout(properties) == API.H5D_VIRTUAL ||
@@ -175,9 +175,9 @@ function element_type(dataset, types, place)
     for T in types
         API.h5t_equal(found, stored_type(T)) && return T
     end
-    names = join((lowercase(string(T)) for T in types), " or ")
+    kinds = join((lowercase(string(T)) for T in types), " or ")
     throw(
-        BridgeError("$place: has type $(type_name(found)), must be little-endian $names."),
+        BridgeError("$place: has type $(type_name(found)), must be little-endian $kinds."),
     )
 end
 
@@ -192,10 +192,10 @@ end
 "Add a dataset; its dimensions in the file are the reverse of Julia's."
 write_array(group, name, array) = HDF5.write_dataset(group, name, convert(Array, array))
 
-"`f` on the group `name` of `parent`; it must be there."
-function with_group(f, parent, name)
-    place = item_place(parent, name)
-    group = guarded(() -> haskey(parent, name) ? parent[name] : nothing, place)
+"`f` on the group `name` of `file`; it must be there."
+function with_group(f, file, name)
+    place = item_place(file, name)
+    group = guarded(() -> haskey(file, name) ? file[name] : nothing, place)
     group isa HDF5.Group || throw(BridgeError("$place: the group is missing."))
     try
         return f(group)

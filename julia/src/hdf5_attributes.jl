@@ -21,13 +21,13 @@ end
 
 "All attributes of the group `name` of `file`, which may be absent."
 function group_attributes(file, name)
-    values = Dict{String,Any}()
-    haskey(file, name) || return values
+    vals = Dict{String,Any}()
+    haskey(file, name) || return vals
     return with_group(file, name) do group
         for key in guarded(() -> keys(HDF5.attributes(group)), item_place(group))
-            values[key] = scalar_attribute(group, key)
+            vals[key] = scalar_attribute(group, key)
         end
-        return values
+        return vals
     end
 end
 
@@ -71,11 +71,11 @@ function fixed_text(attribute, type)
 end
 
 function variable_text(attribute, type)
-    pointer = Ref{Ptr{UInt8}}(C_NULL)
-    API.h5a_read(attribute, type, pointer)
-    pointer[] == C_NULL && return ""
-    text = unsafe_string(pointer[])
-    API.h5d_vlen_reclaim(type, HDF5.dataspace(attribute), API.H5P_DEFAULT, pointer)
+    buffer = Ref{Ptr{UInt8}}(C_NULL)
+    API.h5a_read(attribute, type, buffer)
+    buffer[] == C_NULL && return ""
+    text = unsafe_string(buffer[])
+    API.h5d_vlen_reclaim(type, HDF5.dataspace(attribute), API.H5P_DEFAULT, buffer)
     return text
 end
 

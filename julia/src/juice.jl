@@ -62,11 +62,35 @@ end
     juice_rows(x)
 
 Rows `[num_vars, rows]`, -1 where a value is missing, as Juice.jl takes them: `[rows,
-num_vars]` with `missing`.
+num_vars]` with `missing`. [`from_juice_rows`](@ref) is the way back.
+
+```jldoctest
+julia> juice_rows([0 1; 2 -1])
+2×2 Matrix{Union{Missing, Int64}}:
+ 0  2
+ 1   missing
+```
 """
 function juice_rows(x::AbstractMatrix{<:Integer})
     any(<(0), x) || return permutedims(x)
     return permutedims(map(value -> value < 0 ? missing : value, x))
+end
+
+"""
+    from_juice_rows(data)
+
+Rows as Juice.jl takes them, `[rows, num_vars]` with `missing`, as `[num_vars, rows]` with -1:
+what [`juice_rows`](@ref) turns round. Bits become zeros and ones.
+
+```jldoctest
+julia> from_juice_rows([0 2; 1 missing])
+2×2 Matrix{Int32}:
+ 0   1
+ 2  -1
+```
+"""
+function from_juice_rows(data::AbstractMatrix{<:Union{Missing,Integer}})
+    return permutedims(map(value -> Int32(coalesce(value, MISSING)), data))
 end
 
 """

@@ -155,9 +155,9 @@ function information_of!(result, i, order, codes, tiles, margins, used, pseudoco
     width, n = size(tiles, 1), length(order)
     variable = order[i]
     mode = argmax(view(margins, :, variable))
-    count = rare_rows!(work, view(codes, :, variable), mode - 1)
+    found = rare_rows!(work, view(codes, :, variable), mode - 1)
     for tile = fld1(i, width):size(tiles, 3)
-        count_tables!(work, view(tiles, :, :, tile), count, Val(width))
+        count_tables!(work, view(tiles, :, :, tile), found, Val(width))
         for k = 1:width
             j = (tile - 1) * width + k
             i < j <= n || continue
@@ -173,24 +173,24 @@ end
 
 "The rows where the variable is not in its commonest bin, and where its bin's tables begin."
 function rare_rows!(work, codes, mode)
-    step = size(work.table, 1) * size(work.table, 2)
-    count = 0
+    block_size = size(work.table, 1) * size(work.table, 2)
+    found = 0
     for (row, code) in enumerate(codes)
         code == mode && continue
-        count += 1
-        work.rare[count] = row
-        work.first[count] = code * step
+        found += 1
+        work.rare[found] = row
+        work.first[found] = code * block_size
     end
-    return count
+    return found
 end
 
-function count_tables!(work, codes, count, ::Val{W}) where {W}
+function count_tables!(work, codes, found, ::Val{W}) where {W}
     table = fill!(work.table, 0)
     slots = size(table, 1)
-    @inbounds for r = 1:count
-        row, first = work.rare[r], work.first[r]
+    @inbounds for r = 1:found
+        row, offset = work.rare[r], work.first[r]
         for k = 1:W
-            table[first+(k-1)*slots+codes[k, row]+1] += Int32(1)
+            table[offset+(k-1)*slots+codes[k, row]+1] += Int32(1)
         end
     end
 end
@@ -204,14 +204,14 @@ end
 "Mutual information of the smoothed table `joint[1:rows, 1:columns]`, rounded."
 function information(joint, rows, columns, pseudocount)
     extra = pseudocount / (rows * columns)
-    empty = x_log_x(extra)
+    of_none = x_log_x(extra)
     cells = margins = total = 0.0
     for column = 1:columns
         sum_here = 0.0
         for row = 1:rows
-            count = joint[row, column]
-            value = count + extra
-            cells += count == 0 ? empty : x_log_x(value)
+            found = joint[row, column]
+            value = found + extra
+            cells += found == 0 ? of_none : x_log_x(value)
             sum_here += value
         end
         margins += x_log_x(sum_here)

@@ -8,7 +8,13 @@ One HCLT per cluster over disjoint copies of the `D` variables of a patch, all w
 tree and in the same layers, with Dirichlet(1) parameters. Root `j` is cluster `j - 1` and
 reads the variables `(j - 1) * D + 1` to `j * D`. The arguments are those of [`hclt`](@ref).
 """
-function patch_bundle(parents, clusters::Integer, latents::Integer, categories; seed = default_rng())
+function patch_bundle(
+    parents,
+    clusters::Integer,
+    latents::Integer,
+    categories;
+    seed = default_rng(),
+)
     circuit, _ = tree_copies(parents, clusters, latents, categories, generator(seed))
     meta = Dict{String,Any}(
         "structure" => "patch bundle",
@@ -43,10 +49,10 @@ function glue(latent::Circuit, bundle::Circuit, patch_variables::AbstractMatrix{
     heads = [(root - 1) * positions + p for root in bundle.roots, p = 1:positions]
     offsets = 1:length(bundle.roots):(length(heads)+1)
     push!(layers, ProductLayer(:concat, offsets, vec(heads)))
-    first = num_blocks(bundle) * positions
-    blocks = (first+1):(first+positions)
+    before = num_blocks(bundle) * positions
+    blocks = (before+1):(before+positions)
     push!(layers, SumLayer(1:(positions+1), blocks, leaf.groups, leaf.params))
-    by = (blocks = first + positions, layers = length(layers) - 1)
+    by = (blocks = before + positions, layers = length(layers) - 1)
     append!(
         layers,
         shifted(layer, by) for layer in view(latent.layers, 2:length(latent.layers))
@@ -71,10 +77,10 @@ function check_glue(latent, bundle, places)
         "patch_variables must hold every image variable 1..$(length(places)) " *
         "exactly once.",
     )
-    size, positions = Base.size(places)
+    patch_size, positions = size(places)
     clusters = length(bundle.roots)
-    bundle.num_vars == clusters * size || refuse(
-        "patch_variables has $size variables per patch, but the bundle has " *
+    bundle.num_vars == clusters * patch_size || refuse(
+        "patch_variables has $patch_size variables per patch, but the bundle has " *
         "$(bundle.num_vars) variables for $clusters clusters.",
     )
     leaf = isempty(latent.layers) ? nothing : latent.layers[1]
@@ -87,9 +93,9 @@ function check_glue(latent, bundle, places)
         "The latent circuit must have one root and one input block for each of the " *
         "$positions positions, all in its first layer.",
     )
-    values = Base.size(leaf.params, 1)
-    values == clusters || refuse(
-        "The latent circuit has $values values per position, but the bundle has " *
+    vals = size(leaf.params, 1)
+    vals == clusters || refuse(
+        "The latent circuit has $vals values per position, but the bundle has " *
         "$clusters clusters.",
     )
     return leaf
@@ -97,8 +103,8 @@ end
 
 "One copy of every block per position (columns of `places`), positions fastest."
 function spread(layer::InputLayer, places)
-    size, positions = Base.size(places)
-    variables = [places[mod1(v, size), p] for p = 1:positions, v in layer.variables]
+    patch_size, positions = size(places)
+    variables = [places[mod1(v, patch_size), p] for p = 1:positions, v in layer.variables]
     groups = repeat(layer.groups; inner = positions)
     return InputLayer(vec(variables), groups, layer.params, layer.family)
 end
@@ -115,9 +121,9 @@ end
 
 function spread_edges(layer, copies)
     offsets, children, edges = Int32[1], Int32[], Int32[]
-    for b = 1:num_blocks(layer), copy = 1:copies
+    for b = 1:num_blocks(layer), instance = 1:copies
         for edge in child_range(layer, b)
-            push!(children, (layer.children[edge] - 1) * copies + copy)
+            push!(children, (layer.children[edge] - 1) * copies + instance)
             push!(edges, edge)
         end
         push!(offsets, length(children) + 1)

@@ -7,8 +7,7 @@ The tree of the latents `"z"` of an HCLT, an HMM or glued patches: parents `[pos
 at the root.
 """
 function hidden_tree(circuit::Circuit)
-    haskey(circuit.latents, "z") ||
-        refuse("The circuit has no latents named \"z\".")
+    haskey(circuit.latents, "z") || refuse("The circuit has no latents named \"z\".")
     above = only_parents(circuit)
     is_product(block) = circuit.layers[layer_of(circuit, block)] isa ProductLayer
     function climb(block)
@@ -23,11 +22,10 @@ function hidden_tree(circuit::Circuit)
         is_product(block) && hadamard(block) ? Int(block) : climb(block) for
         block in circuit.latents["z"]
     ]
-    position = Dict(node => p for (p, node) in enumerate(nodes))
-    position[0] = 0
-    parents = [get(position, node > 0 ? climb(node) : -1, -1) for node in nodes]
-    -1 in parents &&
-        refuse("The latents \"z\" of this circuit are not nodes of one tree.")
+    rank = Dict(node => p for (p, node) in enumerate(nodes))
+    rank[0] = 0
+    parents = [get(rank, node > 0 ? climb(node) : -1, -1) for node in nodes]
+    -1 in parents && refuse("The latents \"z\" of this circuit are not nodes of one tree.")
     return check_parents(parents)
 end
 
@@ -56,11 +54,13 @@ Draw a tree of `parents`, 0 at the root, or the [`hidden_tree`](@ref) of a circu
 per line, below its parent. `label(node)` is what is written for a node. No more than
 `lines` are printed.
 
-    julia> print_tree([2, 0, 2, 3])
-    2
-    ├─ 1
-    └─ 3
-       └─ 4
+```jldoctest
+julia> print_tree([2, 0, 2, 3])
+2
+├─ 1
+└─ 3
+   └─ 4
+```
 """
 function print_tree(io::IO, parents::AbstractVector{<:Integer}; label = string, lines = 40)
     tree = check_parents(parents)
@@ -69,13 +69,13 @@ function print_tree(io::IO, parents::AbstractVector{<:Integer}; label = string, 
     waiting = [(findfirst(==(0), tree), "", "")]
     for _ = 1:lines
         isempty(waiting) && return
-        node, first, rest = pop!(waiting)
-        println(io, first, label(node))
+        node, line, rest = pop!(waiting)
+        println(io, line, label(node))
         for child in reverse(children[node])
-            last = child == children[node][end]
+            ends = child == children[node][end]
             push!(
                 waiting,
-                (child, rest * (last ? "└─ " : "├─ "), rest * (last ? "   " : "│  ")),
+                (child, rest * (ends ? "└─ " : "├─ "), rest * (ends ? "   " : "│  ")),
             )
         end
     end

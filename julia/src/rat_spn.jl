@@ -15,7 +15,13 @@ A partition is the Kronecker product of its two regions; a region with partition
 block over all of them together, of width one at the root. Regions are placed by their
 height above the leaves, one product and one sum layer per height and width.
 """
-function rat_spn(graph::RegionGraph, sums::Integer, inputs::Integer, categories; seed = default_rng())
+function rat_spn(
+    graph::RegionGraph,
+    sums::Integer,
+    inputs::Integer,
+    categories;
+    seed = default_rng(),
+)
     sums >= 1 && inputs >= 1 || refuse("sums and inputs must be at least 1.")
     builder = RatSpn(graph, sums, inputs, generator(seed))
     add_leaves!(builder, category_vector(categories, graph.num_vars))
@@ -60,9 +66,10 @@ function add_leaves!(builder, categories)
     graph = builder.graph
     regions = findall(isempty, graph.splits)
     factors = Dict(region => Int[] for region in regions)
-    for size in sort!(unique(categories))
-        chosen = [(r, v) for r in regions for v in graph.scopes[r] if categories[v] == size]
-        params = dirichlet_columns(builder.rng, size, builder.inputs, length(chosen))
+    for number in sort!(unique(categories))
+        chosen =
+            [(r, v) for r in regions for v in graph.scopes[r] if categories[v] == number]
+        params = dirichlet_columns(builder.rng, number, builder.inputs, length(chosen))
         layer = InputLayer(last.(chosen), 1:length(chosen), params)
         for ((region, _), block) in zip(chosen, append_layer!(builder, layer))
             push!(factors[region], block)
@@ -77,8 +84,8 @@ end
 function add_regions!(builder, regions)
     graph = builder.graph
     for (width, alike) in by_width(builder, regions)
-        pairs = [pair for region in alike for pair in graph.splits[region]]
-        children, offsets = ragged([builder.block[collect(pair)] for pair in pairs])
+        halves = [pair for region in alike for pair in graph.splits[region]]
+        children, offsets = ragged([builder.block[collect(pair)] for pair in halves])
         ids = append_layer!(builder, ProductLayer(:kronecker, offsets, children))
         ends = cumsum(length(graph.splits[region]) for region in alike)
         edges = Dict(
@@ -113,11 +120,11 @@ function by_width(builder, regions)
     return found
 end
 
-"One sum layer: a block of `width` nodes per region, over blocks of width `size`."
-function add_sums!(builder, regions, edges, width, size)
+"One sum layer: a block of `width` nodes per region, over blocks of width `width_in`."
+function add_sums!(builder, regions, edges, width, width_in)
     weights = map(edges) do ids
-        draws = dirichlet_columns(builder.rng, length(ids) * size, width)
-        return permutedims(reshape(draws, size, length(ids), width), (1, 3, 2))
+        draws = dirichlet_columns(builder.rng, length(ids) * width_in, width)
+        return permutedims(reshape(draws, width_in, length(ids), width), (1, 3, 2))
     end
     children, offsets = ragged(edges)
     layer = SumLayer(offsets, children, 1:length(children), cat(weights...; dims = 3))

@@ -78,19 +78,19 @@ Read a region-graph file: JSON, as `docs/region_graph.md` specifies.
 function load_region_graph(path::AbstractString)
     text = try
         read(path, String)
-    catch error
-        error isa SystemError || rethrow()
-        throw(BridgeError("$path: cannot be read ($(Base.Libc.strerror(error.errnum)))."))
+    catch err
+        err isa SystemError || rethrow()
+        throw(BridgeError("$path: cannot be read ($(Base.Libc.strerror(err.errnum)))."))
     end
     data = try
         JSON3.read(text)
-    catch error
-        throw(BridgeError("$path: is not JSON text ($(one_line(error)))."))
+    catch err
+        throw(BridgeError("$path: is not JSON text ($(one_line(err)))."))
     end
     try
         return region_graph(data)
-    catch error
-        error isa BridgeError && throw(BridgeError("$path: $(error.message)"))
+    catch err
+        err isa BridgeError && throw(BridgeError("$path: $(err.message)"))
         rethrow()
     end
 end
@@ -118,16 +118,16 @@ function region_graph(data)
     return RegionGraph(num_vars, scopes, partitions)
 end
 
-function check_keys(data, keys, item)
-    data isa AbstractDict && issetequal(string.(Base.keys(data)), keys) && return
-    names = join(keys, ", ")
-    return graph_error("$item must be an object with the entries $names and no others")
+function check_keys(data, expected, item)
+    data isa AbstractDict && issetequal(string.(keys(data)), expected) && return
+    listed = join(expected, ", ")
+    return graph_error("$item must be an object with the entries $listed and no others")
 end
 
 whole_number(value::Int, _) = value
 whole_number(::Any, item) = graph_error("$item must be an integer")
 
-function whole_numbers(values, item)
-    values isa AbstractVector || graph_error("$item must be a list of integers")
-    return Int[whole_number(value, item) for value in values]
+function whole_numbers(vals, item)
+    vals isa AbstractVector || graph_error("$item must be a list of integers")
+    return Int[whole_number(value, item) for value in vals]
 end

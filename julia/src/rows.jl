@@ -20,11 +20,11 @@ end
 generator(seed) = Xoshiro(seed_number(seed))
 generator(rng::AbstractRNG) = rng
 
-"`categories` (one number, or one per variable) as a vector of `count` positive numbers."
-function category_vector(categories, count)
-    fits = categories isa Integer || length(categories) == count
+"`categories` (one number, or one per variable) as a vector of `number` positive numbers."
+function category_vector(categories, number)
+    fits = categories isa Integer || length(categories) == number
     if !(fits && all(c -> c isa Integer && c >= 1, categories))
-        refuse("categories must be a positive integer, or a vector of $count of them.")
+        refuse("categories must be a positive integer, or a vector of $number of them.")
     end
-    return categories isa Integer ? fill(Int(categories), count) : Vector{Int}(categories)
+    return categories isa Integer ? fill(Int(categories), number) : Vector{Int}(categories)
 end

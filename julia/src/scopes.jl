@@ -32,12 +32,12 @@ function check_decomposable(circuit::Circuit, facts, variables, place)
     sum(facts.sizes[tops]) == variables && return
     for top in tops
         below = blocks_below(circuit, top)
-        read = Set{Int32}()
+        seen = Set{Int32}()
         for (i, layer) in enumerate(circuit.layers)
             layer isa InputLayer || continue
-            union!(read, layer.variables[view(below, layer_blocks(circuit, i))])
+            union!(seen, layer.variables[view(below, layer_blocks(circuit, i))])
         end
-        length(read) == facts.sizes[top] || fail_overlap(circuit, below, place)
+        length(seen) == facts.sizes[top] || fail_overlap(circuit, below, place)
     end
 end
 

@@ -19,13 +19,13 @@ struct Dropped <: Exception end
 struct Lacking <: Exception end
 
 "The circuit of the last question, since the next one may be about the same."
-mutable struct Kept
+mutable struct CircuitCache
     key::String
     circuit::Union{Nothing,Circuit}
     ready::Dict{Tuple{String,DataType},CompiledCircuit}
 end
 
-const KEPT = Kept("", nothing, Dict())
+const CIRCUIT_CACHE = CircuitCache("", nothing, Dict())
 
 "Who follows a training: functions of an epoch's figures, and of (batches done, batches in all)."
 struct Listener
@@ -51,13 +51,13 @@ function respond(folder, @nospecialize(on_epoch), @nospecialize(on_batch))
         # CUDA may have come with methods that are newer than this call.
         Base.invokelatest(serve, request, Listener(on_epoch, on_batch))
         return ("done", "", "")
-    catch error
-        empty!(KEPT.ready)  # what is left in its buffers is anyone's guess
-        cause = root_cause(error)
+    catch err
+        empty!(CIRCUIT_CACHE.ready)  # what is left in its buffers is anyone's guess
+        cause = root_cause(err)
         cause isa Refusal && return ("refused", sentence_of(cause), "")
         cause isa Dropped && return ("dropped", "", "")
         cause isa Lacking && return ("lacking", "", "")
-        trace = sprint(showerror, error, catch_backtrace())
+        trace = sprint(showerror, err, catch_backtrace())
         is_out_of_memory(cause) && return ("refused", OUT_OF_MEMORY, trace)
         return ("failed", "Julia stopped with " * one_line(cause), trace)
     end
@@ -66,20 +66,20 @@ end
 "What a question is refused with, whoever is to blame; anything else is a failure."
 const Refusal = Union{BridgeError,ArgumentError,DimensionMismatch}
 
-sentence_of(error::BridgeError) = error.message
-sentence_of(error::Union{ArgumentError,DimensionMismatch}) = error.msg
+sentence_of(err::BridgeError) = err.message
+sentence_of(err::Union{ArgumentError,DimensionMismatch}) = err.msg
 
 const OUT_OF_MEMORY = "Julia ran out of memory; take smaller batches or a smaller circuit."
 
-is_out_of_memory(error) =
-    error isa OutOfMemoryError || nameof(typeof(error)) === :OutOfGPUMemoryError
+is_out_of_memory(err) =
+    err isa OutOfMemoryError || nameof(typeof(err)) === :OutOfGPUMemoryError
 
 "What went wrong in the first of the tasks that failed."
-root_cause(error) = error
-root_cause(error::TaskFailedException) = root_cause(error.task.exception)
-root_cause(error::CompositeException) = root_cause(first(error.exceptions))
+root_cause(err) = err
+root_cause(err::TaskFailedException) = root_cause(err.task.exception)
+root_cause(err::CompositeException) = root_cause(first(err.exceptions))
 
-one_line(error) = first(join(split(sprint(showerror, error)), ' '), 300)
+one_line(err) = first(join(split(sprint(showerror, err)), ' '), 300)
 
 "Load CUDA.jl, if this environment has it and the machine can use it."
 function load_cuda()
@@ -99,8 +99,13 @@ end
 function read_request(folder)
     return HDF5.h5open(joinpath(folder, "request.h5"), "r") do file
         attributes = keys(HDF5.attributes(file))
-        facts = Dict{String,Any}(name => scalar_attribute(file, name) for name in attributes)
-        keep_circuit!(KEPT, get(facts, "circuit_key", ""), joinpath(folder, "circuit.h5"))
+        facts =
+            Dict{String,Any}(name => scalar_attribute(file, name) for name in attributes)
+        keep_circuit!(
+            CIRCUIT_CACHE,
+            get(facts, "circuit_key", ""),
+            joinpath(folder, "circuit.h5"),
+        )
         return Request(folder, facts, read(file))
     end
 end
@@ -111,7 +116,10 @@ function serve(request, listener)
         save_circuit(results.made, joinpath(request.folder, "made.h5"))
         return nothing
     end
-    return atomic_h5(joinpath(request.folder, "answer.h5"), Base.summarysize(results)) do file
+    return atomic_h5(
+        joinpath(request.folder, "answer.h5"),
+        Base.summarysize(results),
+    ) do file
         foreach(name -> write_result(file, string(name), results[name]), keys(results))
     end
 end
@@ -125,20 +133,20 @@ function write_result(file, name, arrays::AbstractDict)
 end
 
 "Have the circuit called `key` in place of the last one; `\"\"` calls none."
-function keep_circuit!(kept::Kept, key, path)
-    (isempty(key) || key == kept.key) && return kept
+function keep_circuit!(cache::CircuitCache, key, path)
+    (isempty(key) || key == cache.key) && return cache
     isfile(path) || throw(Lacking())
-    kept.key, kept.circuit = "", nothing
-    empty!(kept.ready)
-    kept.circuit, kept.key = load_circuit(path), key
-    return kept
+    cache.key, cache.circuit = "", nothing
+    empty!(cache.ready)
+    cache.circuit, cache.key = load_circuit(path), key
+    return cache
 end
 
 circuit_of(request, name) = load_circuit(joinpath(request.folder, "$name.h5"))
 
 function circuit_of(request)
     key = get(request.facts, "circuit_key", "")
-    return isempty(key) ? circuit_of(request, "circuit") : KEPT.circuit::Circuit
+    return isempty(key) ? circuit_of(request, "circuit") : CIRCUIT_CACHE.circuit::Circuit
 end
 
 "The request's circuit on its device."
@@ -146,7 +154,7 @@ function ready_of(request)
     device, precision = device_of(request), precision_of(request)
     haskey(request.facts, "circuit_key") ||
         return compiled(circuit_of(request); device, precision)
-    return get!(KEPT.ready, (device, precision)) do
+    return get!(CIRCUIT_CACHE.ready, (device, precision)) do
         return compiled(circuit_of(request); device, precision)
     end
 end
@@ -180,7 +188,9 @@ end
 
 function answer(::Val{:hclt}, request, _)
     categories, seed = request.arrays["categories"], setting(request, "seed")
-    return (; made = hclt(parents_of(request), setting(request, "latents"), categories; seed))
+    return (;
+        made = hclt(parents_of(request), setting(request, "latents"), categories; seed)
+    )
 end
 
 function answer(::Val{:patch_bundle}, request, _)
@@ -230,7 +240,8 @@ function answer(::Val{:count_hmm}, request, _)
     states, tokens = setting(request, "states"), setting(request, "vocabulary")
     x, z = request.arrays["x"], request.arrays["z"]
     uniform(dims...) = fill(1.0f0 / first(dims), dims)
-    start = hmm(uniform(states), uniform(states, states), uniform(tokens, states), size(x, 1))
+    start =
+        hmm(uniform(states), uniform(states, states), uniform(tokens, states), size(x, 1))
     pseudocount = setting(request, "pseudocount")
     return (; made = count_parameters(start, x, z; pseudocount))
 end
@@ -239,21 +250,23 @@ function answer(::Val{:rat_spn}, request, _)
     sizes, categories = request.arrays["sizes"], request.arrays["categories"]
     stops = cumsum(sizes)
     scopes = [
-        request.arrays["scopes"][(stop-size+1):stop] .+ 1 for
-        (stop, size) in zip(stops, sizes)
+        request.arrays["scopes"][(stop-number+1):stop] .+ 1 for
+        (stop, number) in zip(stops, sizes)
     ]
     partitions = [Tuple(column .+ 1) for column in eachcol(request.arrays["partitions"])]
     graph = RegionGraph(length(categories), scopes, partitions)
     sums, inputs = setting(request, "sums"), setting(request, "inputs")
-    return (; made = rat_spn(graph, sums, inputs, categories; seed = setting(request, "seed")))
+    return (;
+        made = rat_spn(graph, sums, inputs, categories; seed = setting(request, "seed"))
+    )
 end
 
 # Running -------------------------------------------------------------------------------------
 
 function answer(::Val{:log_likelihood}, request, _)
     latents = latents_of(request)
-    values = log_likelihood(ready_of(request), request.arrays["x"]; latents)
-    return (; log_likelihood = values)
+    vals = log_likelihood(ready_of(request), request.arrays["x"]; latents)
+    return (; log_likelihood = vals)
 end
 
 function answer(::Val{:expected_counts}, request, _)
@@ -269,7 +282,7 @@ function answer(::Val{:expected_counts}, request, _)
 end
 
 function answer(::Val{:fit}, request, listener)
-    empty!(KEPT.ready)  # training needs the memory
+    empty!(CIRCUIT_CACHE.ready)  # training needs the memory
     fitted = fit(
         circuit_of(request),
         request.arrays["x"],
@@ -277,7 +290,8 @@ function answer(::Val{:fit}, request, listener)
         weights = request.arrays["weights"],
         latents = latents_of(request),
         valid = array_of(request, "valid"),
-        order = haskey(request.arrays, "order") ? request.arrays["order"] .+ Int32(1) : nothing,
+        order = haskey(request.arrays, "order") ? request.arrays["order"] .+ Int32(1) :
+                nothing,
         checkpoint = get(request.facts, "checkpoint", nothing),
         key = get(request.facts, "key", ""),
         on_epoch = epoch -> listener.on_epoch(
@@ -337,11 +351,11 @@ function answer(::Val{:mpe}, request, _)
 end
 
 function answer(::Val{:posteriors}, request, _)
-    values = posteriors(
+    vals = posteriors(
         ready_of(request),
         request.arrays["x"],
         setting(request, "name");
         root = id_of(request, "root"),
     )
-    return (; posteriors = values)
+    return (; posteriors = vals)
 end

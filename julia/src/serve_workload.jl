@@ -33,7 +33,8 @@ function answer_workload(folder, precision)
     answer_tiny(folder, "sample", running, (; evidence = Int16[-1 0; 1 -1]))
     answer_tiny(folder, "mpe", running, (; evidence = z))
     answer_tiny(folder, "posteriors", running, (; x = rows))
-    training = (; running..., TINY_TRAINING..., checkpoint = joinpath(folder, "c.h5"), key = "")
+    training =
+        (; running..., TINY_TRAINING..., checkpoint = joinpath(folder, "c.h5"), key = "")
     arrays = (; weights, frozen = Int32[], order = Int32[0; 1; 2;;])
     answer_tiny(folder, "fit", training, (; arrays..., x = rows, valid = rows))
     return nothing

@@ -23,11 +23,11 @@ end
 
 function Base.show(io::IO, ::MIME"text/plain", circuit::Circuit)
     show(io, circuit)
-    count = length(circuit.layers)
-    rows = [layer_row(circuit, i) for i = 1:count]
+    number = length(circuit.layers)
+    rows = [layer_row(circuit, i) for i = 1:number]
     widths = [maximum(textwidth(row[k]) for row in rows; init = 0) for k = 1:4]
     for (i, row) in enumerate(rows)
-        if count > SHOWN_LAYERS && SHOWN_LAYERS ÷ 2 < i <= count - SHOWN_LAYERS ÷ 2
+        if number > SHOWN_LAYERS && SHOWN_LAYERS ÷ 2 < i <= number - SHOWN_LAYERS ÷ 2
             i == SHOWN_LAYERS ÷ 2 + 1 && print(io, "\n  ⋮")
             continue
         end
@@ -88,7 +88,7 @@ end
 
 function Base.show(io::IO, assignments::Assignments)
     splits = sort!(collect(assignments.z); by = first)
-    rows = ["$split $(counted_noun(size(z, 2), "row"))" for (split, z) in splits]
+    rows = ["$part $(counted_noun(size(z, 2), "row"))" for (part, z) in splits]
     positions = counted_noun(size(last(splits[1]), 1), "position")
     clusters = counted_noun(assignments.clusters, "cluster")
     return print(io, "Assignments(", join([clusters, positions, rows...], ", "), ")")
@@ -98,7 +98,10 @@ function Base.show(io::IO, counts::Counts)
     entries = sum(length, filter(!isnothing, counts.layers); init = 0)
     layers = counted_noun(count(!isnothing, counts.layers), "layer")
     score = "log-likelihood $(rounded(counts.log_likelihood))"
-    return print(io, "Counts($layers, $(counted_noun(entries, "entry", "entries")), $score)")
+    return print(
+        io,
+        "Counts($layers, $(counted_noun(entries, "entry", "entries")), $score)",
+    )
 end
 
 function Base.show(io::IO, schedule::Schedule)

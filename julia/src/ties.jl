@@ -2,8 +2,8 @@
 
 "By group: the first block that names it, and at which place of its list."
 function first_uses(layer::SumLayer)
-    count = size(layer.weights, 3)
-    block, place = zeros(Int, count), zeros(Int, count)
+    number = size(layer.weights, 3)
+    block, place = zeros(Int, number), zeros(Int, number)
     for b = 1:num_blocks(layer), (k, edge) in enumerate(child_range(layer, b))
         group = layer.groups[edge]
         block[group] == 0 || continue

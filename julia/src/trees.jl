@@ -8,6 +8,15 @@ The Chow-Liu tree of `x` (`[n, rows]`), rooted at its centre: parents `[n]`, 0 a
 The maximum spanning tree of pairwise [`mutual_information`](@ref), which has the same
 arguments (Chow & Liu, *Approximating Discrete Probability Distributions with Dependence
 Trees*, 1968). The same rows give the same tree as in Python.
+
+```jldoctest
+julia> x = [0 0 1 1 0 1; 0 0 1 1 0 1; 1 0 1 1 1 1];  # the second variable copies the first
+
+julia> print_tree(chow_liu_tree(x, 2))
+1
+├─ 2
+└─ 3
+```
 """
 function chow_liu_tree(x::AbstractMatrix{<:Integer}, categories; keywords...)
     return maximum_spanning_tree(mutual_information(x, categories; keywords...))
@@ -49,10 +58,10 @@ end
 "The same tree rooted in the middle of a longest path."
 function rooted_at_centre(parents)
     neighbours = [Int32[] for _ in parents]
-    for (node, parent) in enumerate(parents)
-        parent == 0 && continue
-        push!(neighbours[node], parent)
-        push!(neighbours[parent], node)
+    for (node, upper) in enumerate(parents)
+        upper == 0 && continue
+        push!(neighbours[node], upper)
+        push!(neighbours[upper], node)
     end
     far = last(first(walk(neighbours, 1)))
     order, above = walk(neighbours, far)
@@ -81,7 +90,8 @@ end
 "`parents` as `Vector{Int32}`, once it is known to name one root and valid nodes."
 function check_parents(parents)
     isempty(parents) && refuse("parents must hold at least one node.")
-    all(p -> p isa Integer && 0 <= p <= length(parents), parents) || refuse("parents must hold nodes from 1 to $(length(parents)), or 0 at the root.")
+    all(p -> p isa Integer && 0 <= p <= length(parents), parents) ||
+        refuse("parents must hold nodes from 1 to $(length(parents)), or 0 at the root.")
     count(==(0), parents) == 1 ||
         refuse("parents must hold 0 exactly once, at the root of the tree.")
     return Vector{Int32}(parents)
@@ -97,8 +107,8 @@ function tree_levels(parents)
     tree = check_parents(parents)
     children = [Int32[] for _ in tree]
     levels = [Int32[]]
-    for (node, parent) in enumerate(tree)
-        push!(parent == 0 ? levels[1] : children[parent], node)
+    for (node, above) in enumerate(tree)
+        push!(above == 0 ? levels[1] : children[above], node)
     end
     while true
         below = reduce(vcat, children[levels[end]])

@@ -10,7 +10,7 @@ struct BridgeError <: Exception
     message::String
 end
 
-Base.showerror(io::IO, error::BridgeError) = print(io, error.message)
+Base.showerror(io::IO, err::BridgeError) = print(io, err.message)
 
 "An argument that is no good, in one sentence."
 refuse(sentence) = throw(ArgumentError(sentence))
@@ -153,6 +153,18 @@ A smooth, decomposable circuit over `num_vars` discrete variables.
 Ids (blocks, variables, groups, layers) count from one here and from zero in files; the
 values of variables count from zero in both, with `MISSING` where unobserved. The
 constructor checks nothing, [`check`](@ref) does.
+
+```jldoctest
+julia> coin = InputLayer([1], [1], reshape([0.25, 0.75], 2, 1, 1));
+
+julia> circuit = Circuit(1, [coin], [1])
+Circuit(1 variable, 1 layer, 1 block, 2 parameters, 1 root)
+  1  input  1 block × 1  2 values  2 parameters (Float64)
+
+julia> round.(exp.(log_likelihood(circuit, [0 1 missing])); digits = 6)
+1×3 Matrix{Float64}:
+ 0.25  0.75  1.0
+```
 """
 struct Circuit
     num_vars::Int

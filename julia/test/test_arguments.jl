@@ -116,7 +116,8 @@ end
         @test_throws "seed is" sample(circuit, 1; seed)
         @test_throws "seed is" hclt([0, 1], 2, 2; seed)
     end
-    for make in (rng -> sample(circuit, 20; seed = rng), rng -> hclt([0, 1], 3, 4; seed = rng))
+    for make in
+        (rng -> sample(circuit, 20; seed = rng), rng -> hclt([0, 1], 3, 4; seed = rng))
         @test make(StableRNG(1)) == make(StableRNG(1)) != make(StableRNG(2))
     end
     @test size(sample(circuit, 3)) == (circuit.num_vars, 3)
@@ -153,11 +154,23 @@ end
     circuit = hclt([2, 0, 2], 3, [2, 3, 2]; seed = 4)
     x = random_rows([2, 3, 2], 6, 1; missing_share = 0)
     result = fit(circuit, x; epochs = 2, valid = x)
-    for shown in (expected_counts(circuit, x), result, result.history[1], FitOptions(), Schedule())
+    for shown in
+        (expected_counts(circuit, x), result, result.history[1], FitOptions(), Schedule())
         @test length(repr(shown)) < 200 && !occursin('\n', repr("text/plain", shown))
     end
     @test repr(FitOptions(; epochs = 3)) == "FitOptions(; optimizer = :mini_em, epochs = 3)"
     @test repr(Schedule(0.3, 0.1)) == "Schedule(0.3 → 0.1, :linear)"
     @test startswith(repr(expected_counts(circuit, x)), "Counts(4 layers, ")
     @test occursin("2 epochs, last Epoch 2: train -", repr(result))
+end
+
+@testset "rows for Juice.jl and back" begin
+    x = random_rows([3, 2, 4], 7, 2; missing_share = 0.3)
+    there = juice_rows(x)
+    @test size(there) == (7, 3) && any(ismissing, there)
+    @test from_juice_rows(there) == x
+    whole = random_rows([3, 2, 4], 7, 2; missing_share = 0)
+    @test from_juice_rows(juice_rows(whole)) == whole
+    @test from_juice_rows(juice_rows(UInt8.(whole))) == whole
+    @test from_juice_rows([true missing; false true]) == [1 0; -1 1]
 end

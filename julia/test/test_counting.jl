@@ -57,7 +57,12 @@ end
     circuit = random_hmm(3, 4, 4; seed = 1)
     x = random_rows(fill(4, 4), 30, 3; missing_share = 0)
     z = random_rows(fill(3, 4), 30, 4; missing_share = 0)
-    short = count_parameters(random_hmm(3, 4, 3; seed = 1), x[1:3, :], z[1:3, :]; pseudocount = 1)
+    short = count_parameters(
+        random_hmm(3, 4, 3; seed = 1),
+        x[1:3, :],
+        z[1:3, :];
+        pseudocount = 1,
+    )
     z[4, :] .= MISSING
     found = count_parameters(circuit, x, z; pseudocount = 1)
     @test layer_params(found.layers[1]) == layer_params(short.layers[1])

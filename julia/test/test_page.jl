@@ -80,3 +80,24 @@ end
     end
     @test count(block -> block.language == "text", blocks) > 5
 end
+
+"The functions that some cells of the page for users of Juice.jl name."
+function named_functions(column)
+    page = joinpath(dirname(PAGE), "from_juice.md")
+    cells = [split(line, " | ")[column] for line in eachline(page) if startswith(line, "| `")]
+    return [Symbol(m[1]) for cell in cells for m in eachmatch(r"`(?:JuiceBridge\.)?(\w+)\(", cell)]
+end
+
+@testset "the page for users of Juice.jl names functions that there are" begin
+    @test length(named_functions(2)) >= 8
+    for name in named_functions(2)
+        @test isdefined(JuiceBridge, name)
+    end
+    if Base.find_package("ProbabilisticCircuits") === nothing
+        @test_skip "Juice.jl"
+    else
+        for name in named_functions(1)
+            @test isdefined(Juice, name)
+        end
+    end
+end

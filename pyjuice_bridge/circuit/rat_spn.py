@@ -85,7 +85,11 @@ def tucker_circuit(
     blocks = [builder.block[r] for r in range(len(graph.scopes)) if r != graph.root]
     if not blocks:
         raise UserError("the region graph has one region alone, which has nothing to mix.")
-    meta = {"structure": "region graph", "layer": "tucker", "latent_states": int(latents)}
+    meta: dict[str, str | int | float] = {
+        "structure": "region graph",
+        "layer": "tucker",
+        "latent_states": int(latents),
+    }
     z = np.array(blocks, np.int32)
     circuit = replace(builder.circuit(), latents={"z": z}, meta=meta)
     return circuit if seed is None else initialise(circuit, seed)

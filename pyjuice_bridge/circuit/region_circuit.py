@@ -185,9 +185,9 @@ class _CpBuilder:
                 places[int(self.sizes[v]), int(self.widths[region])].append((region, v, key))
         for (size, width), chosen in sorted(places.items()):
             groups = _numbered(key for _, _, key in chosen)
-            variables = np.array([v for _, v, _ in chosen], np.int32)
+            read = np.array([v for _, v, _ in chosen], np.int32)
             params = uniform_leaves(int(groups.max()) + 1, width, size)
-            ids = self._append(InputLayer(variables, groups, params))
+            ids = self._append(InputLayer(read, groups, params))
             for (region, _, _), block in zip(chosen, ids, strict=True):
                 self.inputs[region].append(block)
 
@@ -231,7 +231,7 @@ def _sum_layer(
         (matrix, i) for matrix, c in zip(matrices, children, strict=True) for i in range(len(c))
     )
     groups = _numbered(places)
-    edges = np.zeros(int(groups.max()) + 1, np.int32)
+    edges = np.zeros(int(groups.max()) + 1, np.int64)
     edges[groups] = np.repeat(np.diff(offsets), np.diff(offsets))
     return SumLayer(offsets, flat, groups, uniform_weights(edges, width, width_in))
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pyjuice_bridge import processes
+from pyjuice_bridge.cli.convert import convert
 from pyjuice_bridge.cli.data import data
 from pyjuice_bridge.cli.doctor import doctor
 from pyjuice_bridge.cli.failures import sentence
@@ -70,5 +71,5 @@ def main() -> None:
 
 for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, infill):
     main.add_command(command)
-for command in (data, julia, clean):
+for command in (convert, data, julia, clean):
     main.add_command(command)

@@ -91,7 +91,7 @@ class RegionCircuit(LeafySection):
     latents: States = 32
     share: Annotated[int, Field(ge=1), _PIXELS] | None = None
     patch: Annotated[int, Field(ge=1), _PIXELS] = 4
-    pseudocount: Pseudocount = 0.1
+    pseudocount: Pseudocount = 1.0
 
     @model_validator(mode="after")
     def _options_fit(self) -> RegionCircuit:

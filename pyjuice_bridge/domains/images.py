@@ -242,7 +242,7 @@ def _figures(
             arrays |= _examples(context.config, data.dataset.train, assignments, scopes)
         write_arrays(folder / FIGURES, arrays)
 
-    return context.store.stage("figures", 3, inputs, build, parents=parents)
+    return context.store.stage("figures", 4, inputs, build, parents=parents)
 
 
 def make_masks(
@@ -266,7 +266,8 @@ def _examples(
     """Cut real windows for the first values of a few latents; black where there are too few."""
     z, channels = found.z["train"], images.shape[3]
     positions = z.shape[1]
-    shown = np.unique(np.linspace(0, positions - 1, _POSITIONS + 2).astype(np.int32)[1:-1])
+    shown = varied(z, found.clusters)
+    marks = np.zeros((len(shown), *images.shape[1:]), np.bool_)
     side = math.isqrt(scopes.shape[1] // channels)
     ring = getattr(config.teacher, "ring", 3 if side == 1 else 0) or 0
     wide = side + 2 * ring
@@ -276,6 +277,7 @@ def _examples(
         # A teacher may give every channel of a pixel a latent of its own.
         scope = scopes[position // (positions // len(scopes))]
         top, left, _ = np.unravel_index(scope[0], images.shape[1:])
+        marks[i].reshape(-1)[scope] = True
         for value in range(values):
             rows = np.flatnonzero(z[:, position] == value)
             rows = rows[spread(len(rows), _EXAMPLES)]
@@ -283,7 +285,23 @@ def _examples(
                 padded = np.pad(images[rows], ((0, 0), (ring, ring), (ring, ring), (0, 0)))
                 cut = padded[:, top : top + wide, left : left + wide]
                 examples[i, value, : len(rows)] = cut
-    return {"clusters/examples": examples, "clusters/positions": shown.astype(np.int32)}
+    return {
+        "clusters/examples": examples,
+        "clusters/positions": shown.astype(np.int32),
+        "clusters/mean": images[spread(len(images), _CHUNK)].mean(0).round().astype(np.uint8),
+        "clusters/marks": marks.any(-1),
+    }
+
+
+def varied(z: NDArray[Any], clusters: int) -> NDArray[np.int64]:
+    """Choose a few positions, evenly among those whose values have at least median entropy."""
+    some = z[spread(len(z), _CHUNK)]
+    counts = np.stack([np.bincount(column, minlength=clusters) for column in some.T])
+    shares = counts / counts.sum(1, keepdims=True)
+    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(1)
+    candidates = np.flatnonzero(entropy >= np.median(entropy))
+    chosen = np.linspace(0, len(candidates) - 1, _POSITIONS + 2).astype(np.int64)[1:-1]
+    return np.unique(candidates[chosen])
 
 
 DOMAIN = Domain(

@@ -14,6 +14,7 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.formats import is_ctrlg, read_circuit
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs import Codec, ImageCodec, TextCodec, codec_of
 from pyjuice_bridge.codecs.arrays import as_array
@@ -85,15 +86,18 @@ class Model:
     def load(cls, path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
         """Open a circuit file, or a run's folder (its ``model.h5``).
 
+        Files of PyJuice and Juice (``.jpc``) and folders of Ctrl-G are recognised by their content.
+
         Raises:
             UserError: there is none, or it is damaged.
         """
         path = _path(path)
         if path.is_dir():
-            if not (path / "model.h5").exists():
+            if (path / "model.h5").exists():
+                path = path / "model.h5"
+            elif not is_ctrlg(path):
                 raise UserError(f"{path} holds no model.h5; is it a finished run?")
-            path = path / "model.h5"
-        circuit = hdf5.load(path)
+        circuit = read_circuit(path)
         model = cls(circuit, get_engine(engine, device))
         model.codec = codec_of(circuit, path)
         return model
@@ -409,7 +413,7 @@ class Model:
 
 
 def load(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
-    """Open a trained circuit: an HDF5 file, or a run's folder (its ``model.h5``)."""
+    """Open a trained circuit: a file, or a run's folder (see ``Model.load``)."""
     return Model.load(path, engine=engine, device=device)
 
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.charts import (
     FAINT,
+    INK,
     LINES,
     MARKERS,
     PAPER,
@@ -93,7 +94,10 @@ def sizes_chart(
             if r.arm == arm and r.states is not None and (value := r.values[split]) is not None
         )
         if points:
-            _curve(axes, [(float(x), y, "") for x, y in points], index)
+            axes.plot(*zip(*points, strict=True), LINES[index % len(LINES)], color=colour_of(index))
+            axes.plot(
+                *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=colour_of(index)
+            )
             ends.append((float(points[-1][0]), points[-1][1], index))
     sizes = sorted({r.states for r in results if r.states is not None})
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -107,7 +111,11 @@ def sizes_chart(
 
 @styled
 def bound_chart(bounds: Sequence[StageBound], measure: Measure, *, ident: str) -> str:
-    """Draw one row per stage: the bound (ring) and the marginal (dot), joined by their gap."""
+    """Draw one row per stage: the bound (ring) and the marginal (dot), joined by their gap.
+
+    The start, from which training takes a large step, does not stretch the axis: what lies outside
+    is written at its edge.
+    """
     figure = new_figure(5.6, 0.75 + 0.42 * len(bounds))
     room = 0.62 / figure.get_figheight()
     axes = figure.add_axes((0.25, room, 0.7, 1 - room - 0.02))
@@ -122,10 +130,26 @@ def bound_chart(bounds: Sequence[StageBound], measure: Measure, *, ident: str) -
         axes.plot(stage.bound, row, "o", mfc=PAPER, mec=colour, mew=1.8, ms=8)
     axes.set_yticks(range(len(bounds)), [short(spoken(b.stage), 18) for b in bounds])
     axes.set_ylim(len(bounds) - 0.5, -0.5)
-    axes.margins(x=0.08)
+    low, high = _reach(bounds)
+    axes.set_xlim(low, high)
+    for row, stage in enumerate(bounds):
+        figures = [v for v in (stage.marginal, stage.bound) if v is not None]
+        if max(figures) > high:
+            text = " – ".join(measure.text(v) for v in figures) + " →"
+            axes.text(
+                0.99, row - 0.12, text, transform=axes.get_yaxis_transform(), ha="right", color=INK
+            )
     axes.set_xlabel(f"validation {measure.unit} (ring: bound, dot: marginal)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return svg_of(figure, ident)
+
+
+def _reach(bounds: Sequence[StageBound]) -> tuple[float, float]:
+    """Choose limits of the axis by the stages that were trained."""
+    trained = [b for b in bounds if b.stage != "start"] or bounds
+    figures = [v for b in trained for v in (b.bound, b.marginal) if v is not None]
+    room = 0.08 * max(max(figures) - min(figures), 1e-3)
+    return min(figures) - room, max(figures) + room
 
 
 def _curve(axes: Axes, points: Sequence[tuple[float, float, str]], index: int) -> None:
@@ -137,6 +161,9 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float, str]], index: int) -
     starts = [next(stage) for _, stage in groupby(points, key=lambda p: p[2])][1:]
     rings = [p[0] for p in starts], [p[1] for p in starts]
     axes.plot(*rings, "o", mfc=PAPER, mec=colour, mew=1.6, ms=8)
+    # The circuit of the best pass of the last stage is kept.
+    best = min((p for p in points if p[2] == points[-1][2]), key=lambda p: p[1])
+    axes.plot(best[0], best[1], "*", color=colour, mec=PAPER, mew=0.8, ms=13, gid=f"best_{index}")
 
 
 def _frame(values: Sequence[Sequence[float]]) -> tuple[float, float, bool]:

@@ -74,7 +74,7 @@ def teacher_view(gallery: Gallery) -> TeacherView | None:
     if figures.dtype.kind != "f" or figures.shape != (len(_SPLITS), _FIGURES):
         gallery.refuse("teacher/figures", f"floats {[len(_SPLITS), _FIGURES]}")
     splits = tuple(
-        TeacherSplit(name, *row[:3], (int(row[3]), int(row[4])), (row[5], row[6]))
+        TeacherSplit(name, row[0], row[1], row[2], (int(row[3]), int(row[4])), (row[5], row[6]))
         for name, row in zip(_SPLITS, figures.tolist(), strict=True)
     )
     names = {"teacher/original": "Original", "teacher/reconstruction": "Reconstruction"}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pyjuice_bridge.files import write_text
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
@@ -23,6 +25,7 @@ _FIRST_FACTS = (
     "seed",
     "date",
     "machine",
+    "processor",
     "threads",
     "processes",
     "versions",
@@ -147,9 +150,23 @@ def _render(run: Run) -> str:
         curves=[found for size in run.sizes if (found := _curves(run, arms, size))],
         bounds=[stages for size in run.sizes if (stages := _bounds(run, size))],
         safe=Markup,
+        config=_config(run),
         facts=_provenance(run.results),
         **_VIEWS.get(run.domain, _images)(run, arms),
     )
+
+
+def _config(run: Run) -> str:
+    """Return the config without what is not set; as it is if it holds something else."""
+    if not run.config:
+        return run.config_text
+    return yaml.safe_dump(_set(run.config), sort_keys=False, allow_unicode=True)
+
+
+def _set(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _set(inner) for key, inner in value.items() if inner is not None}
+    return value
 
 
 def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pyjuice_bridge.report.words import arm_name, spoken
 
 Figures = Mapping[str, npt.NDArray[Any]]
 
-_SHEET_WIDTHS = ((32, 244), (64, 460))
-"""(widest image, widest sheet of such images) in pixels: four sheets side by side, or two."""
+_SHEET = 488
+"""Widest sheet of samples in pixels: two side by side on a desktop."""
 _MASKS = {"lower_half": "Lower half", "squares": "Random squares"}
 _WIDEST = 512
 """Of the picture of a matrix, in CSS pixels."""
@@ -40,6 +40,8 @@ class Group:
 
     heading: str
     pictures: tuple[Picture, ...]
+    locator: Picture | None = None
+    """Where in an image the pictures are from."""
 
 
 class Gallery:
@@ -113,9 +115,24 @@ class Gallery:
                     Picture(self._png("clusters/examples", strip, len(strip)), str(value), shown)
                     for value, strip in enumerate(strips)
                 ),
+                self._locator(number, position),
             )
-            for position, strips in zip(positions.tolist(), examples, strict=True)
+            for number, (position, strips) in enumerate(
+                zip(positions.tolist(), examples, strict=True)
+            )
         )
+
+    def _locator(self, number: int, position: int) -> Picture | None:
+        """Return the mean image with the position's pixels marked, where the run has left both."""
+        mean, marks = self._figures.get("clusters/mean"), self._figures.get("clusters/marks")
+        if mean is None or marks is None:
+            return None
+        if mean.ndim != 3 or marks.dtype != np.bool_ or marks.shape[1:] != mean.shape[:2]:
+            self._refuse("clusters/marks", "bool [positions, H, W], as clusters/mean")
+        if number >= len(marks):
+            self._refuse("clusters/marks", f"bool, more than {number} positions")
+        png = self._png("clusters/mean", mean[None], 1, marks[number])
+        return Picture(png, f"Where position {position} is", _width(1, mean.shape[1], 72))
 
     def _inpainting(self, mask: str, arms: Sequence[str]) -> Group:
         original = self._figures.get("inpaint/original")
@@ -141,10 +158,9 @@ class Gallery:
         images = self._figures[name]
         self._check(name, images)
         size = images.shape[2]
-        room = next((sheet for widest, sheet in _SHEET_WIDTHS if size <= widest), 460)
-        columns = min(8, max(1, room // (size + 1)), math.isqrt(len(images) - 1) + 1)
+        columns = min(8, max(1, _SHEET // (size + 1)), math.isqrt(len(images) - 1) + 1)
         png = self._png(name, images[: columns * columns], columns)
-        return Picture(png, label, _width(columns, size, room), arm)
+        return Picture(png, label, _width(columns, size, _SHEET), arm)
 
     def _row(
         self,

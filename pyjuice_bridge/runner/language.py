@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pyjuice_bridge.distill.ctrlg import save_ctrlg
+from pyjuice_bridge.circuit.formats.ctrlg import save_ctrlg
 from pyjuice_bridge.engines.base import Schedule
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.text import TextModel

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pyjuice_bridge.circuit.formats.ctrlg import load_ctrlg, save_ctrlg
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
-from pyjuice_bridge.distill.ctrlg import load_ctrlg, save_ctrlg
 from pyjuice_bridge.errors import UserError
 
 safetensors = pytest.importorskip("safetensors", reason="safetensors is not installed")

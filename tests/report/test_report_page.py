@@ -451,3 +451,62 @@ def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
         "sys.exit(bool({'matplotlib', 'jinja2'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_best_pass_of_the_last_stage_is_marked(run):
+    html, page = read(run)
+    lines = [json.loads(line) for line in metrics({"lvd": 1.0}).splitlines()]
+    lines[1]["valid"], lines[2]["valid"] = 1.05, 1.2
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert "a star the pass whose circuit is kept" in page.text["curves"]
+    epochs = read_run(run).epochs
+    svg, _ = learning_curves(epochs, ["lvd"], BITS, against="passes", ident="a")
+    (star,) = [e for e in ElementTree.fromstring(svg).iter() if e.get("id") == "a-best_0"]
+    place = next(e for e in star.iter() if e.tag.endswith("use"))
+    curve = drawn(svg, "--arm-0")
+    assert [float(place.get(axis)) for axis in "xy"] == pytest.approx(curve[1], abs=0.1)
+    assert html.count("-best_") == 2 * len(ARMS)
+
+
+def test_the_start_does_not_stretch_the_axis_of_the_bound():
+    trained = [StageBound("patches", 1.6, 1.4), StageBound("fine_tune", 1.5, 1.3)]
+    svg = bound_chart([StageBound("start", 9.0, 8.0), *trained], BITS, ident="b")
+    words = "".join(ElementTree.fromstring(svg).itertext())
+    assert "8.0000 – 9.0000 →" in words
+    assert "→" not in "".join(
+        ElementTree.fromstring(bound_chart(trained, BITS, ident="b")).itertext()
+    )
+
+
+def test_the_config_is_folded_and_leaves_out_what_is_not_set(run):
+    config = {"name": "a", "tune": None, "data": {"name": "digits", "root": None, "valid": 0}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    html, page = read(run)
+    assert "<details>" in html and "open" not in re.findall(r"<details[^>]*>", html)[0]
+    (shown,) = re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)
+    assert yaml.safe_load(shown) == {"name": "a", "data": {"name": "digits", "valid": 0}}
+    assert "null" not in page.text["config"]
+
+
+def test_sheets_of_samples_fill_half_a_desktop(run):
+    arrays = figures()
+    for name in ("real", *(f"samples/{arm}" for arm in ARMS)):
+        arrays[name] = np.zeros((25, 28, 28, 1), np.uint8)
+    np.savez(run / "figures.npz", **arrays)
+    html, _ = read(run)
+    section = html[html.index('id="samples"') : html.index('id="inpaintings"')]
+    assert set(re.findall(r'width="(\d+)"', section)) == {str(3 * (5 * 29 - 1))}
+
+
+def test_locators_show_where_strips_are_from(run):
+    arrays = figures()
+    marks = np.zeros((2, 8, 8), bool)
+    marks[0, 2, 5] = marks[1, 7, 0] = True
+    arrays |= {"clusters/mean": np.full((8, 8, 1), 9, np.uint8), "clusters/marks": marks}
+    np.savez(run / "figures.npz", **arrays)
+    html, _ = read(run)
+    assert "Where position 3 is" in html
+    sources = re.findall(r'class="located"><img src="data:image/png;base64,([^"]+)"', html)
+    for source, mark in zip(sources, marks, strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
+        assert (np.ptp(pixels, axis=2) > 0).tolist() == mark.tolist()  # the rest is grey

@@ -18,6 +18,7 @@ from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.distill.counting import latent_circuit
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import FitOptions
+from pyjuice_bridge.engines.julia_environment import julia_state
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.runner.config import make_config
 
@@ -142,6 +143,17 @@ def test_a_seed_gives_one_circuit_interrupted_or_not(
     assert stops > 2
     assert numbers(broken) == numbers(whole) and curve(broken) == curve(whole)
     assert histories(broken) == histories(whole)
+
+
+def test_julia_grows_the_same_twice(tmp_path: Path) -> None:
+    state = julia_state()
+    if not state.usable:
+        pytest.skip(f"Julia {state.reason}")
+    once, twice = (run(tmp_path / name / "run", engine="julia") for name in ("once", "twice"))
+    assert numbers(once) == numbers(twice) and histories(once) == histories(twice)
+    lines = histories(once)[-1]
+    assert [line["width"] for line in lines] == [1, 2, 4]
+    assert lines[-1]["bits"] < lines[0]["bits"]
 
 
 def test_clusters_without_patches_and_of_one_patch(tmp_path: Path) -> None:

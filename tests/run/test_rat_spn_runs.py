@@ -215,7 +215,10 @@ def test_a_wrong_graph_is_one_sentence(
 CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"circuit": {"kind": "rat_spn", "graph": "g.json", "depth": 2}}, "either 'graph' or 'depth'"),
     ({"circuit": {"kind": "rat_spn", "sums": 300}}, "'circuit.sums'"),
-    ({"arms": ["lvd"]}, "the arm 'lvd' belongs to 'circuit.kind: hclt or patches or hmm' only"),
+    (
+        {"arms": ["lvd"]},
+        "the arm 'lvd' belongs to 'circuit.kind: hclt, patches, growing, region_graph or hmm' only",
+    ),
     ({"sweep": {"states": [2, 3]}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
     ({"train": {"latent_training": {"epochs": 1}}}, "'train.latent_training' belongs to"),
 ]

@@ -13,8 +13,8 @@ import torch
 from teachers.tiny_text_models import BOS, WORDS, save_bert, save_gpt2
 
 import pyjuice_bridge as pj
+from pyjuice_bridge.circuit.formats.ctrlg import load_ctrlg
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
-from pyjuice_bridge.distill.ctrlg import load_ctrlg
 from pyjuice_bridge.distill.language import with_end_state
 from pyjuice_bridge.domains.written import fill_up, one_end
 from pyjuice_bridge.engines.base import FitOptions, Schedule

@@ -16,9 +16,9 @@ import pytest
 import torch
 from tiny_text_models import save_bert
 
+from pyjuice_bridge.circuit.formats.ctrlg import load_ctrlg, save_ctrlg
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.cluster import Assignments
-from pyjuice_bridge.distill.ctrlg import load_ctrlg, save_ctrlg
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers import load_cluster_ids, load_embeddings, open_embeddings
 from pyjuice_bridge.teachers import store_embeddings as store

@@ -13,7 +13,7 @@ from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import TeacherInputs
 from pyjuice_bridge.teachers.vqvae import VqVaeSection
-from pyjuice_bridge.teachers.vqvae_model import VQVAE, mixture_log_likelihood
+from pyjuice_bridge.teachers.vqvae_model import VQVAE, mixture_log_likelihood, mixture_mode
 from pyjuice_bridge.teachers.vqvae_training import (
     VqVaeSettings,
     VqVaeTeacher,
@@ -75,6 +75,22 @@ def test_the_distribution_of_a_pixel(channels, white):
     found = mixture_log_likelihood(wide, pixels, white).numpy()
     np.testing.assert_allclose(found, [naive(maps, v, white) for v in values], rtol=1e-4, atol=1e-5)
     assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_mode_is_the_likeliest_pixel_of_the_likeliest_component(channels, seed):
+    """With sharp components, of all pixels the nearest to the mode has the greatest probability."""
+    rng = np.random.default_rng(seed)
+    maps = rng.uniform(-0.6, 0.6, (3, 1 + 2 * channels + channels * (channels - 1) // 2))
+    maps[:, 0] = rng.permutation([9.0, 0.0, 0.0])
+    maps[:, 1 + channels : 1 + 2 * channels] = -4
+    maps = maps.reshape(-1)
+    found = mixture_mode(torch.from_numpy(maps).float().view(1, -1, 1, 1), channels)
+    every = [np.array(p) for p in product(range(9), repeat=channels)]
+    with np.errstate(divide="ignore"):
+        best = every[int(np.argmax([naive(maps, p, 8) for p in every]))]
+    assert np.abs(8 * found.flatten().numpy() - best).max() < 1.1
 
 
 def test_very_sharp_distributions_stay_finite():
@@ -193,6 +209,16 @@ def test_a_run_with_both_decoders(tmp_path):
         assert "VQ-VAE-2 by itself: at most" in (first.path / "log.txt").read_text()
         again = pj.run(config, images=tiny_runs.images(), out=tmp_path / decoder)
         assert {name.split("-")[0] for name in again.reused} >= {"teacher", "embed", "clusters"}
+
+
+def test_reconstructions_are_images_of_the_same_shape():
+    x = images(30, seed=3)
+    teacher = train_vqvae(x, replace(SMALL, epochs=40, width=16))
+    found = teacher.reconstruct(x)
+    assert found.shape == x.shape and found.dtype == np.uint8 and found.max() <= 3
+    untrained = train_vqvae(x, replace(SMALL, epochs=1, step_size=1e-9)).reconstruct(x)
+    errors = [np.abs(each.astype(int) - x).mean() for each in (found, untrained)]
+    assert errors[0] < errors[1]
 
 
 def test_refusals():

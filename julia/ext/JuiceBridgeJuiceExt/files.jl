@@ -12,9 +12,9 @@ function load_juice(path::AbstractString; keywords...)
     isfile(path) || throw(BridgeError("$path: there is no such file."))
     pc = try
         read(path, Juice.ProbCircuit)
-    catch error
-        error isa InterruptException && rethrow()
-        throw(BridgeError("$path: Juice.jl cannot read it ($(one_line(error)))."))
+    catch err
+        err isa InterruptException && rethrow()
+        throw(BridgeError("$path: Juice.jl cannot read it ($(one_line(err)))."))
     end
     return from_juice(pc; keywords...)
 end
@@ -30,13 +30,13 @@ function save_juice(circuit::Circuit, path::AbstractString; root::Integer = 1)
     try
         write(temporary, pc)
         rename_over(temporary, path)
-    catch error
-        error isa InterruptException && rethrow()
-        throw(BridgeError("$path: cannot be written ($(one_line(error)))."))
+    catch err
+        err isa InterruptException && rethrow()
+        throw(BridgeError("$path: cannot be written ($(one_line(err)))."))
     finally
         rm(temporary; force = true)
     end
     return nothing
 end
 
-one_line(error) = rstrip(first(split(sprint(showerror, error), '\n')), '.')
+one_line(err) = rstrip(first(split(sprint(showerror, err), '\n')), '.')

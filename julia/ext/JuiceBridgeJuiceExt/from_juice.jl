@@ -8,12 +8,14 @@ function from_juice(
 )
     needed = values_needed(pc)
     highest = maximum(keys(needed))
-    count = something(num_vars, highest)
-    count >= highest || throw(
-        BridgeError("num_vars is $count, but the Juice circuit has the variable $highest."),
+    number = something(num_vars, highest)
+    number >= highest || throw(
+        BridgeError(
+            "num_vars is $number, but the Juice circuit has the variable $highest.",
+        ),
     )
-    graph, root = graph_of(pc, category_sizes(needed, categories, count))
-    circuit = assemble(group_nodes(graph, root), count, precision)
+    graph, root = graph_of(pc, category_sizes(needed, categories, number))
+    circuit = assemble(group_nodes(graph, root), number, precision)
     check(circuit, "the circuit from Juice")
     return circuit
 end
@@ -22,15 +24,15 @@ end
 function values_needed(pc)
     needed = Dict{Int,Int}()
     for node in Juice.inputnodes(pc)
-        variable, values = only_variable(node), num_values(Juice.dist(node))
-        needed[variable] = max(get(needed, variable, 1), values)
+        variable, vals = only_variable(node), num_values(Juice.dist(node))
+        needed[variable] = max(get(needed, variable, 1), vals)
     end
     return needed
 end
 
-function category_sizes(needed, categories, count)
+function category_sizes(needed, categories, number)
     categories === nothing && return needed
-    sizes = category_vector(categories, count)
+    sizes = category_vector(categories, number)
     for (variable, least) in needed
         sizes[variable] >= least || throw(
             BridgeError(

@@ -31,12 +31,12 @@ Graph() = Graph(
     Dict{Any,Int}(),
 )
 
-function add_node!(graph, kind, family, children, numbers, variable, print)
+function add_node!(graph, kind, family, children, numbers, variable, scope_print)
     push!(graph.kinds, kind)
     push!(graph.children, children)
     push!(graph.numbers, numbers)
     push!(graph.variables, variable)
-    push!(graph.prints, print)
+    push!(graph.prints, scope_print)
     push!(graph.families, number_of!(graph, (kind, family)))
     return length(graph.kinds)
 end
@@ -92,8 +92,8 @@ function add_sum!(graph, indicators, factors, node)
     if all(in(indicators), children) && all(==(variable), graph.variables[children])
         return add_leaf!(graph, sum(weights .* graph.numbers[children]), variable)
     end
-    print = graph.prints[children[1]]
-    return add_node!(graph, :sum, sort(children), children, weights, 0, print)
+    scope_print = graph.prints[children[1]]
+    return add_node!(graph, :sum, sort(children), children, weights, 0, scope_print)
 end
 
 function normalised(numbers, item)
@@ -141,14 +141,14 @@ function num_values(d)
     )
 end
 
-"The probabilities of the values from zero to `count - 1`."
-function probabilities(d::Juice.Categorical, count)
-    return [exp.(Float64.(d.logps)); zeros(count - length(d.logps))]
+"The probabilities of the values from zero to `number - 1`."
+function probabilities(d::Juice.Categorical, number)
+    return [exp.(Float64.(d.logps)); zeros(number - length(d.logps))]
 end
-probabilities(d::Juice.Indicator, count) = Float64.(0:(count-1) .== d.value)
-function probabilities(d::Juice.Binomial, count)
+probabilities(d::Juice.Indicator, number) = Float64.(0:(number-1) .== d.value)
+function probabilities(d::Juice.Binomial, number)
     N, p = Int(d.N), Float64(d.p)
-    p in (0, 1) && return Float64.(0:(count-1) .== N * p)
+    p in (0, 1) && return Float64.(0:(number-1) .== N * p)
     logs = cumsum([N * log1p(-p); [log((N - k + 1) / k) + log(p) - log1p(-p) for k = 1:N]])
-    return [exp.(logs); zeros(count - N - 1)]
+    return [exp.(logs); zeros(number - N - 1)]
 end

@@ -72,13 +72,13 @@ end
 "Make the groups of nodes of one depth, or of all leaves."
 function group_level!(grouping, level)
     classes = Dict{Tuple{Int,Vector{Int}},Vector{Int}}()
-    keys = Tuple{Int,Vector{Int}}[]
+    order = Tuple{Int,Vector{Int}}[]
     for node in level
         key = (grouping.graph.families[node], grouping.wanted[node])
-        haskey(classes, key) || push!(keys, key)
+        haskey(classes, key) || push!(order, key)
         push!(get!(() -> Int[], classes, key), node)
     end
-    foreach(key -> group_class!(grouping, classes[key], last(key)), keys)
+    foreach(key -> group_class!(grouping, classes[key], last(key)), order)
 end
 
 "One group of all nodes; or one for those that share factors; or one for each."
@@ -154,23 +154,23 @@ function factor_lists(graph, nodes, free)
         return :hadamard, nodes, sort(lists; by = list -> !leaf(list))
     end
     length(lists) == 2 || return :hadamard, nodes, Vector{Int}[]
-    for (first, second) in (lists, reverse(lists))
-        order = grid_order(first, second)
+    for (left, right) in (lists, reverse(lists))
+        order = grid_order(left, right)
         isempty(order) && continue
         free || issorted(order) || continue
-        return :kronecker, nodes[order], [unique(first), unique(second)]
+        return :kronecker, nodes[order], [unique(left), unique(right)]
     end
     return :hadamard, nodes, Vector{Int}[]
 end
 
 """
-The order that makes pairs of `first` and `second` all combinations of their different
-nodes, those of `second` running fastest; empty if they are not that.
+The order that makes pairs of `left` and `right` all combinations of their different
+nodes, those of `right` running fastest; empty if they are not that.
 """
-function grid_order(first, second)
-    rows = Dict(node => i for (i, node) in enumerate(unique(first)))
-    columns = Dict(node => i for (i, node) in enumerate(unique(second)))
-    length(first) == length(rows) * length(columns) || return Int[]
-    places = [(rows[u] - 1) * length(columns) + columns[v] for (u, v) in zip(first, second)]
+function grid_order(left, right)
+    rows = Dict(node => i for (i, node) in enumerate(unique(left)))
+    columns = Dict(node => i for (i, node) in enumerate(unique(right)))
+    length(left) == length(rows) * length(columns) || return Int[]
+    places = [(rows[u] - 1) * length(columns) + columns[v] for (u, v) in zip(left, right)]
     return allunique(places) ? sortperm(places) : Int[]
 end

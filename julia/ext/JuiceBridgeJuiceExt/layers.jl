@@ -49,7 +49,7 @@ function all_blocks(grouping)
         Block(group.kind, group.nodes, below, 2 * group.depth, (0, 0)) for
         (group, below) in zip(groups, children)
     ]
-    foreach(join -> push!(blocks, joined_block(join)), joins)
+    foreach(joint -> push!(blocks, joined_block(joint)), joins)
     return [with_shape(graph, blocks, block) for block in blocks]
 end
 
@@ -74,7 +74,8 @@ function join!(joins, joined, groups, parts, depth)
     return length(groups) + number
 end
 
-joined_block(join) = Block(:concat, join.nodes, join.demands, 2 * join.depth + 1, (0, 0))
+joined_block(joint) =
+    Block(:concat, joint.nodes, joint.demands, 2 * joint.depth + 1, (0, 0))
 
 function with_shape(graph, blocks, block)
     (; kind, nodes, children) = block
@@ -100,13 +101,13 @@ function ordered_layers(blocks)
         push!(get!(() -> Int[], layers, key(block)), i)
     end
     rank = fill((0, 0), length(blocks))
-    count = 0
+    number = 0
     order = [layers[k] for k in sort!(collect(keys(layers)))]
     for ids in Iterators.reverse(order)
         sort!(ids; by = i -> rank[i])
         for i in ids, child in blocks[i].children
-            count += 1
-            rank[child] == (0, 0) && (rank[child] = (-blocks[i].level, count))
+            number += 1
+            rank[child] == (0, 0) && (rank[child] = (-blocks[i].level, number))
         end
     end
     return order

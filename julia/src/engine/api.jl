@@ -37,6 +37,14 @@ log p(x, observed latents) in nats: float64 `[roots, N]`.
 - `latents`: name → states, integers `[positions, N]` (-1 = not observed), or weights
   `[width, positions, N]` from 0 to 1;
 - `device`, `precision`: as in [`compiled`](@ref).
+
+```jldoctest
+julia> weather = hmm([0.5, 0.5], [0.75 0.25; 0.25 0.75], [1.0 0.0; 0.0 1.0], 2);
+
+julia> round.(exp.(log_likelihood(weather, [0 0 missing; 0 1 1])); digits = 6)
+1×3 Matrix{Float64}:
+ 0.375  0.125  0.5
+```
 """
 function log_likelihood(circuit::Circuit, x; latents = nothing, on...)
     return log_likelihood(compiled(circuit; on...), x; latents)
@@ -66,14 +74,17 @@ end
 
 Flows summed over the columns of `x` ([`Counts`](@ref)). `weights` is `[N]` or `[roots, N]`,
 all one unless given. Other arguments as in [`log_likelihood`](@ref).
+
+```jldoctest
+julia> coin = Circuit(1, [InputLayer([1], [1], reshape([0.5, 0.5], 2, 1, 1))], [1]);
+
+julia> expected_counts(coin, [1 1 0 1]).layers[1][:, 1, 1]
+2-element Vector{Float32}:
+ 1.0
+ 3.0
+```
 """
-function expected_counts(
-    circuit::Circuit,
-    x;
-    weights = nothing,
-    latents = nothing,
-    on...,
-)
+function expected_counts(circuit::Circuit, x; weights = nothing, latents = nothing, on...)
     return expected_counts(compiled(circuit; on...), x; weights, latents)
 end
 
@@ -86,7 +97,7 @@ function expected_counts(ready::CompiledCircuit, x; weights = nothing, latents =
         counts = new_counts(pass)
         total = collect!(pass, counts, rows, 1:size(x, 2))
         finish_counts!(pass, counts)
-        foreach(count -> count .*= eltype(count)(scale), counts)
+        foreach(tally -> tally .*= eltype(tally)(scale), counts)
         return Counts(circuit_params(pass.program, counts), total * scale)
     end
 end
@@ -118,6 +129,19 @@ Train by EM; returns a [`FitResult`](@ref). Without `options`, those of
   text that identifies the training, so that a file of another one is refused;
 - `on_epoch(epoch)` is called after every [`Epoch`](@ref), those of a resumed training
   included, and `on_batch(done, total)` after every step.
+
+```jldoctest
+julia> coin = Circuit(1, [InputLayer([1], [1], reshape([0.5, 0.5], 2, 1, 1))], [1]);
+
+julia> em = FitOptions(; optimizer = :full_em, epochs = 1, pseudocount = 0);
+
+julia> trained = JuiceBridge.fit(coin, [1 1 0 1], em);
+
+julia> trained.circuit.layers[1].params[:, 1, 1]
+2-element Vector{Float32}:
+ 0.25
+ 0.75
+```
 """
 function fit(
     circuit::Circuit,
@@ -159,8 +183,9 @@ end
 
 function check_training(circuit, options::FitOptions, order, rows)
     for i in options.frozen
-        i in eachindex(circuit.layers) ||
-            refuse("frozen names layer $i; the circuit has $(length(circuit.layers)) layers.")
+        i in eachindex(circuit.layers) || refuse(
+            "frozen names layer $i; the circuit has $(length(circuit.layers)) layers.",
+        )
         layer = circuit.layers[i]
         layer isa SumLayer && layer.tied_to > 0 || continue
         refuse("frozen names layer $i, whose weights are those of layer $(layer.tied_to).")
@@ -225,6 +250,15 @@ end
 The jointly most probable completion and latents: `x`, int32 `[num_vars, N]`, and the
 log-values `[N]`, -Inf where the evidence is impossible. It runs on the host, whatever the
 device.
+
+```jldoctest
+julia> weather = hmm([0.5, 0.5], [0.75 0.25; 0.25 0.75], [1.0 0.0; 0.0 1.0], 2);
+
+julia> x, value = mpe(weather, [1; missing;;]);
+
+julia> vec(x), round.(exp.(value); digits = 6)
+(Int32[1, 1], [0.375])
+```
 """
 function mpe(circuit::Circuit, evidence; root::Integer = 1, device = "cpu")
     array_type(device)
@@ -237,6 +271,15 @@ end
     posteriors(circuit, x, name; root = 1, device = "cpu", precision = Float32)
 
 p(latent = j | x) of the latents `name`: float32 `[width, positions, N]`.
+
+```jldoctest
+julia> weather = hmm([0.5, 0.5], [0.75 0.25; 0.25 0.75], [1.0 0.0; 0.0 1.0], 2);
+
+julia> posteriors(weather, [1; missing;;], "z")[:, :, 1]
+2×2 Matrix{Float32}:
+ 0.0  0.25
+ 1.0  0.75
+```
 """
 function posteriors(circuit::Circuit, x, name; root::Integer = 1, on...)
     return posteriors(compiled(circuit; on...), x, name; root)

@@ -21,7 +21,9 @@ function array_type(device::AbstractString)
 end
 array_type(device::Type{<:AbstractArray}) = device
 function array_type(device)
-    return refuse("device is $(repr(device)); it must be a name such as \"cpu\", or an array type.")
+    return refuse(
+        "device is $(repr(device)); it must be a name such as \"cpu\", or an array type.",
+    )
 end
 
 "The array on the device; the same array where it is there already."
@@ -113,21 +115,22 @@ function with_engine(f::F) where {F}
 end
 
 """
-    threaded(body, count, work)
+    threaded(body, number, work)
 
-Call `body(range, part)` on ranges that cut `1:count` into parts, one per thread as far as
+Call `body(span, part)` on ranges that cut `1:number` into parts, one per thread as far as
 `work` (operations in all) is worth it. `body` returns a `Bool`; returns whether any was
 true.
 """
-function threaded(body::F, count::Int, work::Int) where {F}
-    parts = min(count, Threads.nthreads(), cld(work, GRAIN))
-    parts <= 1 && return count > 0 && body(1:count, 1)::Bool
-    return spread(body, count, parts)
+function threaded(body::F, number::Int, work::Int) where {F}
+    parts = min(number, Threads.nthreads(), cld(work, GRAIN))
+    parts <= 1 && return number > 0 && body(1:number, 1)::Bool
+    return spread(body, number, parts)
 end
 
-function spread(body::F, count::Int, parts::Int) where {F}
-    cut(part) = (1+count*(part-1)÷parts):(count*part÷parts)
-    tasks = map(part -> Threads.@spawn(flushing(() -> body(cut(part), part)::Bool)), 2:parts)
+function spread(body::F, number::Int, parts::Int) where {F}
+    cut(part) = (1+number*(part-1)÷parts):(number*part÷parts)
+    tasks =
+        map(part -> Threads.@spawn(flushing(() -> body(cut(part), part)::Bool)), 2:parts)
     found = body(cut(1), 1)::Bool
     for task in tasks
         found |= fetch(task)::Bool
@@ -143,13 +146,13 @@ thread takes whole blocks as far as there are enough of them. Returns whether an
 true.
 """
 function each_slab(body::F, batch::Int, blocks::Int, work::Int) where {F}
-    return threaded(batch * blocks, work) do range, part
+    return threaded(batch * blocks, work) do span, part
         found = false
-        at = first(range)
-        while at <= last(range)
+        at = first(span)
+        while at <= last(span)
             block = (at - 1) ÷ batch + 1
             before = (block - 1) * batch
-            columns = (at-before):min(batch, last(range) - before)
+            columns = (at-before):min(batch, last(span) - before)
             found |= body(block, columns, part)::Bool
             at = before + last(columns) + 1
         end
@@ -157,8 +160,8 @@ function each_slab(body::F, batch::Int, blocks::Int, work::Int) where {F}
     end
 end
 
-"`range` in portions of `most`, the last one what is left; `most` is at least one."
-portions(range::UnitRange{Int}, most::Int) = Iterators.partition(range, max(1, most))
+"`span` in portions of `most`, the last one what is left; `most` is at least one."
+portions(span::UnitRange{Int}, most::Int) = Iterators.partition(span, max(1, most))
 
 # Powers of two ----------------------------------------------------------------------------
 
@@ -186,7 +189,7 @@ bits_type(::Type{Float64}) = Int64
 
 # Buffers ----------------------------------------------------------------------------------
 
-"An array that keeps its memory when it changes its size; `skip` entries stay before it."
+"An array that keeps its memory when it changes its size; `offset` entries stay before it."
 mutable struct Buffer{V<:AbstractVector,A<:AbstractArray}
     flat::V
     array::A
@@ -209,14 +212,14 @@ An empty N-dimensional buffer of `T` where the array `like` is.
 """
 function Buffer(like::AbstractArray, ::Type{T}, N::Int) where {T}
     flat = similar(like, T, 1)
-    skip = STAGGER * (Threads.atomic_add!(BUFFERS_MADE, 1) % STAGGERED)
-    return Buffer(flat, shaped(flat, 0, ntuple(_ -> 0, N)), skip)
+    offset = STAGGER * (Threads.atomic_add!(BUFFERS_MADE, 1) % STAGGERED)
+    return Buffer(flat, shaped(flat, 0, ntuple(_ -> 0, N)), offset)
 end
 
-shaped(flat::Vector, skip, dims::Dims) =
-    unsafe_wrap(Array, pointer(flat, skip + 1), dims)
-shaped(flat::AbstractVector, skip, dims::Dims) =
-    reshape(view(flat, (skip+1):(skip+prod(dims))), dims)
+shaped(flat::Vector, offset, dims::Dims) =
+    unsafe_wrap(Array, pointer(flat, offset + 1), dims)
+shaped(flat::AbstractVector, offset, dims::Dims) =
+    reshape(view(flat, (offset+1):(offset+prod(dims))), dims)
 
 "The buffer's array with the given size, contents arbitrary."
 @inline function sized!(buffer::Buffer, dims::Int...)
@@ -268,13 +271,13 @@ function batched_mul!(
 end
 
 """
-    scatter_add!(sums, columns, values)
+    scatter_add!(sums, columns, vals)
 
-`sums[:, columns[i]] += values[:, i]` for every i; columns may repeat. Arrays without a
+`sums[:, columns[i]] += vals[:, i]` for every i; columns may repeat. Arrays without a
 method of their own (the CUDA extension has one) go through the host.
 """
-function scatter_add!(sums::AbstractMatrix, columns::AbstractVector, values::AbstractMatrix)
-    host, from = Array(sums), Array(values)
+function scatter_add!(sums::AbstractMatrix, columns::AbstractVector, vals::AbstractMatrix)
+    host, from = Array(sums), Array(vals)
     for (i, column) in enumerate(Array(columns))
         view(host, :, column) .+= view(from, :, i)
     end

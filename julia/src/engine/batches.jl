@@ -19,9 +19,9 @@ function micro_batch(pass::Pass{T}) where {T}
     if isnothing(free)
         pass.limit = max(8, TILE_BYTES ÷ (sizeof(T) * largest_tile(program)))
     else
-        values = 3 * sum(kept_values, program.plans) + 4 * largest_tile(program)
+        floats = 3 * sum(kept_values, program.plans) + 4 * largest_tile(program)
         blocks = sum(plan -> plan.blocks, program.plans)
-        pass.limit = max(1, free ÷ 2 ÷ (sizeof(T) * values + 32 * blocks))
+        pass.limit = max(1, free ÷ 2 ÷ (sizeof(T) * floats + 32 * blocks))
     end
     return pass.limit
 end
@@ -146,8 +146,8 @@ function collect_part!(pass::Pass, counts, rows::Rows, columns)
         observe!(pass, rows.evidence, columns)
         upward!(pass)
         take_weights!(pass, rows.weights, columns)
-    catch error
-        is_out_of_memory(error) && length(columns) > 1 || rethrow()
+    catch err
+        is_out_of_memory(err) && length(columns) > 1 || rethrow()
         halve_limit!(pass, length(columns))
         return collect!(pass, counts, rows, columns)
     end
@@ -190,8 +190,8 @@ function collect_double!(pass::Pass{T}, counts, rows, columns) where {T}
     more = [similar(c, Float64) for c in counts]
     foreach(c -> fill!(c, 0), more)
     total = collect!(double, more, rows, columns)
-    for (count, extra) in zip(counts, more)
-        count .= min.(count .+ min.(extra, LARGEST_RATIO), LARGEST_RATIO)
+    for (tally, extra) in zip(counts, more)
+        tally .= min.(tally .+ min.(extra, LARGEST_RATIO), LARGEST_RATIO)
     end
     return total
 end

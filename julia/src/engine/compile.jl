@@ -33,7 +33,7 @@ struct Context{F}
     circuit::Circuit
     blocks::BlockMap
     direct::Vector{Bool}
-    lenders::Vector{Int}
+    flow_owners::Vector{Int}
     ints::F
 end
 
@@ -44,17 +44,17 @@ Work out the indices of `circuit` for arrays of type `A`; parameters may change 
 """
 function compile(circuit::Circuit, A::Type)
     blocks = BlockMap(circuit)
-    ints(values) = on_device(A, convert(Vector{Int32}, values))
+    ints(vals) = on_device(A, convert(Vector{Int32}, vals))
     V = typeof(ints(Int32[]))
     numbers = eachindex(circuit.layers)
     direct = [is_direct(circuit, i, blocks) for i in numbers]
-    lenders = [lender_of(circuit, i, blocks) for i in numbers]
-    context = Context(circuit, blocks, direct, lenders, ints)
+    flow_owners = [find_flow_owner(circuit, i, blocks) for i in numbers]
+    context = Context(circuit, blocks, direct, flow_owners, ints)
     plans = LayerPlan{V}[plan_layer(circuit.layers[i], i, context) for i in numbers]
     families = [families_of(layer, ints) for layer in circuit.layers]
     sites = [latent_sites(circuit, i, blocks, ints) for i in numbers]
     num_roots = length(circuit.roots)
-    roots = links(1:num_roots, circuit.roots, blocks, ints; unique = :children)
+    roots = links(1:num_roots, circuit.roots, blocks, ints; once = :children)
     return Program{V}(plans, families, sites, roots, num_roots, circuit.num_vars)
 end
 
@@ -117,7 +117,7 @@ end
 """
 The one Hadamard layer that has every block of sum layer `i` as a factor exactly once, or 0.
 """
-function lender_of(circuit, i, blocks)
+function find_flow_owner(circuit, i, blocks)
     circuit.layers[i] isa SumLayer && read_once(circuit, i, blocks) || return 0
     readers = reading_layers(circuit, i)
     length(readers) == 1 || return 0
@@ -148,7 +148,7 @@ function plan_layer(layer::InputLayer, i, context::Context)
 end
 
 function plan_layer(layer::ProductLayer, i, context::Context)
-    (; circuit, blocks, lenders, ints) = context
+    (; circuit, blocks, flow_owners, ints) = context
     children = layer.children
     sources = blocks.layers[children]
     readers, slots = enumerate_children(layer.offsets)
@@ -159,8 +159,8 @@ function plan_layer(layer::ProductLayer, i, context::Context)
         end
     end
     layer.kind === :kronecker || fill!(slots, 1)
-    given = [lenders[source] != i for source in sources]
-    handed = (readers[given], children[given])
+    given = [flow_owners[source] != i for source in sources]
+    flow_targets = (readers[given], children[given])
     placed = (lows = lows[given], slots = slots[given])
     return ProductPlan(;
         layer = i,
@@ -172,8 +172,8 @@ function plan_layer(layer::ProductLayer, i, context::Context)
         places = blocks.places[children],
         lows,
         below = sort!(unique(Int.(sources))),
-        reads = links(readers, children, blocks, ints; unique = :readers, lows, slots),
-        pushes = links(handed..., blocks, ints; unique = :children, placed...),
+        reads = links(readers, children, blocks, ints; once = :readers, lows, slots),
+        pushes = links(flow_targets..., blocks, ints; once = :children, placed...),
         in_place = is_in_place(i, context),
         mixer = mixer_of(i, context),
         counts_along = counts_along(i, context),
@@ -188,13 +188,15 @@ function plan_layer(layer::SumLayer, i, context::Context)
     per_group, rest = divrem(edges, num_groups)
     group_sizes = zeros(Int, num_groups)
     foreach(g -> group_sizes[g] += 1, layer.groups)
-    within(readers) = links(readers, 1:edges, nothing, ints; unique = :readers)
+    within(readers) = links(readers, 1:edges, nothing, ints; once = :readers)
     owner = layer.tied_to == 0 ? i : layer.tied_to
     return SumPlan(;
         layer = i,
         owner,
-        sharers = 1 +
-                  count(other -> other isa SumLayer && other.tied_to == owner, circuit.layers),
+        sharers = 1 + count(
+            other -> other isa SumLayer && other.tied_to == owner,
+            circuit.layers,
+        ),
         width,
         width_in,
         blocks = num_blocks(layer),
@@ -211,29 +213,29 @@ function plan_layer(layer::SumLayer, i, context::Context)
         single = edges == num_blocks(layer),
         apart = allunique(layer.groups),
         major = rest == 0 && layer.groups == repeat(1:num_groups; inner = per_group),
-        reads = links(1:edges, children, blocks, ints; unique = :none),
-        pushes = links(1:edges, children, blocks, ints; unique = :children),
+        reads = links(1:edges, children, blocks, ints; once = :none),
+        pushes = links(1:edges, children, blocks, ints; once = :children),
         by_slot = within(readers),
         by_group = within(layer.groups),
         group_offsets = Int32.(cumsum([1; group_sizes])),
         group_edges = Int32.(sortperm(layer.groups)),
-        lender = context.lenders[i],
-        lent = ints(lent_blocks(i, context)),
+        flow_owner = context.flow_owners[i],
+        flow_blocks = ints(find_flow_blocks(i, context)),
         terms = maximum(diff(layer.offsets)) * width_in,
     )
 end
 
-"The product whose flow each block of sum layer `i` has; empty where there is no lender."
-function lent_blocks(i, context::Context)
-    (; circuit, blocks, lenders) = context
-    lenders[i] == 0 && return Int32[]
-    product = circuit.layers[lenders[i]]
+"The product whose flow each block of sum layer `i` has; empty where they are its own."
+function find_flow_blocks(i, context::Context)
+    (; circuit, blocks, flow_owners) = context
+    flow_owners[i] == 0 && return Int32[]
+    product = circuit.layers[flow_owners[i]]
     readers, _ = enumerate_children(product.offsets)
-    lent = zeros(Int32, length(layer_blocks(circuit, i)))
+    flow_blocks = zeros(Int32, length(layer_blocks(circuit, i)))
     for (reader, child) in zip(readers, product.children)
-        blocks.layers[child] == i && (lent[blocks.places[child]] = reader)
+        blocks.layers[child] == i && (flow_blocks[blocks.places[child]] = reader)
     end
-    return lent
+    return flow_blocks
 end
 
 "A layer without weights of its own has no families."
@@ -248,15 +250,15 @@ function families_of(layer::SumLayer, ints)
     for b = 1:num_blocks(layer), e in child_range(layer, b)
         lead[layer.groups[e]] = layer.groups[layer.offsets[b]]
     end
-    names = sort!(unique(lead))
-    family = Int32[searchsortedfirst(names, l) for l in lead]
-    sizes = zeros(Int, length(names))
+    leads = sort!(unique(lead))
+    family = Int32[searchsortedfirst(leads, l) for l in lead]
+    sizes = zeros(Int, length(leads))
     foreach(f -> sizes[f] += 1, family)
     siblings = sizes[family] .* size(layer.weights, 1)
-    alone = length(names) == num_groups
-    members = links(family, 1:num_groups, nothing, ints; unique = :readers)
+    alone = length(leads) == num_groups
+    members = links(family, 1:num_groups, nothing, ints; once = :readers)
     there = ints(family)
-    return Families(alone ? Int32[] : family, there, length(names), members, siblings)
+    return Families(alone ? Int32[] : family, there, length(leads), members, siblings)
 end
 
 function latent_sites(circuit, i, blocks, ints)
@@ -266,7 +268,7 @@ function latent_sites(circuit, i, blocks, ints)
         listed = circuit.latents[name]
         here = findall(b -> blocks.layers[b] == i, listed)
         isempty(here) && continue
-        for link in links(here, listed[here], blocks, ints; unique = :children)
+        for link in links(here, listed[here], blocks, ints; once = :children)
             push!(sites, LatentSite{V}(name, link.readers, link.children))
         end
     end

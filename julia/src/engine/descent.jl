@@ -23,9 +23,9 @@ function descend!(out, states::Vector{Int32}, circuit::Circuit, root::Int, choos
 end
 
 function descend_layer!(out, states, layer::SumLayer, circuit, i, chooser)
-    first = circuit.starts[i]
+    start = circuit.starts[i]
     for b = 1:num_blocks(layer)
-        state = states[first+b-1]
+        state = states[start+b-1]
         state > 0 || continue
         edge, node = choose_edge(chooser, i, b, state)
         states[layer.children[edge]] = node
@@ -33,9 +33,9 @@ function descend_layer!(out, states, layer::SumLayer, circuit, i, chooser)
 end
 
 function descend_layer!(out, states, layer::ProductLayer, circuit, i, chooser)
-    first = circuit.starts[i]
+    start = circuit.starts[i]
     for b = 1:num_blocks(layer)
-        state = states[first+b-1]
+        state = states[start+b-1]
         state > 0 && hand_state!(states, layer, circuit, b, state)
     end
 end
@@ -65,9 +65,9 @@ function hand_state!(states, layer::ProductLayer, circuit, b, state)
 end
 
 function descend_layer!(out, states, layer::InputLayer, circuit, i, chooser)
-    first = circuit.starts[i]
+    start = circuit.starts[i]
     for b = 1:num_blocks(layer)
-        state, v = states[first+b-1], layer.variables[b]
+        state, v = states[start+b-1], layer.variables[b]
         state > 0 && out[v] < 0 || continue
         out[v] = choose_leaf(chooser, i, b, state)
     end

@@ -26,15 +26,15 @@ function downward!(pass::Pass, counts::AbstractVector, weights::AbstractMatrix)
 end
 
 "Whether a layer's flows are added up in a buffer of their own."
-has_flow(pass, plan::InputPlan) = pass.kept[plan.layer]
+has_flow(pass, plan::InputPlan) = pass.keeps_flow[plan.layer]
 has_flow(pass, plan::ProductPlan) = !plan.in_place
-has_flow(pass, plan::SumPlan) = plan.lender == 0
+has_flow(pass, plan::SumPlan) = plan.flow_owner == 0
 
-"The tile that holds a layer's flows; for a sum layer with a lender, the lender's."
+"The tile that holds a layer's flows; for a sum layer, perhaps that of a product layer."
 function flow_tile(pass::Pass, plan)
     has_flow(pass, plan) && return pass.flows[plan.layer].array
     plan isa SumPlan || return pass.tiles[plan.layer].array
-    return flow_tile(pass, pass.program.plans[plan.lender]::ProductPlan)
+    return flow_tile(pass, pass.program.plans[plan.flow_owner]::ProductPlan)
 end
 
 function enter!(pass::HostPass, link, weights)
@@ -91,9 +91,9 @@ where it is not `counted` already.
 function hand_over!(pass::Pass, link, flow, counts; counted = false)
     plan = pass.program.plans[link.layer]
     if plan isa InputPlan
-        count = counts[plan.layer]
-        counted || isempty(count) || count_leaves!(count, pass, plan, link, flow)
-        pass.kept[plan.layer] || return nothing
+        tally = counts[plan.layer]
+        counted || isempty(tally) || count_leaves!(tally, pass, plan, link, flow)
+        pass.keeps_flow[plan.layer] || return nothing
     end
     add_flow!(pass.flows[link.layer].array, link, flow)
     return nothing
@@ -101,8 +101,8 @@ end
 
 function add_flow!(into::Array, link, flow::Array)
     width, batch = size(into, 1), size(into, 2)
-    threaded(length(link.readers), width * batch * length(link.readers)) do range, _
-        for k in range
+    threaded(length(link.readers), width * batch * length(link.readers)) do span, _
+        for k in span
             reader, child = Int(link.readers[k]), Int(link.children[k])
             for n = 1:batch
                 @inbounds @simd ivdep for w = 1:width

@@ -3,29 +3,29 @@
 
 function values_to_ratios!(pass::Pass{T}, plan::SumPlan) where {T}
     ratio, flow = pass.tiles[plan.layer].array, flow_tile(pass, plan)
-    own = plan.lender == 0 ? flow : flow[:, :, plan.lent]
+    own = plan.flow_owner == 0 ? flow : flow[:, :, plan.flow_blocks]
     ratio .= own ./ max.(ratio, floatmin(T))
     pass.masked[plan.layer] && (ratio .*= pass.masks[plan.layer].array)
     return nothing
 end
 
-function count_edges!(count::AbstractArray{T,3}, pass::Pass{T}, plan::SumPlan) where {T}
-    values, ratio = edge_values(pass, plan), pass.tiles[plan.layer].array
+function count_edges!(tally::AbstractArray{T,3}, pass::Pass{T}, plan::SumPlan) where {T}
+    vals, ratio = edge_values(pass, plan), pass.tiles[plan.layer].array
     if plan.single && plan.major
-        batched_mul!(count, 'N', by_group(values, count), 'T', by_group(ratio, count), 1)
-        return count
+        batched_mul!(tally, 'N', by_group(vals, tally), 'T', by_group(ratio, tally), 1)
+        return tally
     end
     ratios = plan.single ? ratio : ratio[:, :, plan.blocks_there]
-    more = similar(count, plan.width_in, plan.width, plan.edges)
-    batched_mul!(more, 'N', values, 'T', ratios, 0)
+    more = similar(tally, plan.width_in, plan.width, plan.edges)
+    batched_mul!(more, 'N', vals, 'T', ratios, 0)
     for link in plan.by_group
-        view(count, :, :, link.readers) .+= more[:, :, link.children]
+        view(tally, :, :, link.readers) .+= more[:, :, link.children]
     end
-    return count
+    return tally
 end
 
 function hand_down!(pass::Pass, plan::SumPlan)
-    values, ratio = edge_values(pass, plan), pass.tiles[plan.layer].array
+    vals, ratio = edge_values(pass, plan), pass.tiles[plan.layer].array
     weights = pass.weights[plan.owner]
     found = sized!(pass.scratch, plan.width_in, pass.batch, plan.edges)
     if plan.single && plan.major
@@ -49,9 +49,9 @@ function hand_down!(pass::Pass, plan::SumPlan)
             :,
             (plan.before+1):(plan.before+plan.edges),
         )
-        flow .+= found .* values
+        flow .+= found .* vals
     else
-        values .*= found
+        vals .*= found
     end
     return nothing
 end

@@ -14,9 +14,9 @@ Turn the values of a sum layer into flow / value, add to its counts (without the
 and find the flows of its edges.
 """
 function pass_down!(pass::Pass, plan::SumPlan, counts)
-    count = counts[plan.owner]
+    tally = counts[plan.owner]
     values_to_ratios!(pass, plan)
-    isempty(count) || count_edges!(count, pass, plan)
+    isempty(tally) || count_edges!(tally, pass, plan)
     hand_down!(pass, plan)
     return nothing
 end
@@ -32,17 +32,17 @@ function pass_down!(pass::HostPass, plan::SumPlan, counts)
     is_cut(pass, plan) && return pass_columns_down!(pass, plan, counts)
     whole = plan.direct && plan.apart ? plan.blocks ÷ threads * threads : 0
     work = 4 * plan.width * plan.width_in * whole * pass.batch
-    threaded(whole, work) do range, part
-        for b in range
+    threaded(whole, work) do span, part
+        for b in span
             pass_block_down!(pass, plan, counts, b, part)
         end
         return false
     end
     rest = (whole+1):plan.blocks
     isempty(rest) && return nothing
-    count = counts[plan.owner]
+    tally = counts[plan.owner]
     values_to_ratios!(pass, plan, rest)
-    isempty(count) || count_edges!(count, pass, plan, rest)
+    isempty(tally) || count_edges!(tally, pass, plan, rest)
     hand_down!(pass, plan, rest)
     foreach(b -> count_leaves_of!(pass, plan, counts, b, 1:pass.batch), rest)
     return nothing
@@ -50,20 +50,20 @@ end
 
 "All of a block by one thread, as many columns at a time as its caches hold."
 function pass_block_down!(pass::HostPass, plan::SumPlan, counts, b, part)
-    count = counts[plan.owner]
+    tally = counts[plan.owner]
     for columns in portions(1:pass.batch, columns_at_once(plan, 1:pass.batch))
-        pass_portion_down!(pass, plan, count, 0, b, columns, part)
+        pass_portion_down!(pass, plan, tally, 0, b, columns, part)
         count_leaves_of!(pass, plan, counts, b, columns)
     end
     return nothing
 end
 
-"Some columns of a block; counts go into the groups of `count` after the first `before`."
-function pass_portion_down!(pass::HostPass, plan::SumPlan, count, before, b, columns, part)
+"Some columns of a block; counts go into the groups of `tally` after the first `before`."
+function pass_portion_down!(pass::HostPass, plan::SumPlan, tally, before, b, columns, part)
     aside, nodes = pass.aside.array, 1:plan.width
     set_ratios!(aside, plan.width * pass.batch * (part - 1), pass, plan, b, columns)
     ratios = view(aside, :, 1:length(columns), part)
-    isempty(count) || count_edge!(count, pass, plan, b, nodes, columns, ratios, before)
+    isempty(tally) || count_edge!(tally, pass, plan, b, nodes, columns, ratios, before)
     hand_down_edge!(pass, plan, b, columns, part, ratios)
     return nothing
 end
@@ -84,11 +84,11 @@ end
 const SPARE_BYTES = 16 * 2^20
 
 function pass_columns_down!(pass::HostPass, plan::SumPlan, counts)
-    count, groups = counts[plan.owner], size(counts[plan.owner], 3)
-    spare = isempty(count) ? count : claim_spare!(pass, plan.owner)
+    tally, groups = counts[plan.owner], size(counts[plan.owner], 3)
+    spare = isempty(tally) ? tally : claim_spare!(pass, plan.owner)
     work = 4 * plan.width * plan.width_in * plan.blocks * pass.batch
     each_slab(pass.batch, plan.blocks, work) do b, columns, part
-        into, before = part == 1 ? (count, 0) : (spare, groups * (part - 2))
+        into, before = part == 1 ? (tally, 0) : (spare, groups * (part - 2))
         for some in portions(columns, columns_at_once(plan, columns))
             pass_portion_down!(pass, plan, into, before, b, some, part)
         end
@@ -112,11 +112,11 @@ end
 function add_spares!(pass::HostPass, counts)
     for owner in eachindex(counts)
         pass.spared[owner] || continue
-        count, spare = counts[owner], pass.spares[owner].array
-        threaded(length(count), length(spare)) do range, _
-            for before = 0:length(count):(length(spare)-1)
-                @inbounds @simd ivdep for k in range
-                    count[k] += spare[before+k]
+        tally, spare = counts[owner], pass.spares[owner].array
+        threaded(length(tally), length(spare)) do span, _
+            for before = 0:length(tally):(length(spare)-1)
+                @inbounds @simd ivdep for k in span
+                    tally[k] += spare[before+k]
                 end
             end
             return false
@@ -138,9 +138,9 @@ function count_leaves_of!(pass::HostPass, plan::SumPlan, counts, b, columns)
     for k = product.offsets[block]:(product.offsets[block+1]-1)
         leaf = pass.program.plans[product.sources[k]]
         leaf isa InputPlan || continue
-        count = counts[leaf.layer]
-        isempty(count) && continue
-        count_leaf!(count, pass, leaf, Int(product.places[k]), flow, block, columns)
+        tally = counts[leaf.layer]
+        isempty(tally) && continue
+        count_leaf!(tally, pass, leaf, Int(product.places[k]), flow, block, columns)
     end
     return nothing
 end
@@ -160,13 +160,13 @@ Put flow / value of some columns of block `b` into `ratios`, after its first `be
 entries; the value is that before latent evidence.
 """
 function set_ratios!(ratios, before, pass::HostPass{T}, plan::SumPlan, b, columns) where {T}
-    values, flow = pass.tiles[plan.layer].array, flow_tile(pass, plan)
+    vals, flow = pass.tiles[plan.layer].array, flow_tile(pass, plan)
     width, tiny = plan.width, floatmin(T)
-    block = plan.lender == 0 ? b : Int(plan.lent[b])
+    block = plan.flow_owner == 0 ? b : Int(plan.flow_blocks[b])
     at = width * (first(columns) - 1 + pass.batch * (b - 1))
     from = width * (first(columns) - 1 + pass.batch * (block - 1))
     @inbounds @simd ivdep for k = 1:(width*length(columns))
-        value = values[at+k]
+        value = vals[at+k]
         ratios[before+k] = flow[from+k] / ifelse(value > tiny, value, tiny)
     end
     pass.masked[plan.layer] || return nothing
@@ -177,16 +177,16 @@ function set_ratios!(ratios, before, pass::HostPass{T}, plan::SumPlan, b, column
     return nothing
 end
 
-function count_edges!(count::Array, pass::HostPass, plan::SumPlan, rest)
-    plan.apart || return count_groups!(count, pass, plan)
+function count_edges!(tally::Array, pass::HostPass, plan::SumPlan, rest)
+    plan.apart || return count_groups!(tally, pass, plan)
     edges = Int(plan.offsets[first(rest)]):(Int(plan.offsets[last(rest)+1])-1)
     work = 2 * plan.width * plan.width_in * pass.batch * length(edges)
     each_slab(plan.width, length(edges), work) do k, nodes, _
         ratios = edge_ratios(pass, plan, edges[k], nodes, 1:pass.batch)
-        count_edge!(count, pass, plan, edges[k], nodes, 1:pass.batch, ratios)
+        count_edge!(tally, pass, plan, edges[k], nodes, 1:pass.batch, ratios)
         return false
     end
-    return count
+    return tally
 end
 
 "The ratios of the block that has edge `e`."
@@ -197,38 +197,38 @@ end
 
 """
 Add what some columns count for edge `e`, for `nodes` of its block, from their ratios, to
-the groups of `count` after the first `skipped`.
+the groups of `tally` after the first `skipped`.
 """
-function count_edge!(count, pass, plan, e, nodes, columns, ratios, skipped = 0)
-    values, before = edge_tile(pass, plan)
-    into = view(count, :, nodes, skipped + Int(plan.groups[e]))
-    gemm!('N', view(values, :, columns, before + e), 'T', ratios, 1, into)
+function count_edge!(tally, pass, plan, e, nodes, columns, ratios, skipped = 0)
+    vals, before = edge_tile(pass, plan)
+    into = view(tally, :, nodes, skipped + Int(plan.groups[e]))
+    gemm!('N', view(vals, :, columns, before + e), 'T', ratios, 1, into)
     return nothing
 end
 
 "The counts of a layer whose edges share groups."
-function count_groups!(count::Array, pass::HostPass, plan::SumPlan)
-    values, before = edge_tile(pass, plan)
-    ratio, all = pass.tiles[plan.layer].array, 1:pass.batch
-    work = 2 * length(count) * pass.batch * cld(plan.edges, size(count, 3))
-    each_slab(plan.width, size(count, 3), work) do g, nodes, _
-        range = plan.group_offsets[g]:(plan.group_offsets[g+1]-1)
-        isempty(range) && return false
+function count_groups!(tally::Array, pass::HostPass, plan::SumPlan)
+    vals, before = edge_tile(pass, plan)
+    ratio, every = pass.tiles[plan.layer].array, 1:pass.batch
+    work = 2 * length(tally) * pass.batch * cld(plan.edges, size(tally, 3))
+    each_slab(plan.width, size(tally, 3), work) do g, nodes, _
+        span = plan.group_offsets[g]:(plan.group_offsets[g+1]-1)
+        isempty(span) && return false
         if plan.single && plan.major
-            from, to = before + first(range), before + last(range)
-            long = reshape(view(values, :, :, from:to), plan.width_in, :)
-            ratios = reshape(view(ratio, :, :, range), plan.width, :)
-            gemm!('N', long, 'T', view(ratios, nodes, :), 1, view(count, :, nodes, g))
+            from, to = before + first(span), before + last(span)
+            long = reshape(view(vals, :, :, from:to), plan.width_in, :)
+            ratios = reshape(view(ratio, :, :, span), plan.width, :)
+            gemm!('N', long, 'T', view(ratios, nodes, :), 1, view(tally, :, nodes, g))
         else
-            for k in range
+            for k in span
                 e = Int(plan.group_edges[k])
-                ratios = edge_ratios(pass, plan, e, nodes, all)
-                count_edge!(count, pass, plan, e, nodes, all, ratios)
+                ratios = edge_ratios(pass, plan, e, nodes, every)
+                count_edge!(tally, pass, plan, e, nodes, every, ratios)
             end
         end
         return false
     end
-    return count
+    return tally
 end
 
 """
@@ -247,17 +247,17 @@ function hand_down!(pass::HostPass, plan::SumPlan, rest)
 end
 
 function hand_down_edge!(pass::HostPass, plan::SumPlan, e, columns, part, ratios)
-    values, before = edge_tile(pass, plan)
+    vals, before = edge_tile(pass, plan)
     source = plan.sources[1]
     adds = plan.direct && !(pass.program.plans[source]::ProductPlan).in_place
-    into = adds ? pass.flows[source].array : values
+    into = adds ? pass.flows[source].array : vals
     scratch = pass.scratch.array
     θ = weights_of(pass, plan, e)
     gemm!('N', θ, 'N', ratios, 0, view(scratch, :, 1:length(columns), part))
     at = plan.width_in * (first(columns) - 1 + pass.batch * (before + e - 1))
     from = plan.width_in * pass.batch * (part - 1)
     @inbounds @simd ivdep for k = 1:(plan.width_in*length(columns))
-        flow = values[at+k] * scratch[from+k]
+        flow = vals[at+k] * scratch[from+k]
         into[at+k] = adds ? into[at+k] + flow : flow
     end
     return nothing

@@ -42,23 +42,23 @@ Throw unless names, sizes and values of the latent evidence fit the circuit: sta
 """
 function check_latents(circuit::Circuit, latents, rows)
     isnothing(latents) && return nothing
-    for (name, values) in latents
-        check_latent(circuit, string(name), values, rows)
+    for (name, vals) in latents
+        check_latent(circuit, string(name), vals, rows)
     end
 end
 
-function check_latent(circuit, name, values, rows)
+function check_latent(circuit, name, vals, rows)
     blocks = latent_blocks(circuit, name)
     widths = [circuit.widths[layer_of(circuit, b)] for b in blocks]
-    soft = eltype(values) <: AbstractFloat
+    soft = eltype(vals) <: AbstractFloat
     expected = soft ? (maximum(widths), length(blocks), rows) : (length(blocks), rows)
-    if size(values) != expected || soft && !allequal(widths)
-        wrong_size("Latents '$name' have size $(size(values)), expected $expected.")
+    if size(vals) != expected || soft && !allequal(widths)
+        wrong_size("Latents '$name' have size $(size(vals)), expected $expected.")
     end
-    if soft && !all(w -> 0 <= w <= 1, values)
+    if soft && !all(w -> 0 <= w <= 1, vals)
         refuse("Latents '$name' must hold weights from 0 to 1.")
     end
-    if !soft && !all(MISSING .<= values .< widths)
+    if !soft && !all(MISSING .<= vals .< widths)
         limit = maximum(widths) - 1
         refuse("Latents '$name' must hold states from 0 to $limit (-1 = unknown).")
     end
@@ -126,9 +126,9 @@ end
 function evidence_on_device(A::Type, latents, ::Type{T}) where {T}
     evidence = Evidence()
     isnothing(latents) && return evidence
-    for (name, values) in latents
-        S = eltype(values) <: AbstractFloat ? T : Int32
-        evidence[string(name)] = on_device(A, Array{S}(values))
+    for (name, vals) in latents
+        S = eltype(vals) <: AbstractFloat ? T : Int32
+        evidence[string(name)] = on_device(A, Array{S}(vals))
     end
     return evidence
 end

@@ -4,7 +4,7 @@ const SCHEDULES = (:linear, :cosine, :constant, :step)
 
 const OPTIMIZERS = (:full_em, :mini_em, :anemone)
 
-one_of(names) = join(repr.(names), ", ", " or ")
+one_of(choices) = join(repr.(choices), ", ", " or ")
 
 """
     Schedule(start = 0.1, stop = 0.01, kind = :linear, switch = 0.8)
@@ -20,9 +20,10 @@ struct Schedule
     switch::Float64
 
     function Schedule(start, stop, kind = :linear, switch = 0.8)
-        kind in SCHEDULES || refuse("kind is $(repr(kind)); it must be $(one_of(SCHEDULES)).")
-        for (name, size) in ("start" => start, "stop" => stop)
-            0 < size <= 1 || refuse("$name is $size; a step size is above 0, at most 1.")
+        kind in SCHEDULES ||
+            refuse("kind is $(repr(kind)); it must be $(one_of(SCHEDULES)).")
+        for (name, rate) in ("start" => start, "stop" => stop)
+            0 < rate <= 1 || refuse("$name is $rate; a step size is above 0, at most 1.")
         end
         0 <= switch <= 1 || refuse("switch is $switch; it must be from 0 to 1.")
         return new(start, stop, kind, switch)
@@ -32,12 +33,12 @@ end
 Schedule(; start = 0.1, stop = 0.01, kind = :linear, switch = 0.8) =
     Schedule(start, stop, kind, switch)
 
-"η at mini-batch `step` (from zero) of `total`."
-function step_size(schedule::Schedule, step, total)
+"η at mini-batch `taken` (from zero) of `total`."
+function step_size(schedule::Schedule, taken, total)
     (; start, stop, kind) = schedule
     kind === :constant && return start
-    kind === :step && return step < schedule.switch * total ? start : stop
-    done = step / max(1, total - 1)
+    kind === :step && return taken < schedule.switch * total ? start : stop
+    done = taken / max(1, total - 1)
     kind === :cosine && (done = (1 - cos(π * done)) / 2)
     return start + (stop - start) * done
 end
@@ -84,8 +85,9 @@ struct FitOptions
         check_whole(epochs, "epochs", 0:MOST_EPOCHS)
         check_whole(batch_size, "batch_size", 1:ID_LIMIT)
         isnothing(patience) || check_whole(patience, "patience", 1:ID_LIMIT)
-        0 <= pseudocount <= LARGEST_PSEUDOCOUNT ||
-            refuse("pseudocount is $pseudocount; it must be from 0 to $LARGEST_PSEUDOCOUNT.")
+        0 <= pseudocount <= LARGEST_PSEUDOCOUNT || refuse(
+            "pseudocount is $pseudocount; it must be from 0 to $LARGEST_PSEUDOCOUNT.",
+        )
         0 <= momentum < 1 || refuse("momentum is $momentum; it must be from 0 to below 1.")
         return new(
             optimizer,
@@ -104,9 +106,9 @@ end
 const MOST_EPOCHS = 100_000
 const LARGEST_PSEUDOCOUNT = 10^9
 
-function check_whole(number, name, range)
-    number isa Integer && number in range && return number
-    bounds = "from $(first(range)) to $(last(range))"
+function check_whole(number, name, span)
+    number isa Integer && number in span && return number
+    bounds = "from $(first(span)) to $(last(span))"
     return refuse("$name is $(repr(number)); it must be an integer $bounds.")
 end
 
@@ -154,7 +156,7 @@ function best_epoch(state::FitState)
 end
 
 "One training of one circuit; `pseudocount` is to be added to counts as they are collected."
-struct Trainer{P<:Pass,R<:Rows,X,A}
+Base.@kwdef struct Trainer{P<:Pass,R<:Rows,X,A}
     pass::P
     rows::R
     valid::X
@@ -174,7 +176,7 @@ function Trainer(pass::Pass, rows::Rows, valid, options::FitOptions, pseudocount
     state = FitState(pass.params, nothing, momentum_rows, 0, Epoch[], nothing)
     counts = new_counts(pass, options.frozen)
     prior = options.optimizer === :anemone ? new_counts(pass) : empty(counts)
-    return Trainer(
+    return Trainer(;
         pass,
         rows,
         valid,
@@ -249,9 +251,9 @@ function take_anemone_step!(trainer::Trainer, columns, η)
     finish_counts!(pass, counts)
     isnothing(state.momentum) && (state.momentum = new_counts(pass, options.frozen))
     β = options.momentum
-    for (average, count) in zip(state.momentum, counts)
-        T = eltype(count)
-        average .= T(β) .* average .+ T(1 - β) .* count
+    for (average, tally) in zip(state.momentum, counts)
+        T = eltype(tally)
+        average .= T(β) .* average .+ T(1 - β) .* tally
     end
     taken = Array(trainer.rows.weights[columns, :])
     state.momentum_rows .=
@@ -265,8 +267,8 @@ function take_anemone_step!(trainer::Trainer, columns, η)
     spread_missing!(pass, prior)
     finish_counts!(pass, prior)
     anemone_step!(pass, counts, state.momentum, correction, prior, η, trainer.pseudocount)
-    foreach(count -> fill!(count, 0), counts)
-    foreach(count -> fill!(count, 0), prior)
+    foreach(tally -> fill!(tally, 0), counts)
+    foreach(tally -> fill!(tally, 0), prior)
     return nothing
 end
 

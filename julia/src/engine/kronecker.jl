@@ -16,32 +16,32 @@ took anything.
 function multiply_pairs!(
     tile::Array{T},
     scale,
-    error,
+    loss_bound,
     pass,
     plan,
     b,
     columns,
 ) where {T}
     i, p, j, q = pair_of(plan, b)
-    first, second = pass.tiles[i].array, pass.tiles[j].array
-    outer, inner, batch = size(first, 1), size(second, 1), pass.batch
+    left, right = pass.tiles[i].array, pass.tiles[j].array
+    outer, inner, batch = size(left, 1), size(right, 1), pass.batch
     inherits, lost = pass.lossy[i] || pass.lossy[j], false
     for n in columns
-        low, power, factor = range_of(first, outer * (n - 1 + batch * (p - 1)), outer)
+        low, power, factor = range_of(left, outer * (n - 1 + batch * (p - 1)), outer)
         other_low, other_power, other_factor =
-            range_of(second, inner * (n - 1 + batch * (q - 1)), inner)
+            range_of(right, inner * (n - 1 + batch * (q - 1)), inner)
         from, to = inner * (n - 1 + batch * (q - 1)), n - 1 + batch * (b - 1)
         for u = 1:outer
-            value, before = @inbounds(first[u, n, p]) * factor, inner * (u - 1 + outer * to)
+            value, before = @inbounds(left[u, n, p]) * factor, inner * (u - 1 + outer * to)
             each_lane(inner) do v
-                @inbounds tile[before+v] = value * (second[from+v] * other_factor)
+                @inbounds tile[before+v] = value * (right[from+v] * other_factor)
             end
         end
         power += other_power
         loss = low * other_low < floatmin(T) && power > -Inf ? Float64(floatmin(T)) : 0.0
         inherits && ((loss, power) = add_inherited(loss, power, pass, plan, n, b))
         @inbounds scale[n, b] += power
-        @inbounds error[n, b] = loss
+        @inbounds loss_bound[n, b] = loss
         lost |= loss > 0
     end
     add_scale!(scale, b, pass.scales[i].array, p, columns)
@@ -53,11 +53,11 @@ end
 Of some values: the least that is not zero, brought to a maximum from 0.5 to 1; the power of
 two that was above it, -Inf where all are zero; and the factor that brings them there.
 """
-@inline function range_of(values::Array{T}, start::Int, count::Int) where {T}
+@inline function range_of(vals::Array{T}, start::Int, number::Int) where {T}
     I = bits_type(T)
     low, top = typemax(I), zero(I)
-    @inbounds @simd for k = (start+1):(start+count)
-        bits = reinterpret(I, values[k])
+    @inbounds @simd for k = (start+1):(start+number)
+        bits = reinterpret(I, vals[k])
         low = min(low, ifelse(bits > 0, bits, typemax(I)))
         top = max(top, bits)
     end
@@ -70,12 +70,12 @@ end
 "The products of all pairs as they are, for latent evidence to come."
 function multiply_outer!(tile, scale, pass, plan, b, columns)
     i, p, j, q = pair_of(plan, b)
-    first, second = pass.tiles[i].array, pass.tiles[j].array
-    inner = size(second, 1)
-    @inbounds for n in columns, u in axes(first, 1)
-        factor, low = first[u, n, p], inner * (u - 1)
+    left, right = pass.tiles[i].array, pass.tiles[j].array
+    inner = size(right, 1)
+    @inbounds for n in columns, u in axes(left, 1)
+        factor, low = left[u, n, p], inner * (u - 1)
         @simd ivdep for v = 1:inner
-            tile[low+v, n, b] = factor * second[v, n, q]
+            tile[low+v, n, b] = factor * right[v, n, q]
         end
     end
     add_scale!(scale, b, pass.scales[i].array, p, columns)

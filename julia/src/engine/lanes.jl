@@ -1,19 +1,19 @@
 # Loops over a column's values, as vector instructions even where they are few.
 
 """
-    each_lane(body, count)
+    each_lane(body, number)
 
-Call `body(k)` for k in `1:count`, in any order. Few are taken [`LANES`](@ref) at a time, a
+Call `body(k)` for k in `1:number`, in any order. Few are taken [`LANES`](@ref) at a time, a
 number that the compiler knows, so that short loops become vector instructions, too.
 """
-@inline function each_lane(body::F, count::Int) where {F}
-    whole = in_lanes(count)
+@inline function each_lane(body::F, number::Int) where {F}
+    whole = in_lanes(number)
     for before = 0:LANES:(whole-1)
         @simd ivdep for k = 1:LANES
             body(before + k)
         end
     end
-    @simd ivdep for k = (whole+1):count
+    @simd ivdep for k = (whole+1):number
         body(k)
     end
     return nothing
@@ -22,50 +22,45 @@ end
 "Values that a vector instruction takes, or two."
 const LANES = 16
 
-"How many of `count` values are taken in whole lanes: none of many, which need no help."
-@inline in_lanes(count::Int) = count < 4 * LANES ? count & ~(LANES - 1) : 0
+"How many of `number` values are taken in whole lanes: none of many, which need no help."
+@inline in_lanes(number::Int) = number < 4 * LANES ? number & ~(LANES - 1) : 0
 
 """
-    extremes(values, start, count)
+    extremes(vals, start, number)
 
-The smallest and largest of `values[start + 1]` … `values[start + count]`, none of them
+The smallest and largest of `vals[start + 1]` … `vals[start + number]`, none of them
 negative. They are compared as integers, which has the same order and compiles to vector
 instructions.
 """
-@inline function extremes(values::Array{T}, start::Int, count::Int) where {T}
+@inline function extremes(vals::Array{T}, start::Int, number::Int) where {T}
     I = bits_type(T)
     low, top = typemax(I), zero(I)
-    whole = in_lanes(count)
+    whole = in_lanes(number)
     @inbounds for at = start:LANES:(start+whole-1)
         some, most = typemax(I), zero(I)
         @simd for k = 1:LANES
-            bits = reinterpret(I, values[at+k])
+            bits = reinterpret(I, vals[at+k])
             some, most = min(some, bits), max(most, bits)
         end
         low, top = min(low, some), max(top, most)
     end
-    @inbounds @simd for i = (start+whole+1):(start+count)
-        bits = reinterpret(I, values[i])
+    @inbounds @simd for i = (start+whole+1):(start+number)
+        bits = reinterpret(I, vals[i])
         low = min(low, bits)
         top = max(top, bits)
     end
     return reinterpret(T, low), reinterpret(T, top)
 end
 
-@inline extremes(values::Array, ::Nothing, start::Int, count::Int) =
-    extremes(values, start, count)
+@inline extremes(vals::Array, ::Nothing, start::Int, number::Int) =
+    extremes(vals, start, number)
 
 "The same where entries that are zero in `mask` do not count as small."
-@inline function extremes(
-    values::Array{T},
-    mask::Array{T},
-    start::Int,
-    count::Int,
-) where {T}
+@inline function extremes(vals::Array{T}, mask::Array{T}, start::Int, number::Int) where {T}
     I = bits_type(T)
     low, top = typemax(I), zero(I)
-    @inbounds @simd for i = (start+1):(start+count)
-        bits = reinterpret(I, values[i])
+    @inbounds @simd for i = (start+1):(start+number)
+        bits = reinterpret(I, vals[i])
         low = min(low, ifelse(mask[i] > 0, bits, typemax(I)))
         top = max(top, bits)
     end
@@ -73,19 +68,19 @@ end
 end
 
 "The sum of some values."
-@inline function sum_column(values::Array{T}, start::Int, count::Int) where {T}
-    found, whole = zero(T), in_lanes(count)
+@inline function sum_column(vals::Array{T}, start::Int, number::Int) where {T}
+    found, whole = zero(T), in_lanes(number)
     @inbounds for at = start:LANES:(start+whole-1)
         @simd for k = 1:LANES
-            found += values[at+k]
+            found += vals[at+k]
         end
     end
-    @inbounds @simd for k = (start+whole+1):(start+count)
-        found += values[k]
+    @inbounds @simd for k = (start+whole+1):(start+number)
+        found += vals[k]
     end
     return found
 end
 
 "Whether any entry, none of them negative, lies below `limit`."
-any_below(values::Array, limit) = first(extremes(values, 0, length(values))) < limit
-any_below(values::AbstractArray, limit) = minimum(values; init = one(limit)) < limit
+any_below(vals::Array, limit) = first(extremes(vals, 0, length(vals))) < limit
+any_below(vals::AbstractArray, limit) = minimum(vals; init = one(limit)) < limit

@@ -21,9 +21,9 @@ function observe!(pass::Pass, evidence::Evidence, columns)
 end
 
 function put_evidence!(mask::Array{T}, states::Matrix, site, columns) where {T}
-    return each_position(mask, site) do position, place
+    return each_position(mask, site) do spot, place
         for (n, column) in enumerate(columns)
-            node = states[position, column] + 1
+            node = states[spot, column] + 1
             node > 0 || continue
             @inbounds @simd ivdep for w in axes(mask, 1)
                 mask[w, n, place] *= ifelse(w == node, one(T), zero(T))
@@ -33,20 +33,20 @@ function put_evidence!(mask::Array{T}, states::Matrix, site, columns) where {T}
 end
 
 function put_evidence!(mask::Array, weights::Array{<:Any,3}, site, columns)
-    return each_position(mask, site) do position, place
+    return each_position(mask, site) do spot, place
         for (n, column) in enumerate(columns)
             @inbounds @simd ivdep for w in axes(mask, 1)
-                mask[w, n, place] *= weights[w, position, column]
+                mask[w, n, place] *= weights[w, spot, column]
             end
         end
     end
 end
 
-"Call `body(position, place)` for the positions of a site, cut over threads."
+"Call `body(spot, place)` for the positions of a site, cut over threads."
 function each_position(body::F, mask, site) where {F}
-    count = length(site.positions)
-    threaded(count, size(mask, 1) * size(mask, 2) * count) do range, _
-        for k in range
+    number = length(site.positions)
+    threaded(number, size(mask, 1) * size(mask, 2) * number) do span, _
+        for k in span
             body(Int(site.positions[k]), Int(site.places[k]))
         end
         return false

@@ -48,16 +48,16 @@ end
 
 """
 Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it, if
-`first`).
+`fresh`).
 """
-@inline function times_leaf!(tile, b, pass::HostPass, source, leaf, columns, first)
+@inline function times_leaf!(tile, b, pass::HostPass, source, leaf, columns, fresh)
     table = pass.params[source]
     plan = pass.program.plans[source]::InputPlan{Vector{Int32}}
     codes, width, batch = pass.codes.array, size(tile, 1), size(tile, 2)
     for n in columns
         at = width * (n - 1 + batch * (b - 1))
         from = width * (leaf_column(plan, codes, n, leaf) - 1)
-        if first
+        if fresh
             each_lane(w -> @inbounds(tile[at+w] = table[from+w]), width)
         else
             each_lane(w -> @inbounds(tile[at+w] *= table[from+w]), width)
@@ -77,29 +77,29 @@ end
 
 # Counts -----------------------------------------------------------------------------------
 
-function count_leaves!(count::Array, pass::HostPass, plan::InputPlan, link, flow::Array)
+function count_leaves!(tally::Array, pass::HostPass, plan::InputPlan, link, flow::Array)
     links, work = length(link.readers), plan.width * pass.batch * length(link.readers)
-    all, low = 1:pass.batch, link.low
+    every, low = 1:pass.batch, link.low
     if plan.apart
-        threaded(links, work) do range, _
-            for k in range
+        threaded(links, work) do span, _
+            for k in span
                 reader, leaf = Int(link.readers[k]), Int(link.children[k])
-                count_leaf!(count, pass, plan, leaf, flow, reader, all, low)
+                count_leaf!(tally, pass, plan, leaf, flow, reader, every, low)
             end
             return false
         end
     else  # blocks share a table: cut its columns, not the blocks
         parts = Threads.nthreads()
-        threaded(parts, work) do range, _
-            owned = (first(range)-1, last(range), parts)
+        threaded(parts, work) do span, _
+            owned = (first(span) - 1, last(span), parts)
             for k = 1:links
                 reader, leaf = Int(link.readers[k]), Int(link.children[k])
-                count_leaf!(count, pass, plan, leaf, flow, reader, all, low, owned)
+                count_leaf!(tally, pass, plan, leaf, flow, reader, every, low, owned)
             end
             return false
         end
     end
-    return count
+    return tally
 end
 
 "Spreads column numbers over 16 bits: 2^16 divided by the golden ratio."
@@ -107,9 +107,9 @@ const SPREADER = 40503
 
 "Whether a thread counts into this column of a table; all threads have equally many."
 @inline is_owned(column, ::Nothing) = true
-@inline function is_owned(column, (before, last, parts)::NTuple{3,Int})
+@inline function is_owned(column, (before, stop, parts)::NTuple{3,Int})
     part = ((column * SPREADER & 0xffff) * parts) >> 16
-    return before <= part < last
+    return before <= part < stop
 end
 
 """
@@ -117,7 +117,7 @@ Add the flow of some columns of block `reader`, after its first `low` nodes, to 
 of a leaf; only where its column of the table is `owned`.
 """
 function count_leaf!(
-    count,
+    tally,
     pass,
     plan,
     leaf,
@@ -133,15 +133,15 @@ function count_leaf!(
         is_owned(column, owned) || continue
         into = width * (column - 1)
         from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
-        each_lane(w -> @inbounds(count[into+w] += flow[from+w]), width)
+        each_lane(w -> @inbounds(tally[into+w] += flow[from+w]), width)
     end
     return nothing
 end
 
-function count_leaves!(count::AbstractArray, pass::Pass, plan::InputPlan, link, flow)
+function count_leaves!(tally::AbstractArray, pass::Pass, plan::InputPlan, link, flow)
     rows = (link.low+1):(link.low+plan.width)
-    values = eltype(count).(reshape(flow[rows, :, link.readers], plan.width, :))
+    vals = eltype(tally).(reshape(flow[rows, :, link.readers], plan.width, :))
     columns = vec(leaf_columns(pass, plan, link.children))
-    scatter_add!(reshape(count, plan.width, :), columns, values)
-    return count
+    scatter_add!(reshape(tally, plan.width, :), columns, vals)
+    return tally
 end

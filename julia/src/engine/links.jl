@@ -1,10 +1,10 @@
 # Who reads what, as lists in which nothing occurs twice.
 
 """
-    links(readers, children, blocks, ints; unique, lows, slots)
+    links(readers, children, blocks, ints; once, lows, slots)
 
 Links of the pairs, split by the children's layer and by `lows` and `slots`, so that within
-a link no entry of `unique` (`:readers`, `:children` or `:none`) occurs twice. `blocks` is
+a link no entry of `once` (`:readers`, `:children` or `:none`) occurs twice. `blocks` is
 the map of the circuit's blocks, or `nothing` where children are places already.
 """
 function links(
@@ -12,7 +12,7 @@ function links(
     children,
     blocks,
     ints;
-    unique,
+    once,
     lows = zeros(Int32, length(children)),
     slots = ones(Int32, length(children)),
 )
@@ -21,7 +21,7 @@ function links(
     for (reader, child, low, slot) in zip(readers, children, lows, slots)
         layer = isnothing(blocks) ? 0 : Int(blocks.layers[child])
         place = isnothing(blocks) ? Int(child) : Int(blocks.places[child])
-        entry = unique === :readers ? Int(reader) : unique === :children ? place : -1
+        entry = once === :readers ? Int(reader) : once === :children ? place : -1
         rank = 0
         if entry >= 0
             rank = get(seen, (layer, low, slot, entry), 0)

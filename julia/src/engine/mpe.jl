@@ -58,7 +58,7 @@ root's scope stay as in `x`), and the log-value of the best joint state, float64
 where the evidence is impossible, and the completion then means nothing.
 """
 function best_rows(circuit::Circuit, x, root)
-    out, values = Int32.(x), Vector{Float64}(undef, size(x, 2))
+    out, vals = Int32.(x), Vector{Float64}(undef, size(x, 2))
     logs, block = LogParams(circuit), root_block(circuit, root)
     i = layer_of(circuit, block)
     work = size(x, 2) * num_parameters(circuit)
@@ -71,13 +71,13 @@ function best_rows(circuit::Circuit, x, root)
             end
             for (n, column) in enumerate(columns)
                 best.column = n
-                values[column] = best.tiles[i][n, 1, block-circuit.starts[i]+1]
+                vals[column] = best.tiles[i][n, 1, block-circuit.starts[i]+1]
                 descend!(view(out, :, column), states, circuit, block, best)
             end
         end
         return false
     end
-    return out, values
+    return out, vals
 end
 
 function maximise!(tile, layer::InputLayer, best, i, x)
@@ -99,9 +99,9 @@ function maximise!(tile, layer::ProductLayer, best, i, x)
         elseif layer.kind === :concat
             tile[:, :, b] = reduce(hcat, parts)
         else
-            first, second = parts
-            grid = reshape(view(tile, :, :, b), :, size(second, 2), size(first, 2))
-            grid .= reshape(first, size(first, 1), 1, :) .+ second
+            left, right = parts
+            grid = reshape(view(tile, :, :, b), :, size(right, 2), size(left, 2))
+            grid .= reshape(left, size(left, 1), 1, :) .+ right
         end
     end
     return tile
@@ -116,17 +116,17 @@ function maximise!(tile, layer::SumLayer, best, i, x)
     logs = best.logs.arrays[i]
     fill!(tile, -Inf)
     for b in axes(tile, 3), e in child_range(layer, b)
-        values, group = child_tile(best, layer.children[e]), layer.groups[e]
-        maximise_edge!(view(tile, :, :, b), view(logs, :, :, group), values)
+        vals, group = child_tile(best, layer.children[e]), layer.groups[e]
+        maximise_edge!(view(tile, :, :, b), view(logs, :, :, group), vals)
     end
     return tile
 end
 
-function maximise_edge!(tile, logs, values)
+function maximise_edge!(tile, logs, vals)
     @inbounds for state in axes(tile, 2), node in axes(logs, 1)
         θ = logs[node, state]
         @simd ivdep for n in axes(tile, 1)
-            found = θ + values[n, node]
+            found = θ + vals[n, node]
             tile[n, state] = ifelse(found > tile[n, state], found, tile[n, state])
         end
     end
@@ -138,9 +138,9 @@ function choose_edge(best::Best, i, b, state)
     logs, top = best.logs.arrays[i], -Inf
     edge, chosen = first(child_range(layer, b)), 1
     for e in child_range(layer, b)
-        values = child_tile(best, layer.children[e])
+        vals = child_tile(best, layer.children[e])
         for node in axes(logs, 1)
-            found = logs[node, state, layer.groups[e]] + values[best.column, node]
+            found = logs[node, state, layer.groups[e]] + vals[best.column, node]
             if found > top
                 top, edge, chosen = found, e, node
             end

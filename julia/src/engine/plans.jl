@@ -85,8 +85,8 @@ A sum layer's edges.
 - `by_slot`: (block, edge) links in which no block occurs twice; `by_group`: (group, edge)
   likewise;
 - `group_offsets`, `group_edges`: the edges of each group, on the host;
-- `lender`, `lent`: where each block is the factor of exactly one product, all in the layer
-  `lender`, its flow is that product's and is read there; 0 otherwise.
+- `flow_owner`, `flow_blocks`: where each block is the factor of exactly one product, all in
+  the layer `flow_owner`, its flow is that product's and is read there; 0 otherwise.
 """
 Base.@kwdef struct SumPlan{V}
     layer::Int
@@ -114,8 +114,8 @@ Base.@kwdef struct SumPlan{V}
     by_group::Vector{Link{V}}
     group_offsets::Vector{Int32}
     group_edges::Vector{Int32}
-    lender::Int
-    lent::V
+    flow_owner::Int
+    flow_blocks::V
     terms::Int
 end
 

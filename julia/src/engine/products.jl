@@ -38,15 +38,16 @@ end
 
 function multiply_columns!(pass, plan, b, columns, part)
     tile, scale = pass.tiles[plan.layer].array, pass.scales[plan.layer].array
-    error, mask = pass.errors[plan.layer].array, pass.masks[plan.layer].array
+    loss_bound, mask = pass.errors[plan.layer].array, pass.masks[plan.layer].array
     masked = pass.masked[plan.layer]
     plan.kind === :kronecker &&
         !masked &&
-        return multiply_pairs!(tile, scale, error, pass, plan, b, columns)
+        return multiply_pairs!(tile, scale, loss_bound, pass, plan, b, columns)
     multiply!(tile, scale, pass, plan, b, columns)
-    masked || return normalise!(tile, scale, error, nothing, pass, plan, b, columns, part)
+    masked ||
+        return normalise!(tile, scale, loss_bound, nothing, pass, plan, b, columns, part)
     times_mask!(tile, mask, b, columns)
-    return normalise!(tile, scale, error, mask, pass, plan, b, columns, part)
+    return normalise!(tile, scale, loss_bound, mask, pass, plan, b, columns, part)
 end
 
 "Values that stay in the first cache while a product goes over them several times."
@@ -73,12 +74,12 @@ function multiply!(tile, scale, pass, plan, b, columns)
     children = plan.offsets[b]:(plan.offsets[b+1]-1)
     if plan.kind === :hadamard
         for k in children
-            i, place, first = Int(plan.sources[k]), Int(plan.places[k]), k == children[1]
+            i, place, fresh = Int(plan.sources[k]), Int(plan.places[k]), k == children[1]
             if has_tile(pass, i)
-                times_tile!(tile, b, pass.tiles[i].array, place, columns, first)
+                times_tile!(tile, b, pass.tiles[i].array, place, columns, fresh)
                 add_scale!(scale, b, pass.scales[i].array, place, columns)
             else
-                times_leaf!(tile, b, pass, i, place, columns, first)
+                times_leaf!(tile, b, pass, i, place, columns, fresh)
             end
         end
     elseif plan.kind === :kronecker
@@ -89,11 +90,11 @@ function multiply!(tile, scale, pass, plan, b, columns)
     return nothing
 end
 
-@inline function times_tile!(tile, b, source, place, columns, first)
+@inline function times_tile!(tile, b, source, place, columns, fresh)
     width, batch = size(tile, 1), size(tile, 2)
     before = width * (columns[1] - 1)
     at, from = width * batch * (b - 1) + before, width * batch * (place - 1) + before
-    if first
+    if fresh
         copyto!(tile, at + 1, source, from + 1, width * length(columns))
     else
         @inbounds @simd ivdep for k = 1:(width*length(columns))
@@ -139,7 +140,7 @@ A column of zeros gets the scale on which its bound is one, -Inf where it is exa
 function normalise!(
     tile::Array{T},
     scale,
-    error,
+    loss_bound,
     mask,
     pass,
     plan,
@@ -164,7 +165,7 @@ function normalise!(
         end
         inherits && ((loss, power) = add_inherited(loss, power, pass, plan, n, b))
         scale[n, b] += power
-        error[n, b] = loss
+        loss_bound[n, b] = loss
         lost |= loss > 0
     end
     return lost

@@ -88,33 +88,33 @@ function part_of(tile, pass, plan, link)
 end
 
 "A Kronecker child's values repeated to the product's width."
-function spread_nodes(values, plan, link)
-    plan.kind === :kronecker || return values
-    width, batch, readers = size(values)
+function spread_nodes(vals, plan, link)
+    plan.kind === :kronecker || return vals
+    width, batch, readers = size(vals)
     other = plan.width ÷ width
     shape = link.slot == 2 ? (width, 1, batch, readers) : (1, width, batch, readers)
-    ones = link.slot == 2 ? (1, other, 1, 1) : (other, 1, 1, 1)
-    return reshape(repeat(reshape(values, shape), ones...), plan.width, batch, readers)
+    repeats = link.slot == 2 ? (1, other, 1, 1) : (other, 1, 1, 1)
+    return reshape(repeat(reshape(vals, shape), repeats...), plan.width, batch, readers)
 end
 
 function times_link!(tile::AbstractArray{T}, pass, plan, link, common) where {T}
-    values = spread_nodes(child_values(pass, link), plan, link)
+    vals = spread_nodes(child_values(pass, link), plan, link)
     part = part_of(tile, pass, plan, link)
     if isnothing(common)
-        part .*= values
+        part .*= vals
     else
-        part .*= values .* power_of_two.(T, shift_of(pass, link, common))
+        part .*= vals .* power_of_two.(T, shift_of(pass, link, common))
     end
     return nothing
 end
 
 function add_link_logs!(logs, pass, plan, link, common)
-    values = spread_nodes(child_values(pass, link), plan, link)
+    vals = spread_nodes(child_values(pass, link), plan, link)
     part = part_of(logs, pass, plan, link)
     if isnothing(common)
-        part .+= log2.(Float64.(values))
+        part .+= log2.(Float64.(vals))
     else
-        part .+= log2.(Float64.(values)) .+ shift_of(pass, link, common)
+        part .+= log2.(Float64.(vals)) .+ shift_of(pass, link, common)
     end
     return nothing
 end
@@ -137,8 +137,8 @@ function bound_loss!(
     end
     lost = any(>(0), loss)
     if lost
-        error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
-        error .= reshape(loss, size(error))
+        loss_bound = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
+        loss_bound .= reshape(loss, size(loss_bound))
     end
     pass.lossy[plan.layer] = lost
     return nothing
@@ -172,8 +172,8 @@ unknown_as_infinite(bound) = ifelse(isnan(bound), oftype(bound, Inf), bound)
 "The error bounds of a link's children, `[1, columns, readers]`."
 function child_errors(pass, link)
     if pass.lossy[link.layer]
-        error = pass.errors[link.layer].array[:, link.children]
-        return reshape(error, 1, size(error)...)
+        loss_bound = pass.errors[link.layer].array[:, link.children]
+        return reshape(loss_bound, 1, size(loss_bound)...)
     end
     like = pass.scales[link.layer].array
     return fill!(similar(like, Float64, 1, pass.batch, length(link.children)), 0)

@@ -41,23 +41,23 @@ end
 function choose_edge(draw::Draw, i, b, state)
     (; plans, tiles, scales, params) = draw.found
     plan = plans[i]::SumPlan
-    range = plan.offsets[b]:(plan.offsets[b+1]-1)
+    span = plan.offsets[b]:(plan.offsets[b+1]-1)
     scale(e) = scales[plan.sources[e]][draw.column, plan.places[e]]
-    common = maximum(scale, range)
+    common = maximum(scale, span)
     total = 0.0
-    cumulative = resize!(draw.cumulative, plan.width_in * length(range))
-    for (slot, e) in enumerate(range)
-        factor = length(range) == 1 ? LIFT : LIFT * exp2(scale(e) - common)
-        values, place, group = tiles[plan.sources[e]], plan.places[e], plan.groups[e]
+    cumulative = resize!(draw.cumulative, plan.width_in * length(span))
+    for (slot, e) in enumerate(span)
+        factor = length(span) == 1 ? LIFT : LIFT * exp2(scale(e) - common)
+        vals, place, group = tiles[plan.sources[e]], plan.places[e], plan.groups[e]
         weights, low = params[plan.owner], plan.width_in * (slot - 1)
         @inbounds for node = 1:plan.width_in
             weight = Float64(weights[node, state, group]) * factor
-            total += weight * values[node, draw.column, place]
+            total += weight * vals[node, draw.column, place]
             cumulative[low+node] = total
         end
     end
     k = invert(cumulative, total, draw.generator)
-    return range[(k-1)÷plan.width_in+1], (k - 1) % plan.width_in + 1
+    return span[(k-1)÷plan.width_in+1], (k - 1) % plan.width_in + 1
 end
 
 function choose_leaf(draw::Draw, i, b, state)
@@ -101,9 +101,9 @@ function draw_rows(circuit::Circuit, pass::Pass, x, evidence, n, seed, root)
                 draw = Draw(found, generator, Float64[], 0)
                 for k = (CHUNK*(chunk-1)+1):min(CHUNK * chunk, n * length(rows))
                     draw.column = (k - 1) ÷ n + 1
-                    one = view(out, :, (k - 1) % n + 1, rows[draw.column])
-                    copyto!(one, view(given, :, draw.column))
-                    descend!(one, states, circuit, block, draw)
+                    target = view(out, :, (k - 1) % n + 1, rows[draw.column])
+                    copyto!(target, view(given, :, draw.column))
+                    descend!(target, states, circuit, block, draw)
                 end
             end
             return false
@@ -140,12 +140,11 @@ function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
     blocks = latent_blocks(circuit, name)
     layers = [layer_of(circuit, b) for b in blocks]
     widths = circuit.widths[layers]
-    allequal(widths) ||
-        refuse("The latents '$name' have different numbers of values.")
+    allequal(widths) || refuse("The latents '$name' have different numbers of values.")
     out = zeros(Float32, maximum(widths; init = 0), length(blocks), size(x, 2))
     for rows in cut_rows(size(x, 2), micro_batch(pass))
         used = possible_upward!(pass, x, Evidence(), rows, root)
-        used.kept[layers] .= true
+        used.keeps_flow[layers] .= true
         enter = zeros(Float64, length(rows), length(circuit.roots))
         enter[:, root] .= 1
         weights = copyto!(
@@ -157,13 +156,15 @@ function latent_flows(circuit::Circuit, pass::Pass, x, name, root)
         for i in unique(layers)
             plan = used.program.plans[i]
             flow = Array(flow_tile(used, plan))
-            lent = plan isa SumPlan && plan.lender > 0 ? Array(plan.lent) : Int32[]
+            flow_blocks =
+                plan isa SumPlan && plan.flow_owner > 0 ? Array(plan.flow_blocks) : Int32[]
             for p in findall(==(i), layers)
                 place = blocks[p] - circuit.starts[i] + 1
-                out[:, p, rows] .= view(flow, :, :, isempty(lent) ? place : lent[place])
+                out[:, p, rows] .=
+                    view(flow, :, :, isempty(flow_blocks) ? place : flow_blocks[place])
             end
         end
-        used.kept[layers] .= false
+        used.keeps_flow[layers] .= false
     end
     return out
 end

@@ -32,13 +32,13 @@ end
 cut over Julia's threads; BLAS itself uses one.
 """
 function mix!(out::Array, pass::HostPass, plan::SumPlan)
-    values, before = edge_tile(pass, plan)
+    vals, before = edge_tile(pass, plan)
     work = 2 * plan.width * plan.width_in * plan.edges * pass.batch
     each_slab(pass.batch, plan.blocks, work) do b, columns, _
         into = view(out, :, columns, b)
         for e = plan.offsets[b]:(plan.offsets[b+1]-1)
             θ, β = weights_of(pass, plan, e), e > plan.offsets[b]
-            gemm!('T', θ, 'N', view(values, :, columns, before + e), β, into)
+            gemm!('T', θ, 'N', view(vals, :, columns, before + e), β, into)
         end
         return false
     end
@@ -62,8 +62,8 @@ const SMALL_COLUMNS = 64
 
 "How many columns a block's matrix product takes at once."
 function columns_at_once(plan::SumPlan, columns)
-    count = SMALL_PRODUCT ÷ (plan.width * plan.width_in)
-    return count < SMALL_COLUMNS ? length(columns) : prevpow(2, count)
+    number = SMALL_PRODUCT ÷ (plan.width * plan.width_in)
+    return number < SMALL_COLUMNS ? length(columns) : prevpow(2, number)
 end
 columns_to_mix(::Nothing, columns) = length(columns)
 columns_to_mix(plan::SumPlan, columns) = columns_at_once(plan, columns)
@@ -104,15 +104,15 @@ flip_shared!(pass::Pass) = pass
 
 "The values of a direct layer's block `b`."
 function mix_block!(pass::HostPass, plan::SumPlan, b, columns, part)
-    values = view(edge_tile(pass, plan)[1], :, columns, plan.before + b)
+    vals = view(edge_tile(pass, plan)[1], :, columns, plan.before + b)
     into = view(pass.tiles[plan.layer].array, :, columns, b)
     if plan.sharers > 1
         flip = view(pass.flips[plan.owner].array, :, :, Int(plan.groups[b]))
-        gemm!('N', flip, 'N', values, 0, into)
+        gemm!('N', flip, 'N', vals, 0, into)
     elseif is_flipped(plan, columns)
-        gemm!('N', view(pass.aside.array, :, :, part), 'N', values, 0, into)
+        gemm!('N', view(pass.aside.array, :, :, part), 'N', vals, 0, into)
     else
-        gemm!('T', weights_of(pass, plan, b), 'N', values, 0, into)
+        gemm!('T', weights_of(pass, plan, b), 'N', vals, 0, into)
     end
     return nothing
 end
@@ -138,16 +138,16 @@ largest value is from 0.5 to 1; that scale goes into `scale`.
 function gather_edges!(scale::Matrix, pass::HostPass{T}, plan::SumPlan) where {T}
     edges = sized!(pass.edges[plan.layer], plan.width_in, pass.batch, plan.edges)
     each_slab(pass.batch, plan.blocks, 4 * length(edges)) do b, columns, _
-        range = plan.offsets[b]:(plan.offsets[b+1]-1)
+        span = plan.offsets[b]:(plan.offsets[b+1]-1)
         for n in columns
             common = -Inf
-            for e in range
+            for e in span
                 common = max(common, exponent_of_child(pass, plan, e, n))
             end
-            common > -Inf || (common = exponent_of_losses(pass, plan, range, n))
+            common > -Inf || (common = exponent_of_losses(pass, plan, span, n))
             scale[n, b] = common
             common = isfinite(common) ? common : 0.0
-            for e in range
+            for e in span
                 copy_edge!(edges, pass, plan, e, n, common)
             end
         end
@@ -166,9 +166,9 @@ function exponent_of_child(pass, plan, e, n)
 end
 
 "The scale of the largest bound among edges whose children are all zero."
-function exponent_of_losses(pass, plan, range, n)
+function exponent_of_losses(pass, plan, span, n)
     common = -Inf
-    for e in range
+    for e in span
         i, place = Int(plan.sources[e]), Int(plan.places[e])
         pass.lossy[i] || continue
         0 < pass.errors[i].array[n, place] < Inf || continue
@@ -192,7 +192,7 @@ Bound what underflow took from the sums: what the edges lost, and what the produ
 may have lost. Returns whether it took anything.
 """
 function bound_sums!(pass::HostPass{T}, plan::SumPlan, inherits) where {T}
-    error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
+    loss_bound = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
     out, scale = pass.tiles[plan.layer].array, pass.scales[plan.layer].array
     mask = pass.masked[plan.layer] ? pass.masks[plan.layer].array : nothing
     limit, loss = faintest(T), Float64(floatmin(T)) * plan.terms
@@ -203,7 +203,7 @@ function bound_sums!(pass::HostPass{T}, plan::SumPlan, inherits) where {T}
             at = plan.width * (n - 1 + pass.batch * (b - 1))
             low, _ = extremes(out, mask, at, plan.width)
             low < limit && scale[n, b] > -Inf && (bound += loss)
-            error[n, b] = bound
+            loss_bound[n, b] = bound
             lost |= bound > 0
         end
         return lost

@@ -10,9 +10,9 @@ function up!(pass::Pass, plan::SumPlan)
     masked && (out .*= pass.masks[plan.layer].array)
     pass.lossy[plan.layer] = false
     if inherits || masked || any_faint!(pass, plan.owner)
-        error = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
-        inherits ? inherit_errors!(error, scale, pass, plan) : fill!(error, 0)
-        pass.lossy[plan.layer] = add_losses!(error, out, pass, plan)
+        loss_bound = sized!(pass.errors[plan.layer], pass.batch, plan.blocks)
+        inherits ? inherit_errors!(loss_bound, scale, pass, plan) : fill!(loss_bound, 0)
+        pass.lossy[plan.layer] = add_losses!(loss_bound, out, pass, plan)
     end
     return nothing
 end
@@ -30,21 +30,14 @@ groups).
 by_group(tile, weights) = reshape(tile, size(tile, 1), :, size(weights, 3))
 
 function mix!(out::AbstractArray, pass::Pass, plan::SumPlan)
-    weights, values = pass.weights[plan.owner], edge_values(pass, plan)
+    weights, vals = pass.weights[plan.owner], edge_values(pass, plan)
     if plan.single && plan.major
-        batched_mul!(
-            by_group(out, weights),
-            'T',
-            weights,
-            'N',
-            by_group(values, weights),
-            0,
-        )
+        batched_mul!(by_group(out, weights), 'T', weights, 'N', by_group(vals, weights), 0)
     elseif plan.single
-        batched_mul!(out, 'T', weights[:, :, plan.groups_there], 'N', values, 0)
+        batched_mul!(out, 'T', weights[:, :, plan.groups_there], 'N', vals, 0)
     else
         mixed = similar(out, plan.width, pass.batch, plan.edges)
-        batched_mul!(mixed, 'T', weights[:, :, plan.groups_there], 'N', values, 0)
+        batched_mul!(mixed, 'T', weights[:, :, plan.groups_there], 'N', vals, 0)
         fill!(out, 0)
         for link in plan.by_slot
             view(out, :, :, link.readers) .+= mixed[:, :, link.children]
@@ -62,8 +55,8 @@ function gather_edges!(scale::AbstractMatrix, pass::Pass{T}, plan::SumPlan) wher
     edges = sized!(pass.edges[plan.layer], plan.width_in, pass.batch, plan.edges)
     exponents = similar(scale, Float64, pass.batch, plan.edges)
     for link in plan.reads
-        values = pass.tiles[link.layer].array[:, :, link.children]
-        view(edges, :, :, link.readers) .= values
+        vals = pass.tiles[link.layer].array[:, :, link.children]
+        view(edges, :, :, link.readers) .= vals
         view(exponents, :, link.readers) .= pass.scales[link.layer].array[:, link.children]
     end
     top = reshape(largest(edges), size(exponents))
@@ -78,9 +71,9 @@ function gather_edges!(scale::AbstractMatrix, pass::Pass{T}, plan::SumPlan) wher
     return edges
 end
 
-function inherit_errors!(error::AbstractMatrix, scale, pass::Pass, plan::SumPlan)
-    fill!(error, 0)
-    lost = fill!(similar(error, pass.batch, plan.edges), 0)
+function inherit_errors!(loss_bound::AbstractMatrix, scale, pass::Pass, plan::SumPlan)
+    fill!(loss_bound, 0)
+    lost = fill!(similar(loss_bound, pass.batch, plan.edges), 0)
     shift = fill!(similar(lost), 0)
     for link in plan.reads
         pass.lossy[link.layer] || continue
@@ -91,20 +84,20 @@ function inherit_errors!(error::AbstractMatrix, scale, pass::Pass, plan::SumPlan
     plan.direct || (shift .-= finite_or_zero.(scale[:, plan.blocks_there]))
     moved = ifelse.(lost .> 0, unknown_as_infinite.(lost .* exp2.(shift)), 0.0)
     for link in plan.by_slot
-        view(error, :, link.readers) .+= moved[:, link.children]
+        view(loss_bound, :, link.readers) .+= moved[:, link.children]
     end
-    return error
+    return loss_bound
 end
 
 function add_losses!(
-    error::AbstractMatrix,
+    loss_bound::AbstractMatrix,
     out::AbstractArray{T},
     pass::Pass,
     plan,
 ) where {T}
     mask = pass.masks[plan.layer].array
     allowed = pass.masked[plan.layer] ? ifelse.(mask .> 0, out, typemax(T)) : out
-    low = reshape(smallest(allowed), size(error))
-    error .+= ifelse.(low .< faintest(T), Float64(floatmin(T)) * plan.terms, 0.0)
-    return any(>(0), error)
+    low = reshape(smallest(allowed), size(loss_bound))
+    loss_bound .+= ifelse.(low .< faintest(T), Float64(floatmin(T)) * plan.terms, 0.0)
+    return any(>(0), loss_bound)
 end

@@ -16,13 +16,13 @@ factors is zero. Numbers are compared as bits, where a subnormal one is not zero
     end
     isnothing(mask) || keep_positive!(marks, low, mask, at, width)
     for k = plan.offsets[b]:(plan.offsets[b+1]-1)
-        values, from, count = child_column(pass, plan, k, n)
+        vals, from, number = child_column(pass, plan, k, n)
         if plan.kind === :hadamard
-            keep_positive!(marks, low, values, from, count)
+            keep_positive!(marks, low, vals, from, number)
         elseif plan.kind === :concat
-            keep_positive!(marks, low + Int(plan.lows[k]), values, from, count)
+            keep_positive!(marks, low + Int(plan.lows[k]), vals, from, number)
         else
-            keep_positive_pairs!(marks, low, width, plan, k, b, values, from, count)
+            keep_positive_pairs!(marks, low, width, plan, k, b, vals, from, number)
         end
     end
     found = zero(Int32)
@@ -33,9 +33,9 @@ factors is zero. Numbers are compared as bits, where a subnormal one is not zero
 end
 
 "Take the marks away from nodes whose values are zero."
-@inline function keep_positive!(marks, low, values::Array{T}, from, count) where {T}
-    @inbounds @simd ivdep for w = 1:count
-        marks[low+w] &= reinterpret(bits_type(T), values[from+w]) > 0
+@inline function keep_positive!(marks, low, vals::Array{T}, from, number) where {T}
+    @inbounds @simd ivdep for w = 1:number
+        marks[low+w] &= reinterpret(bits_type(T), vals[from+w]) > 0
     end
     return nothing
 end
@@ -48,24 +48,24 @@ function keep_positive_pairs!(
     plan,
     k,
     b,
-    values::Array{T},
+    vals::Array{T},
     from,
-    count,
+    number,
 ) where {T}
-    for w = 1:count
-        reinterpret(bits_type(T), values[from+w]) > 0 && continue
-        for node in pair_nodes(plan, k, b, w, count, width)
+    for w = 1:number
+        reinterpret(bits_type(T), vals[from+w]) > 0 && continue
+        for node in pair_nodes(plan, k, b, w, number, width)
             marks[low+node] = 0
         end
     end
     return nothing
 end
 
-"The nodes of a Kronecker product with node `w` of its child `k`, one of `count`."
-function pair_nodes(plan, k, b, w, count, width)
-    other = width ÷ count
+"The nodes of a Kronecker product with node `w` of its child `k`, one of `number`."
+function pair_nodes(plan, k, b, w, number, width)
+    other = width ÷ number
     fast = k == plan.offsets[b+1] - 1  # the second child's nodes run fastest
-    return fast ? (w:count:width) : (other*(w-1)+1):1:(other*w)
+    return fast ? (w:number:width) : (other*(w-1)+1):1:(other*w)
 end
 
 # What is redone with exponents apart ------------------------------------------------------
@@ -123,19 +123,19 @@ function multiply_exactly!(mantissas, exponents, pass, plan, n, b)
     children = plan.offsets[b]:(plan.offsets[b+1]-1)
     common = plan.kind === :concat ? scale_of_parts(pass, plan, n, children) : 0.0
     for k in children
-        values, at, width = child_column(pass, plan, k, n)
+        vals, at, width = child_column(pass, plan, k, n)
         if plan.kind === :hadamard
             @inbounds @simd ivdep for w = 1:width
-                times_exactly!(mantissas, exponents, w, values[at+w])
+                times_exactly!(mantissas, exponents, w, vals[at+w])
             end
         elseif plan.kind === :concat
             low, shift = Int(plan.lows[k]), child_scale(pass, plan, k, n) - common
             for w = 1:width
-                times_exactly!(mantissas, exponents, low + w, values[at+w], shift)
+                times_exactly!(mantissas, exponents, low + w, vals[at+w], shift)
             end
         else
             for w = 1:width, node in pair_nodes(plan, k, b, w, width, length(mantissas))
-                times_exactly!(mantissas, exponents, node, values[at+w])
+                times_exactly!(mantissas, exponents, node, vals[at+w])
             end
         end
     end

@@ -26,7 +26,7 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
 - `scratch`, `aside` (transposed weights, ratios), `incoming` (weights at the roots),
   `mantissas`, `exponents`, `marks`: working space;
 - `scores`: `[columns, roots]`, log-likelihoods;
-- `masked`: layers with latent evidence; `kept`: layers whose flows are to be read
+- `masked`: layers with latent evidence; `keeps_flow`: layers whose flows are to be read
   afterwards;
 - `faint`: whether a layer has weights that a product might lose, `nothing` where not known
   yet;
@@ -57,7 +57,7 @@ Base.@kwdef mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const lossy::Vector{Bool}
     const spared::Vector{Bool}
     const masked::Vector{Bool}
-    const kept::Vector{Bool}
+    const keeps_flow::Vector{Bool}
     const faint::Vector{Union{Nothing,Bool}}
     limit::Int = 0
     double::Union{Nothing,Pass{Float64}} = nothing
@@ -97,7 +97,7 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
         lossy = flags(),
         spared = flags(),
         masked = flags(),
-        kept = flags(),
+        keeps_flow = flags(),
         faint = Union{Nothing,Bool}[nothing for _ = 1:layers],
     )
 end
@@ -153,8 +153,8 @@ evidence.
 """
 function load!(pass::HostPass, x::AbstractMatrix{<:Integer}, columns)
     codes = start_batch!(pass, length(columns))
-    threaded(cld(length(columns), LOADED_COLUMNS), length(codes)) do range, _
-        for part in range
+    threaded(cld(length(columns), LOADED_COLUMNS), length(codes)) do span, _
+        for part in span
             load_columns!(codes, x, columns, part)
         end
         return false
@@ -179,16 +179,16 @@ function load!(pass::Pass, x::AbstractMatrix{<:Integer}, columns)
     return pass
 end
 
-"Take `count` columns in which every value is missing as the batch."
-function load_missing!(pass::Pass, count::Int)
-    fill!(start_batch!(pass, count), 1)
+"Take `number` columns in which every value is missing as the batch."
+function load_missing!(pass::Pass, number::Int)
+    fill!(start_batch!(pass, number), 1)
     return pass
 end
 
-function start_batch!(pass::Pass, count::Int)
-    pass.batch = count
+function start_batch!(pass::Pass, number::Int)
+    pass.batch = number
     fill!(pass.masked, false)
-    return sized!(pass.codes, count, pass.program.num_vars)
+    return sized!(pass.codes, number, pass.program.num_vars)
 end
 
 # Results of the upward pass ---------------------------------------------------------------
@@ -238,10 +238,10 @@ function doubtful(pass::Pass)
     found = falses(pass.batch)
     for link in pass.program.roots
         pass.lossy[link.layer] || continue
-        tile, error =
+        tile, loss_bound =
             Array(pass.tiles[link.layer].array), Array(pass.errors[link.layer].array)
         for place in Array(link.children), n = 1:pass.batch
-            found[n] |= !(error[n, place] <= DOUBT * tile[1, n, place])
+            found[n] |= !(loss_bound[n, place] <= DOUBT * tile[1, n, place])
         end
     end
     return findall(found)

@@ -24,7 +24,7 @@ _ARRAYS = {
     f"{package}.{name}"
     for package in ("numpy.core", "numpy._core")
     for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-} | {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+} | {"numpy.ndarray", "numpy.dtype", "_codecs.encode", "__builtin__.bytes"}
 
 
 class Refused(Exception):  # noqa: N818, it is the answer to a file, not a fault
@@ -180,6 +180,8 @@ class _Machine:
             self._stack.append(_Array())
         elif short == "dtype":
             self._stack.append(_dtype(arguments))
+        elif short == "bytes" and not arguments:
+            self._stack.append(b"")
         elif short == "encode":
             self._stack.append(_encoded(*arguments))
         elif short == "_frombuffer":
