@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ def with_leaves(circuit: Circuit, family: Family, *, seed: int | None = None) ->
 
     Args:
         circuit: any circuit; its sum layers stay as they are.
-        family: such as ``Smooth(bandwidth=4)``.
+        family: such as ``Smooth(bandwidth=0.3)``.
         seed: draws random rows; without it every row becomes the family's best for the old one,
             and uniform rows stay as they are (of a structure without numbers).
     """
@@ -39,7 +40,7 @@ def _of_family(layer: Layer, family: Family, rng: np.random.Generator | None) ->
 
 
 def fitted_rows(
-    family: Family, counts: NDArray[np.floating], old: FloatArray, pseudocount: float
+    family: Family, counts: NDArray[Any], old: FloatArray, pseudocount: float
 ) -> FloatArray:
     """Estimate rows from counts, as one full M-step does that is repeated until it settles.
 
