@@ -24,7 +24,7 @@ abstract type Family end
 struct Categorical <: Family end
 
 """
-    Smooth(bandwidth = 0.4)
+    Smooth(bandwidth = 0.1)
 
 A probability for every value, estimated from the counts of its neighbours, too: each count is
 spread with the standard deviation `bandwidth` times the width of its column, 0.282 / Σ p²,
@@ -33,7 +33,7 @@ and a tenth of it eight times as far.
 struct Smooth <: Family
     bandwidth::Float64
 
-    function Smooth(bandwidth = 0.4)
+    function Smooth(bandwidth = 0.1)
         0 < bandwidth <= 100 ||
             refuse("bandwidth is $bandwidth; it must be above 0, at most 100.")
         return new(bandwidth)

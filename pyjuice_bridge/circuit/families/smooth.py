@@ -31,7 +31,7 @@ class Smooth(Family):
     """
 
     family: Literal["smooth"] = "smooth"
-    bandwidth: Annotated[float, Field(gt=0), at_most(100, "nothing would be left of the row")] = 0.4
+    bandwidth: Annotated[float, Field(gt=0), at_most(100, "nothing would be left of the row")] = 0.1
 
     def pooled(self, counts: Array) -> Array:
         """Spread counts over neighbouring values."""
