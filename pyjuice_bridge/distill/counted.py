@@ -26,6 +26,7 @@ def counted_start(
     key: Mapping[str, Any],
     parents: tuple[Artifact, ...],
     valid: NDArray[np.int32],
+    made_by: str | None = None,
 ) -> Initialisation:
     """Begin the distilled arm with a counted circuit, or reuse the one counted before.
 
@@ -36,6 +37,7 @@ def counted_start(
         key: what the circuit depends on besides the data, the engine and ``parents``.
         parents: the artifacts that it is made from.
         valid: int32 [N, positions], the latents of validation rows, for the bound.
+        made_by: the language that ``make`` counts in; that of the engine's builders by default.
     """
     inputs = {"data": context.data.key, "engine": context.engine_key, **key}
 
@@ -46,8 +48,8 @@ def counted_start(
             bound, marginal = bound_and_marginal(
                 context.engine, circuit, context.data.rows["valid"], valid
             )
-        made_by = builders_of(context.engine).name
-        return {"bound": bound, "marginal": marginal, "made_by": made_by}
+        language = made_by or builders_of(context.engine).name
+        return {"bound": bound, "marginal": marginal, "made_by": language}
 
     counted = context.store.stage("counting", 2, inputs, build, parents=parents)
     stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pyjuice_bridge.circuit import hdf5
-from pyjuice_bridge.circuit.region_circuit import latent_regions
+from pyjuice_bridge.circuit.rat_spn import tucker_circuit
+from pyjuice_bridge.circuit.region_circuit import latent_regions, region_circuit
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
     load_region_graph,
@@ -36,9 +38,9 @@ from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import ObservedPhase
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
-from pyjuice_bridge.distill.builders import Builders, PythonBuilders, builders_of
 from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
 from pyjuice_bridge.distill.counted import counted_start
+from pyjuice_bridge.distill.counting import count_parameters
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.region_latents import region_latents
@@ -146,13 +148,11 @@ class Regions:
             return regions
         return np.flatnonzero(np.arange(len(self.graph.scopes)) != self.graph.root).astype(np.int32)
 
-    def circuit(self, builders: Builders, sizes: IntArray, seed: int | None) -> Circuit:
+    def circuit(self, sizes: IntArray, seed: int | None) -> Circuit:
         """Build the circuit, over uniform rows where there is no seed."""
         if self.layer == "cp":
-            return builders.region_circuit(
-                self.graph, self.values, sizes, shapes=self.shapes, seed=seed
-            )
-        return builders.tucker_circuit(self.graph, int(self.values[0]), sizes, seed=seed)
+            return region_circuit(self.graph, self.values, sizes, shapes=self.shapes, seed=seed)
+        return tucker_circuit(self.graph, int(self.values[0]), sizes, seed=seed)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _check(config: Settings) -> None:
 
 def _structure(section: RegionCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
     regions = regions_of(section, shape, 0, lambda: balanced_parents(len(shape.categories)))
-    circuit = section.leafy(regions.circuit(PythonBuilders(), shape.categories, None))
+    circuit = section.leafy(regions.circuit(shape.categories, None))
     return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape, section)
 
 
@@ -264,14 +264,10 @@ def _random(
     """Begin with the same structure and Dirichlet(1) rows."""
 
     def make() -> Circuit:
-        return section.leafy(regions.circuit(builders, sizes, seed), seed)
+        return section.leafy(regions.circuit(sizes, seed), seed)
 
-    builders, seed, sizes = (
-        builders_of(context.engine),
-        context.config.seed,
-        context.data.categories,
-    )
-    key = {"random": "region_graph", **regions.key, "seed": seed, "builders": builders.name}
+    seed, sizes = context.config.seed, context.data.categories
+    key = {"random": "region_graph", **regions.key, "seed": seed}
     return Initialisation("random", {**key, **section.leaf_key}, make, trees)
 
 
@@ -279,7 +275,7 @@ def _counted(
     context: Context, section: RegionCircuit, regions: Regions, trees: tuple[Artifact, ...]
 ) -> Initialisation:
     """Begin with the circuit counted in one pass over the rows and the values of all regions."""
-    data, builders = context.data, builders_of(context.engine)
+    data = context.data
     found = region_latents(
         context, regions.graph, regions.values, regions.shapes, patch=section.patch
     )
@@ -288,9 +284,9 @@ def _counted(
         return np.ascontiguousarray(found.z[split][:, regions.positions])
 
     def make() -> Circuit:
-        start = section.leafy(regions.circuit(builders, data.categories, None))
+        start = section.leafy(regions.circuit(data.categories, None))
         x, z = data.rows["train"], positions("train")
-        return builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
+        return count_parameters(start, x, z, pseudocount=section.pseudocount)
 
     start = counted_start(
         context,
@@ -299,20 +295,21 @@ def _counted(
         key={**regions.key, "pseudocount": section.pseudocount, **section.leaf_key},
         parents=(*trees, found.artifact),
         valid=positions("valid"),
+        made_by="python",
     )
     sizes = np.array([len(scope) for scope in regions.graph.scopes])
     channels = data.shape.sides[2] if data.shape.sides else 1
     for phase in context.config.train.observed or []:
         large = (sizes >= phase.pixels * channels)[regions.positions]
-        start = _observed(
-            context, start, phase, lambda split, s=large: _hidden(positions(split), s)
-        )
+        start = _observed(context, start, phase, partial(_shown, positions, large))
     return start
 
 
-def _hidden(z: NDArray[np.int32], observed: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Hide the values of all other positions."""
-    return np.where(observed, z, np.int32(MISSING))
+def _shown(
+    z: Callable[[str], NDArray[np.int32]], positions: NDArray[np.bool_], split: str
+) -> NDArray[np.int32]:
+    """Return a split's values at some positions, -1 at the others."""
+    return np.where(positions, z(split), np.int32(MISSING))
 
 
 def _observed(
