@@ -378,7 +378,10 @@ def _regroup(
             growth = plan_growth(heads, head_means(heads, scores), _SELECTED_SHARE, grow=grow)
             line = _history_line(parts, number, circuit, before, heads, scores, growth)
             circuit = choose_roots(circuit, growth.of)
-            arrays = {"means": _mean_patches(parts, heads), "sizes": heads.sizes()}
+            arrays: dict[str, NDArray[Any]] = {
+                "means": _mean_patches(parts, heads),
+                "sizes": heads.sizes(),
+            }
             if grow:
                 circuit = widen(circuit, growth.second, seed=context.config.seed + number)
                 heads = recluster(features, heads, scores, growth)
