@@ -113,3 +113,14 @@ families_of(layer::InputLayer) = [[g] for g in axes(layer.params, 3)]
 families_of(layer::SumLayer) = unique([
     Int.(layer.groups[JuiceBridge.child_range(layer, b)]) for b = 1:num_blocks(layer)
 ])
+
+"What is counted at roots that are leaves, one of them a factor of another root, too."
+function test_leaf_roots(device)
+    leaves = InputLayer([1, 2], [1, 2], fill(0.5f0, 2, 1, 2))
+    circuit = Circuit(2, [leaves, ProductLayer(:hadamard, [1, 3], [1, 2])], [1, 3])
+    x = [1 1 0 1; 0 1 1 MISSING]
+    @test log_likelihood(circuit, x; device) ≈ log.([0.5 0.5 0.5 0.5; 0.25 0.25 0.25 0.5])
+    @test expected_counts(circuit, x; device).layers[1][:, 1, :] == [2 1; 6 2]
+    trained = fit(circuit, x; optimizer = :full_em, epochs = 1, pseudocount = 0, device)
+    @test trained.circuit.layers[1].params[:, 1, :] ≈ [1/4 1/3; 3/4 2/3]
+end

@@ -140,3 +140,7 @@ end
         count == 0 || @test JuiceBridge.extremes(values, 3, count) == extrema(some)
     end
 end
+
+@testset "roots that are leaves" begin
+    test_leaf_roots(Array)
+end

@@ -70,6 +70,10 @@ else
         end
     end
 
+    @testset "roots that are leaves, on arrays of a GPU" begin
+        test_leaf_roots(JLArray)
+    end
+
     @testset "a training on arrays of a GPU is resumed" begin
         circuit = ENGINE_CIRCUITS["hclt"]
         x, options = rows_of(circuit, 20, 1), FitOptions(; optimizer = :anemone, epochs = 3)

@@ -84,8 +84,12 @@ end
 "The functions that some cells of the page for users of Juice.jl name."
 function named_functions(column)
     page = joinpath(dirname(PAGE), "from_juice.md")
-    cells = [split(line, " | ")[column] for line in eachline(page) if startswith(line, "| `")]
-    return [Symbol(m[1]) for cell in cells for m in eachmatch(r"`(?:JuiceBridge\.)?(\w+)\(", cell)]
+    cells =
+        [split(line, " | ")[column] for line in eachline(page) if startswith(line, "| `")]
+    return [
+        Symbol(m[1]) for cell in cells for
+        m in eachmatch(r"`(?:JuiceBridge\.)?(\w+)\(", cell)
+    ]
 end
 
 @testset "the page for users of Juice.jl names functions that there are" begin

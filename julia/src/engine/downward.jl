@@ -17,7 +17,7 @@ function downward!(pass::Pass, counts::AbstractVector, weights::AbstractMatrix)
         has_flow(pass, plan) || continue
         fill!(sized!(pass.flows[plan.layer], plan.width, pass.batch, plan.blocks), 0)
     end
-    foreach(link -> enter!(pass, link, weights), pass.program.roots)
+    foreach(link -> enter!(pass, link, weights, counts), pass.program.roots)
     for plan in Iterators.reverse(pass.program.plans)
         down!(pass, plan, counts)
     end
@@ -37,18 +37,25 @@ function flow_tile(pass::Pass, plan)
     return flow_tile(pass, pass.program.plans[plan.flow_owner]::ProductPlan)
 end
 
-function enter!(pass::HostPass, link, weights)
-    flow = pass.flows[link.layer].array
-    for (root, place) in zip(link.readers, link.children), n = 1:pass.batch
-        flow[1, n, place] += weights[n, root]
+"Put weights into the flow of roots; a root that is a leaf is counted at once."
+function enter!(pass::Pass, link, weights, counts)
+    if pass.program.plans[link.layer] isa InputPlan
+        flow = reshape(weights, 1, size(weights)...)
+        return hand_over!(pass, link, flow, counts)
     end
-    return nothing
+    return add_weights!(pass.flows[link.layer].array, link, weights)
 end
 
-function enter!(pass::Pass, link, weights)
-    flow = view(pass.flows[link.layer].array, 1, :, link.children)
-    flow .+= weights[:, link.readers]
-    return nothing
+function add_weights!(flow::Array, link, weights)
+    for (root, place) in zip(link.readers, link.children), n in axes(weights, 1)
+        flow[1, n, place] += weights[n, root]
+    end
+    return flow
+end
+
+function add_weights!(flow::AbstractArray, link, weights)
+    view(flow, 1, :, link.children) .+= weights[:, link.readers]
+    return flow
 end
 
 # Products ---------------------------------------------------------------------------------
