@@ -51,7 +51,7 @@ seen = np.zeros((17, 17))
 np.add.at(seen, tuple(pair.T), 1 / len(pair))
 learnt = np.exp(engine.log_likelihood(fitted.circuit, grid)).reshape(17, 17)
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 3))
+figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
 axes[0].plot(curve)
 axes[0].set(xlabel="pass", title="mean log-likelihood, nats")
 for axis, table, title in zip(axes[1:], (seen, learnt), ("data", "circuit"), strict=True):

@@ -46,13 +46,13 @@ posterior = model.posteriors(images)["z"]  # [200, 64, 8]
 given = np.load("ids/test.npy")[:200]
 agree = (posterior.argmax(-1) == given).mean(0).reshape(8, 8)
 
-figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
 axes[0].imshow(images[3, ..., 0], cmap="gray")
 axes[0].set_title("an image")
 axes[1].imshow(given[3].reshape(8, 8), cmap="tab10", vmin=0, vmax=9)
 axes[1].set_title("its given ids")
 shown = axes[2].imshow(agree, cmap="viridis", vmin=0, vmax=1)
-axes[2].set_title("share of images that agree")
+axes[2].set_title("images that agree")
 figure.colorbar(shown, ax=axes[2])
 for axis in axes:
     axis.axis("off")

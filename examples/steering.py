@@ -97,11 +97,11 @@ for label, processors in (
     has = np.array([[name in text for name in names[:2]] for text in texts])
     shares[label] = [*has.mean(0), has.all(1).mean()]
 
-figure, axis = plt.subplots(figsize=(6, 2.6))
+figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
 for shift, (label, values) in zip((-0.2, 0.2), shares.items(), strict=True):
     axis.bar(np.arange(3) + shift, values, 0.4, label=label)
 axis.set_xticks(range(3), names)
 axis.set(ylabel="share of texts", ylim=(0, 1.02))
-axis.legend()
+axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 assert shares["steered"][2] > 0.9 > shares["free"][2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -50,3 +51,21 @@ def test_every_example_is_in_the_gallery() -> None:
         assert page.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # ")
         assert f"(gallery/{page.stem}.md)" in gallery
         assert f"gallery/{page.stem}.md" in site
+
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_the_site_has_every_page() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in DOCS:
+        assert f": {page.name}\n" in site, page.name
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_links_of_pages_lead_to_files(page: Path) -> None:
+    """Pages in docs/gallery are made by docs/render.py."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s#]+)", text):
+        if not link.startswith(("http://", "https://", "gallery/")):
+            assert (page.parent / link).exists(), link

@@ -11,7 +11,7 @@ from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fra
 
 _FEW_STEPS, _MOST_PASSES = 400, 100
 """Of EM: where passes are not set, at least so many steps, but at most so many passes."""
-_MANY_STEPS, _LARGE_STEPS = 1000, {"start": 0.5, "end": 0.05}
+_MANY_STEPS, _LARGE_STEPS = 1000, (0.5, 0.05)
 """Where step sizes are not set, shorter trainings take larger ones."""
 
 
@@ -89,7 +89,7 @@ class Train(Section):
             epochs = max(epochs, min(_MOST_PASSES, -(-_FEW_STEPS // each)))
             unset["epochs"] = epochs
         if "step_size" not in self.model_fields_set and epochs * each < _MANY_STEPS:
-            unset["step_size"] = StepSize(**_LARGE_STEPS)
+            unset["step_size"] = StepSize(start=_LARGE_STEPS[0], end=_LARGE_STEPS[1])
         return self.model_copy(update=unset)
 
 

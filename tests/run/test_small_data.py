@@ -1,5 +1,6 @@
 """Defaults that suit small data, what is said where settings do not, and the callback."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,5 @@ def test_the_callback_gets_every_line(tmp_path: Path, monkeypatch: pytest.Monkey
     told = [(row["arm"], row["passes"], row["valid"]) for row in first]
     assert told == [(row["arm"], row["passes"], row["valid"]) for row in lines]
     assert {arm for arm, _, _ in told} == {"lvd", "random"}
+    page = (Path(__file__).parents[2] / "docs" / "loggers.md").read_text(encoding="utf-8")
+    assert set(ast.literal_eval(page.split("```python\n")[1].split("```")[0])) == set(lines[-1])
