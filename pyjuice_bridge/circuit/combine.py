@@ -108,7 +108,8 @@ def _probabilities(weights: ArrayLike | None, count: int) -> NDArray[np.float64]
         raise UserError(f"weights is {shown(weights)}, must be a list of probabilities.") from None
     if row.shape != (count,) or not (row >= 0).all() or not abs(row.sum() - 1) <= 1e-6:
         raise UserError(f"weights: expected {count} probabilities that sum to one.")
-    return row / row.sum()
+    scaled: NDArray[np.float64] = row / row.sum()
+    return scaled
 
 
 def _joined(circuits: Sequence[Circuit]) -> tuple[list[Layer], IntArray, list[IntArray]]:

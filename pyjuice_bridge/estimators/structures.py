@@ -199,10 +199,10 @@ class RegionCircuit(CircuitEstimator):
         section: dict[str, Any] = {"sums": self.sums, "inputs": self.inputs}
         if self.graph is None:
             return {**section, "depth": self.depth, "replicas": self.replicas}
-        path = self.graph
-        if isinstance(path, RegionGraph):
-            path = folder / "graph.json"
-            write_text(path, self.graph.to_json())
+        if not isinstance(self.graph, RegionGraph):
+            return {**section, "graph": str(self.graph)}
+        path = folder / "graph.json"
+        write_text(path, self.graph.to_json())
         return {**section, "graph": str(path)}
 
 

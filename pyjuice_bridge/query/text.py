@@ -201,10 +201,17 @@ class TextModel:
         return out
 
     def processor(
-        self, constraint: Constraint, *, prompt_length: int, skip: int | Sequence[int] = 0
+        self,
+        constraint: Constraint,
+        *,
+        prompt_length: int,
+        skip: int | Sequence[int] = 0,
+        alpha: float = 1.0,
     ) -> PhraseProcessor:
         """Return a logits processor that makes a causal model fulfil the constraint."""
-        return PhraseProcessor(self._tensors, constraint, prompt_length=prompt_length, skip=skip)
+        return PhraseProcessor(
+            self._tensors, constraint, prompt_length=prompt_length, skip=skip, alpha=alpha
+        )
 
     @cached_property
     def _tensors(self) -> HmmTensors:

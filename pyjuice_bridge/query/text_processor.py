@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.numbers import whole
+from pyjuice_bridge.numbers import real, whole
 from pyjuice_bridge.query.text_hmm import HmmTensors, advance, possible, predict
 from pyjuice_bridge.query.text_phrases import Constraint, Lookahead
 
 _NORMALISED = 1e-3
 """Log of the sum of probabilities, at most."""
+_MOST_ALPHA = 1e3
 
 
 class _Texts(NamedTuple):
@@ -49,7 +50,10 @@ class PhraseProcessor:
         constraint: about the generated tokens.
         prompt_length: how many tokens of the input, padding included, are not generated.
         skip: how many leading tokens of a prompt the HMM does not see (padding on the left, a token
-            of the beginning, an instruction): one number, or one for every prompt.
+            of the beginning, an instruction): one number, or one for every prompt, so that prompts
+            of different lengths can share a batch.
+        alpha: exponent of the HMM's probability. Above 0 the constraint holds in any case; smaller
+            values trust the HMM's timing less, and 0 leaves the language model alone.
 
     Raises:
         UserError: the constraint cannot be fulfilled.
@@ -64,7 +68,9 @@ class PhraseProcessor:
         *,
         prompt_length: int,
         skip: int | Sequence[int] | NDArray[np.integer] = 0,
+        alpha: float = 1.0,
     ) -> None:
+        self.alpha = real("alpha", alpha, Interval(ge=0, le=_MOST_ALPHA))
         self.lookahead = Lookahead(hmm, constraint)
         if bool(self.lookahead.log_probability(hmm.initial[None]).isneginf()):
             raise UserError(
@@ -92,7 +98,7 @@ class PhraseProcessor:
             Normalised log-probabilities of the type and on the device of ``scores``, all on the
             end-of-sequence token where the text is over, all -inf where it cannot be fulfilled any
             more (a beam that another one outlives); ``scores`` themselves once
-            ``constraint.tokens`` tokens have been generated.
+            ``constraint.tokens`` tokens have been generated, and where ``alpha`` is 0.
 
         Raises:
             UserError: no token that the language model allows leads to fulfilment.
@@ -109,14 +115,14 @@ class PhraseProcessor:
                 f"prompt_length is {self.prompt_length}, but the texts have only "
                 f"{input_ids.shape[1]} tokens."
             )
-        if step >= self.constraint.tokens:
+        if step >= self.constraint.tokens or not self.alpha:
             return scores
         texts = self._known = self._read(input_ids.to(self.hmm.device), step)
         fulfilled = self.lookahead.log_fulfilled(texts.hidden, texts.state, step)
         exact = torch.promote_types(scores.dtype, torch.float32)
         steered = torch.full_like(scores, -torch.inf, dtype=exact)
         steered[:, :vocabulary] = scores.to(exact).log_softmax(1)[:, :vocabulary]
-        steered[:, :vocabulary] += fulfilled.to(scores.device, exact)
+        steered[:, :vocabulary] += self.alpha * fulfilled.to(scores.device, exact)
         if self.constraint.eos is not None:
             over = (texts.state == self.lookahead.over).to(scores.device)
             steered[over] = -torch.inf

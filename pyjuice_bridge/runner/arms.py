@@ -239,8 +239,10 @@ def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tu
             assert valid is not None
             seconds = sum(epoch.seconds for epoch in fitted.history)
             tried.append({**trial, "valid": valid, "seconds": seconds})
+            context.reporter.say(f"{title}: {_trial_line(context, tried[-1])}")
             write_json(log, tried)
         best = max(tried, key=lambda t: t["valid"])
+        context.reporter.say(f"tuned {start.name}: {_trial_line(context, best)}")
         return {
             "seconds": sum(t["seconds"] for t in tried),
             "best": {k: best[k] for k in ("pseudocount", "step_size")},
@@ -258,3 +260,10 @@ def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tu
     return context.store.stage(
         f"tune-{start.arm}", 2, key, build, parents=start.parents, together=True
     )
+
+
+def _trial_line(context: Context, trial: Mapping[str, float]) -> str:
+    """Put a pair of the grid and its figure into words."""
+    figure = context.data.measure.phrase(context.data.value("valid", trial["valid"]))
+    pair = f"pseudocount {trial['pseudocount']:g}, step size {trial['step_size']:g}"
+    return f"{pair}: validation {figure}"

@@ -300,6 +300,13 @@ def test_juice_text_is_read(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("keep", [1, 10, 40, -4])
+def test_a_damaged_archive_is_one_sentence(keep: int, tmp_path: Path) -> None:
+    (tmp_path / "x.jpc.gz").write_bytes(gzip.compress(JUICE.encode())[:keep])
+    with pytest.raises(UserError, match="x.jpc.gz"):
+        read_circuit(tmp_path / "x.jpc.gz")
+
+
 def test_binomial_leaves_become_categorical(tmp_path: Path) -> None:
     (tmp_path / "x.jpc").write_text(f"jpc 1\nB 0 0 1 4 {np.log(0.3)}\n")
     found = np.exp(log_p(read_juice(tmp_path / "x.jpc"), np.arange(5)[:, None]))
@@ -311,6 +318,7 @@ def test_binomial_leaves_become_categorical(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
+        ("L 0 0 1", "B 0 0 1 3 1000", "line 3"),
         ("jpc 7", "jpc 8", "says 8 nodes, but holds 7"),
         ("L 1", "L 2", "line 4: is no node of a Juice circuit with id 1"),
         ("P 4 0 2 0 2", "P 4 0 2 0 9", "line 7"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -260,3 +262,12 @@ def test_questions_that_cannot_be_answered_are_refused() -> None:
         estimator.score_samples([[0, 5, 0, 0]])
     with pytest.raises(ValueError, match="n is 0"):
         estimator.sample(0)
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, known)
+    assert (tmp_path / "digits.h5").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -285,3 +286,85 @@ def test_a_generated_token_that_is_impossible_ends_its_text() -> None:
     processor = exact_model(never).processor(Constraint.any_of([[0]], 3), prompt_length=1)
     found = processor(torch.tensor([[1, 1], [1, 2]]), torch.zeros(2, 4))
     assert found[1].isneginf().all() and found[0].exp().sum() == pytest.approx(1)
+
+
+def test_alpha_is_the_exponent_of_the_hmm() -> None:
+    """Against both parts on their own: p_LM(next) · p(fulfilled | next) ** alpha, normalised."""
+    constraint = CONSTRAINTS[0]
+    ids = torch.tensor([[2, 1], [0, 3]])
+    scores = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).double()
+    alone = scores.log_softmax(1).numpy()
+    full = MODEL.processor(constraint, prompt_length=2)(ids, scores).numpy()
+    for alpha in (0.25, 1.0, 3.0):
+        steered = MODEL.processor(constraint, prompt_length=2, alpha=alpha)(ids, scores)
+        expected = alone + alpha * (full - alone)
+        expected -= np.log(np.exp(expected).sum(1, keepdims=True))
+        np.testing.assert_allclose(steered.numpy(), expected, atol=1e-9)
+    off = MODEL.processor(constraint, prompt_length=2, alpha=0)
+    assert off(ids, scores) is scores
+    for wrong in (-1, np.nan, "much"):
+        with pytest.raises(UserError, match="alpha is"):
+            MODEL.processor(constraint, prompt_length=2, alpha=wrong)  # type: ignore[arg-type]
+
+
+def test_a_small_alpha_keeps_the_phrase_and_none_leaves_it_out() -> None:
+    constraint = Constraint.any_of([[7, 8, 9]], 8)
+    held = []
+    for alpha in (0.0, 0.1, 1.0):
+        processor = HMM_OF_GPT.processor(constraint, prompt_length=2, alpha=alpha)
+        drawn = generate(
+            processor, [[1, 2]], do_sample=True, max_new_tokens=8, num_return_sequences=10
+        )
+        held.append(sum(contains(text, (7, 8, 9)) for text in new_tokens(drawn, 2)))
+    assert held == [0, 10, 10]
+
+
+def test_prompts_of_different_lengths_in_one_batch() -> None:
+    """2, 7 and 15 tokens, padded on the left: every row as if it were alone."""
+    lengths, width = [2, 7, 15], 15
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 38, length).tolist() for length in lengths]
+    padded = [[VOCABULARY] * (width - len(p)) + p for p in prompts]
+    skip = [width - length for length in lengths]
+    constraint = Constraint.all_of([[7, 8, 9], [20]], 10, eos=39, min_length=6)
+    ids = torch.tensor(padded)
+    processor = HMM_OF_GPT.processor(constraint, prompt_length=width, skip=skip)
+    scores = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(0)).double()
+    both = processor(ids, scores)
+    for row, prompt in enumerate(prompts):
+        alone = HMM_OF_GPT.processor(constraint, prompt_length=len(prompt))
+        expected = alone(torch.tensor([prompt]), scores[row : row + 1])[0]
+        np.testing.assert_allclose(both[row].numpy(), expected.numpy(), atol=1e-5)
+    torch.manual_seed(0)
+    drawn = tiny_gpt2().generate(
+        ids,
+        attention_mask=(ids != VOCABULARY).long(),
+        logits_processor=[HMM_OF_GPT.processor(constraint, prompt_length=width, skip=skip)],
+        pad_token_id=VOCABULARY,
+        do_sample=True,
+        max_new_tokens=10,
+        num_return_sequences=4,
+    )
+    for text in new_tokens(drawn, width):
+        assert contains(text, (7, 8, 9)) and contains(text, (20,)) and len(text) >= 6
+
+
+def held_tensors() -> tuple[int, int]:
+    """Return how many tensors there are, and their entries."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+    return len(tensors), sum(each.numel() for each in tensors)
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    """200 steps: what stays from call to call is the texts, a hidden and an automaton state."""
+    processor = HMM_OF_GPT.processor(Constraint.any_of([[7, 8]], 210), prompt_length=1)
+    ids, scores, counts = torch.tensor([[1], [2]]), torch.zeros(2, VOCABULARY), []
+    for step in range(200):
+        ids = torch.cat([ids, processor(ids, scores).argmax(1, keepdim=True)], 1)
+        if step in (20, 199):
+            counts.append(held_tensors())
+    (few, before), (many, after) = counts
+    assert many <= few
+    # The texts themselves: two copies of 2 rows, 179 tokens longer.
+    assert after - before <= 2 * 2 * 179

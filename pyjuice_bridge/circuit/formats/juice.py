@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +53,10 @@ class _Node:
 
 def is_juice(path: Path) -> bool:
     """Tell whether a file begins as Juice's do: comments, then ``jpc`` and a number."""
-    with _opened(path) as file:
+    with suppress(OSError, EOFError, zlib.error), _opened(path) as file:
         for line in file:
             if not line.startswith(b"c"):
-                return line.startswith(b"jpc ")
+                return bytes(line).startswith(b"jpc ")
     return False
 
 
@@ -68,7 +70,7 @@ def read_juice(path: Path | str) -> Circuit:
     try:
         with _opened(path) as file:
             nodes = _parse(file, path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from None
     blocks = _Blocks(nodes).all()
     num_vars = 1 + max(node.variable for node in nodes)
@@ -119,7 +121,7 @@ def _parse(lines: Any, path: Path) -> list[_Node]:
                 expected = int(tokens[1])
                 continue
             node = _node(tokens, len(nodes))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise UserError(
                 f"{path}, line {number}: is no node of a Juice circuit with id {len(nodes)}."
             ) from None
@@ -147,16 +149,17 @@ def _node(tokens: Sequence[bytes], index: int) -> _Node:
             return _Node(-1, children, None)
         # A child may be listed twice: its weights add up.
         each, place = np.unique(children, return_inverse=True)
-        weights = np.bincount(place, _row(np.array(rest[2::2], np.float64)))
+        own = _row(np.array(rest[2::2], np.float64))
+        weights = np.bincount(place, own).astype(np.float64)
         if len(each) == len(children):
-            return _Node(-1, children, weights[place])
+            return _Node(-1, children, own)
         return _Node(-1, tuple(each.tolist()), weights)
     first = int(rest[0])
     if kind == b"L" and len(rest) == 1 and first:
-        return _Node(_variable(abs(first)), (), np.eye(2)[int(first > 0)])
+        return _Node(_variable(abs(first)), (), np.eye(2, dtype=np.float64)[int(first > 0)])
     if kind == b"I" and len(rest) == 2 and 0 <= int(rest[1]) < _MOST_VALUES:
         value = int(rest[1])
-        return _Node(_variable(first), (), np.eye(1, value + 1, value)[0])
+        return _Node(_variable(first), (), np.eye(1, value + 1, value, np.float64)[0])
     if kind == b"B" and len(rest) == 3 and 1 <= int(rest[1]) < _MOST_VALUES:
         return _Node(_variable(first), (), _binomial(int(rest[1]), float(rest[2])))
     if kind == b"C" and len(rest) > 1:
@@ -187,7 +190,8 @@ def _binomial(trials: int, log_p: float) -> NDArray[np.float64]:
     if not 0 <= p <= 1:
         raise ValueError
     if p in (0, 1):
-        return np.eye(trials + 1)[trials if p else 0]
+        sure: NDArray[np.float64] = np.eye(trials + 1, dtype=np.float64)[trials if p else 0]
+        return sure
     k = np.arange(trials + 1)
     factorial = np.array([math.lgamma(n + 1) for n in range(trials + 1)])
     chosen = factorial[-1] - factorial - factorial[::-1]
@@ -214,8 +218,7 @@ class _Blocks:
 
     def all(self) -> list[Block]:
         """Return the blocks that the root needs, children first, the root last."""
-        root = (len(self._nodes) - 1,)
-        waiting = [root]
+        waiting: list[Names] = [(len(self._nodes) - 1,)]
         while waiting:
             names = waiting[-1]
             needs, make = self._plan(names)

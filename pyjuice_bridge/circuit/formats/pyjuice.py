@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,8 +42,9 @@ Grain = Literal["vector", "block", "node"]
 
 def is_pickle(path: Path) -> bool:
     """Tell whether a file begins as a pickle does."""
-    with path.open("rb") as file:
+    with suppress(OSError), path.open("rb") as file:
         return file.read(1) == b"\x80"
+    return False
 
 
 def read_pyjuice(path: Path | str) -> Circuit:
@@ -440,7 +442,8 @@ def _normalised(vector: _Vector) -> NDArray[Any]:
     totals = np.zeros((vector.count, vector.size))
     np.add.at(totals, edges[0], params.sum(axis=2, dtype=np.float64))
     totals = _scaled(totals, vector)
-    return (params / totals[edges[0]][:, :, None]).astype(params.dtype)
+    scaled: NDArray[Any] = params / totals[edges[0]][:, :, None]
+    return scaled.astype(params.dtype)
 
 
 def _scaled(totals: NDArray[np.float64], vector: _Vector) -> NDArray[np.float64]:
