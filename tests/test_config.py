@@ -65,7 +65,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"data": TEXT, "circuit": {"kind": "hmm", "leaves": {"family": "smooth"}}},
-        "there is no field 'circuit.leaves'; allowed are kind, states and pseudocount",
+        "'circuit.leaves' belongs to 'circuit.kind: hclt'",
     ),
     (
         {"teacher": {"kind": "mea"}},
