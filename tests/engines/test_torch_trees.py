@@ -10,6 +10,7 @@ import torch
 from circuits import CIRCUITS, hmm, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from random_circuits import random_circuit, sharpened
 
 from pyjuice_bridge.circuit.families.base import Family
@@ -23,8 +24,9 @@ from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine, batches
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
-from pyjuice_bridge.engines.torch.fused import Trees, upward
+from pyjuice_bridge.engines.torch.fused import Trees, lanes, upward
 from pyjuice_bridge.engines.torch.fused.trees import cut
+from pyjuice_bridge.engines.torch.fused.vectors import row_size
 from pyjuice_bridge.engines.torch.values import Workspace
 
 ENGINE = TorchEngine()
@@ -160,6 +162,20 @@ def test_random_circuits(seed: int, size: int) -> None:
     check_same(circuit, random_rows(circuit, 12, seed, 0.2))
 
 
+def test_what_is_no_number_behind_the_last_row_hides_no_underflow() -> None:
+    @njit  # type: ignore[untyped-decorator]
+    def rescale(rows: int, exponents: int, count: int) -> int:
+        return lanes.rescale(3, rows, exponents, count)  # type: ignore[no-any-return]
+
+    for smallest, low in ((1.0, False), (1e-39, True)):
+        rows, exponents = np.full((8, row_size(3)), np.nan, np.float32), np.zeros(8, np.int32)
+        rows[:2] = 0.0
+        rows[:2, :3] = 1.0
+        rows[0, 1] = smallest
+        assert bool(rescale(rows.ctypes.data, exponents.ctypes.data, 2)) == low
+        np.testing.assert_array_equal(rows[:2, 0], np.float32(2.0) ** -exponents[:2])
+
+
 def test_what_is_a_tree() -> None:
     found = {name: cut(ENGINE._load(make())[0]) for name, make in CIRCUITS.items()}
     shapes = {
@@ -208,8 +224,9 @@ def test_steps_taken_while_counting(seed: int, kind: str, width: int, categories
     )
     found = ENGINE.fit(circuit, x, options, weights=weights).circuit
     for a, b in zip(found.layers, wanted.layers, strict=True):
-        if layer_params(b) is not None:
-            np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-4, atol=1e-6)
+        theta, due = layer_params(a), layer_params(b)
+        if theta is not None and due is not None:
+            np.testing.assert_allclose(theta, due, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("skip", [1e-3, 1e-1])

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyjuice_bridge.engines.torch.fused import segments
-from pyjuice_bridge.engines.torch.fused.lanes import ROWS, padded
+from pyjuice_bridge.engines.torch.fused import roots, segments
+from pyjuice_bridge.engines.torch.fused.lanes import ROWS
 from pyjuice_bridge.engines.torch.fused.memory import LN2
 from pyjuice_bridge.engines.torch.fused.steps import Step
 from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
 from pyjuice_bridge.engines.torch.fused.trees import Bank, Cut, Longs
+from pyjuice_bridge.engines.torch.fused.vectors import row_size
 from pyjuice_bridge.engines.torch.program import Params
 from pyjuice_bridge.engines.torch.values import Workspace
 
@@ -21,8 +22,10 @@ _CHUNK_BYTES = 2**17
 """Bytes of a chunk's rows, unless these are very few columns or very many."""
 _MOST_ROWS = 8 * ROWS
 _TASKS_PER_THREAD = 4
+_CACHE_BYTES, _READS_PER_ROW = 3 * 2**19, 2
+"""Tables of so many bytes stay in the second cache once their rows have been read so often."""
 _SELECT_ROWS = 512
-_BATCH_BYTES = 2**26
+_BATCH_BYTES = 2**27
 
 
 def batch_bytes(cut: Cut) -> int:
@@ -55,17 +58,19 @@ class BankJobs:
         self._shared = bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
         """Whether threads share a cluster: its matrices are packed for all of them then."""
         size = (bank.clusters if self._shared else threads) * bank.nodes
-        self._packed = torch.zeros(2, size, bank.width * padded(bank.width))
+        self._packed = torch.zeros(2, size, bank.width * row_size(bank.width))
         self._faint = torch.zeros(size, dtype=torch.int64)
-        self._reach = torch.zeros(size, padded(bank.width), dtype=torch.int64)
+        self._reach = torch.zeros(size, row_size(bank.width), dtype=torch.int64)
         self._weights = _places(params, bank.matrices, 0)
         self._tables = _places(params, bank.tables, 1)
         self._turns = np.zeros((bank.clusters, bank.nodes), np.int64)
         rows = _rows_of(params, bank.tables)
         self._table_rows = np.ascontiguousarray(rows[0])
-        self._steps = not self._shared and bool((rows == rows[0]).all())
+        large = int(rows.sum(1).max()) * 4 * bank.width > _CACHE_BYTES
+        self._hot = self.columns if large else _READS_PER_ROW * int(rows.max())
+        self._steps = not self._shared and not large and bool((rows == rows[0]).all())
         self._weights_version = -1
-        row_bytes = 8 * bank.nodes * padded(bank.width)
+        row_bytes = 8 * bank.nodes * row_size(bank.width)
         chunk = _CHUNK_BYTES // row_bytes // ROWS * ROWS
         self._chunk = max(ROWS, min(_MOST_ROWS, chunk, -(-self.columns // ROWS) * ROWS))
         parts = -(-self.columns // self._chunk)
@@ -79,7 +84,7 @@ class BankJobs:
             size,
             nodes=bank.nodes,
             width=bank.width,
-            padded=padded(bank.width),
+            padded=row_size(bank.width),
             weights=address(self._weights),
             packed_up=address(self._packed[0]),
             packed_down=address(self._packed[1]),
@@ -149,9 +154,9 @@ class BankJobs:
         )
         values = mantissas.double()
         values, own = torch.frexp(values if mask is None else values * mask)
-        powers = (own + exponents).masked_fill_(values == 0, segments.NOTHING)
+        powers = (own + exponents).masked_fill_(values == 0, roots.NOTHING)
         top = powers.amax(-1)
-        scale = torch.where(top > segments.NOTHING, top.double() * LN2, -torch.inf)
+        scale = torch.where(top > roots.NOTHING, top.double() * LN2, -torch.inf)
         return torch.ldexp(values, powers - top[..., None]), scale
 
     def gather(
@@ -166,9 +171,9 @@ class BankJobs:
         """Set the roots side by side in a layer's tile."""
         blocks, slots = self._sources.shape
         return Job(
-            segments.gather,
+            roots.gather,
             torch.float32,
-            segments.GATHER,
+            roots.GATHER,
             blocks,
             keep=(mask,),
             blocks=blocks,
@@ -226,9 +231,10 @@ class BankJobs:
             nodes=bank.nodes,
             leaves=bank.tables.shape[1],
             width=bank.width,
-            padded=padded(bank.width),
+            padded=row_size(bank.width),
             chunk=self._chunk,
             part=self._part,
+            hot=self._hot,
             parents=address(bank.parents),
             child_offsets=address(bank.children),
             children=address(bank.child),
@@ -256,7 +262,7 @@ class BankJobs:
         blocks, slots = self._sources.shape
         rows = blocks * self.batch
         tasks = -(-rows // _SELECT_ROWS)
-        numbers = np.zeros((tasks, bank.clusters, segments.BINS), np.int64)
+        numbers = np.zeros((tasks, bank.clusters, roots.BINS), np.int64)
         sums = np.zeros(numbers.shape)
         given = {
             "rows": rows,
@@ -271,11 +277,9 @@ class BankJobs:
         above = sums.sum(0).cumsum(1)
         total = above[:, -1:]
         cuts = (
-            1 + (above < (1 - skip) * total).sum(1)
-            if skip
-            else np.full(bank.clusters, segments.BINS)
+            1 + (above < (1 - skip) * total).sum(1) if skip else np.full(bank.clusters, roots.BINS)
         )
-        kept = np.arange(segments.BINS) < cuts[:, None]
+        kept = np.arange(roots.BINS) < cuts[:, None]
         sizes = (numbers * kept).sum(2)
         ends = np.cumsum(sizes.sum(0))
         starts = ends - sizes.sum(0) + np.cumsum(sizes, 0) - sizes
@@ -293,7 +297,7 @@ class BankJobs:
         return found
 
     def _run_select(self, tasks: int, given: dict[str, Any]) -> None:
-        run([Job(segments.select, torch.float32, segments.SELECT, tasks, **given)])
+        run([Job(roots.select, torch.float32, roots.SELECT, tasks, **given)])
 
 
 @dataclass

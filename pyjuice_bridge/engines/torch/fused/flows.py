@@ -30,20 +30,20 @@ _MIX = 40503
 """Spreads row numbers over 16 bits: 2^16 divided by the golden ratio."""
 
 DOWN = frame_type(
-    *("kind", "blocks", "batch", "width", "chunk", "sets", "parts", "bare"),
+    *("kind", "blocks", "batch", "width", "chunk", "sets", "parts", "is_ratio"),
     *("set_offsets", "set_blocks", "keys", "offsets", "targets", "variables", "widths"),
     *("rows", "tile", "flow"),
     *("gemm", "weights", "ratios", "sum_width", "sum_counts", "turns"),
 )
 """Frame of the downward kernels; a task is a part of the samples of a set of blocks.
 
-``flow`` [blocks, batch, width] enters the products; it is still to be multiplied by ``tile``, in
-place, if ``bare``.  ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in different sets
-count into different tables.  Where there are ``parts`` of a set, samples that read the same row of
-its one table are in the same part: ``keys`` int64 [blocks] are the variables to look at, negative
-where there is no table.  The rest is as in ``upward.UP``, and ``targets`` are addresses: of an
-input's table of counts (0: not counted), which is added to; of the tile of a sum, whose values v
-become flow / v; of a product's tile of flows.
+``flow`` [blocks, batch, width] enters the products; if ``is_ratio``, it is still to be multiplied
+by ``tile``, in place.  ``set_offsets`` int64 [sets + 1] into ``set_blocks``: blocks in different
+sets count into different tables.  Where there are ``parts`` of a set, samples that read the same
+row of its one table are in the same part: ``keys`` int64 [blocks] are the variables to look at,
+negative where there is no table.  The rest is as in ``upward.UP``, and ``targets`` are addresses:
+of an input's table of counts (0: not counted), which is added to; of the tile of a sum, whose
+values v become flow / v; of a product's tile of flows.
 
 ``joined_down`` makes flow itself, as the matrix product of ``ratios`` [blocks, batch, sum_width]
 and ``weights``, and adds to ``sum_counts`` (both int64 [blocks], addresses; 0 among the latter for
@@ -155,7 +155,7 @@ def product_down(frame):  # type: ignore[no-untyped-def]
                     if ((row * _MIX & 0xFFFF) * f.parts) >> 16 != part:
                         continue
                 at = (block * batch + sample) * row_size
-                if f.bare != 0:
+                if f.is_ratio != 0:
                     _multiplied(frame, f.flow + at, f.tile + at, f.width)
                 _pass_on(frame, f, block, sample, f.flow + at, pair)
 

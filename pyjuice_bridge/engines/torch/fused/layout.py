@@ -50,11 +50,11 @@ class Layout:
         sums: sum layers that are matrix products of consecutive blocks of one product layer.
         above: by product layer that only one of ``sums`` reads, and reads whole: that one.
         sets: of the product layers whose downward pass is a kernel's.
-        handed: layers that receive what such a kernel hands down: sums flow / value, in the place
-            of their values; products their flow.
-        bare: product layers that one of ``sums`` hands flow / value.
-        apart: those of ``bare`` of which different sets share no weights either.
-        places: by product layer that is handed or bare, the number of the buffer it is in.
+        flow_targets: layers that receive what such a kernel hands down: sums flow / value, in the
+            place of their values; products their flow.
+        ratio_targets: product layers that one of ``sums`` hands flow / value.
+        independent: those of ``ratio_targets`` of which different sets share no weights either.
+        places: by product layer among the targets, the number of the buffer it is in.
     """
 
     variables: dict[int, Longs]
@@ -62,9 +62,9 @@ class Layout:
     sums: frozenset[int]
     above: dict[int, int]
     sets: dict[int, Sets]
-    handed: frozenset[int]
-    bare: frozenset[int]
-    apart: frozenset[int]
+    flow_targets: frozenset[int]
+    ratio_targets: frozenset[int]
+    independent: frozenset[int]
     places: dict[int, int]
 
 
@@ -73,13 +73,13 @@ def layout(program: Program) -> Layout:
     products = {i: p for i, p in enumerate(program.layers) if isinstance(p, ProductPlan)}
     sums = frozenset(i for i in range(len(program.layers)) if _simple(program, i))
     uses = _uses(program)
-    handed, down = _handed(program, products, sums)
+    flow_targets, down = _flow_targets(program, products, sums)
     read = [i for i, p in enumerate(program.layers) if isinstance(p, (ProductPlan, GivenPlan))]
     above = {i: s for i in read if (s := _only_parent(sums, uses[i])) is not None}
-    bare = down & above.keys()
-    parents = {i: above[i] for i in bare}
+    ratio_targets = down & above.keys()
+    parents = {i: above[i] for i in ratio_targets}
     for i, plan in products.items():
-        for child in set(plan.edges.layers.tolist()) & handed & products.keys():
+        for child in set(plan.edges.layers.tolist()) & flow_targets & products.keys():
             parents[child] = max(parents.get(child, 0), i)
     variables = {i: _variables(program, plan) for i, plan in products.items()}
     widths = {i: np.array(program.widths)[plan.edges.layers] for i, plan in products.items()}
@@ -90,9 +90,9 @@ def layout(program: Program) -> Layout:
         sums,
         above,
         sets,
-        handed,
-        bare,
-        frozenset(i for i in bare if _apart(program.layers[above[i]], sets[i])),
+        flow_targets,
+        ratio_targets,
+        frozenset(i for i in ratio_targets if _independent(program.layers[above[i]], sets[i])),
         _places(parents),
     )
 
@@ -141,7 +141,7 @@ def _only_parent(sums: frozenset[int], uses: list[tuple[int, Blocks | None]]) ->
     return None
 
 
-def _handed(
+def _flow_targets(
     program: Program, products: dict[int, ProductPlan], sums: frozenset[int]
 ) -> tuple[frozenset[int], frozenset[int]]:
     """Layers that kernels can hand down to, and the product layers whose kernels do so.
@@ -159,21 +159,23 @@ def _handed(
     for layer_plan in program.layers:
         if isinstance(layer_plan, SumPlan):
             elsewhere |= {blocks.layer for blocks in layer_plan.sources}
-    handed = {
+    flow_targets = {
         i
         for i in sums | products.keys()
         if i not in elsewhere and parents.get(i) == Counter(range(program.sizes[i]))
     }
     inputs = {i for i, plan in enumerate(program.layers) if isinstance(plan, InputPlan)}
     while True:
-        down = {i for i, p in products.items() if set(p.edges.layers.tolist()) <= handed | inputs}
-        kept = {i for i in handed if above[i] <= down}
-        if kept == handed:
-            return frozenset(handed), frozenset(down)
-        handed = kept
+        down = {
+            i for i, p in products.items() if set(p.edges.layers.tolist()) <= flow_targets | inputs
+        }
+        kept = {i for i in flow_targets if above[i] <= down}
+        if kept == flow_targets:
+            return frozenset(flow_targets), frozenset(down)
+        flow_targets = kept
 
 
-def _apart(above: object, sets: Sets) -> bool:
+def _independent(above: object, sets: Sets) -> bool:
     """Whether the edges of a group of weights all lead to blocks of one set."""
     assert isinstance(above, SumPlan) and above.groups is None
     member = np.empty(len(sets.blocks), np.int64)

@@ -181,7 +181,7 @@ class FusedUpward(Upward):
         return self.act
 
     def _do(self) -> None:
-        """What waits, so that its results are there."""
+        """Run the waiting jobs."""
         run(self._waiting)
         self._waiting.clear()
         lost = self.buffers.lost.tolist()
@@ -224,7 +224,7 @@ class FusedUpward(Upward):
             self._waiting.append(step.upward)
         elif not joined:
             self._do()
-            torch.bmm(step.values, step.weights.transpose(1, 2), out=step.mixed)
+            torch.bmm(step.values, step.weights.transpose(1, 2), out=step.edge_values)
         if not (joined and step.single):
             self._waiting.append(step.mix)
         self._made_by_kernel(layer)
@@ -247,12 +247,12 @@ class FusedDownward(Downward):
         self.jobs, self.work, self.buffers = up.jobs, up.work, up.buffers
         self._counted = self.buffers.counted(counts)
         self.jobs.count(self._counted)
-        self._handed = self.work.layout.handed
+        self._flow_targets = self.work.layout.flow_targets
         self._masked = up.masked
         self._waiting: list[Job] = []
         self._given: list[torch.Tensor] = []
         """Flows that waiting jobs read."""
-        self._bare: set[int] = set()
+        self._ratio_targets: set[int] = set()
         self._joined: set[int] = set()
 
     def run(self, weights: torch.Tensor) -> None:
@@ -276,9 +276,9 @@ class FusedDownward(Downward):
         else:
             flow = flow.contiguous()
             self._given.append(flow)
-            job["flow"], job["bare"] = address(flow), layer in self._bare
+            job["flow"], job["is_ratio"] = address(flow), layer in self._ratio_targets
             self._waiting.append(job)
-        for child in set(plan.edges.layers.tolist()) & self._handed:
+        for child in set(plan.edges.layers.tolist()) & self._flow_targets:
             tiles = self.buffers.flows if child in self.buffers.flows else self.buffers.tiles
             self.flows[child] = tiles[child]
 
@@ -291,7 +291,7 @@ class FusedDownward(Downward):
         self._spread_ratio(layer, step, flow)
         if step.down is not None:
             self.flows[step.source] = self.buffers.flows[step.source]
-            self._bare.add(step.source)
+            self._ratio_targets.add(step.source)
         if step.source in self.work.joined_down and step.source not in self._masked:
             self._joined.add(step.source)
             return
@@ -301,9 +301,9 @@ class FusedDownward(Downward):
             return
         self._do()
         if step.down is not None:
-            torch.bmm(step.mixed, step.weights, out=step.down)
+            torch.bmm(step.edge_values, step.weights, out=step.down)
             return
-        flows = torch.bmm(step.mixed, step.weights).mul_(step.values)
+        flows = torch.bmm(step.edge_values, step.weights).mul_(step.values)
         self._split(plan.sources, flows.view(-1, self.up.act.batch, flows.shape[2]))
 
     def _count(self, layer: int, step: SumJobs) -> None:
@@ -312,18 +312,18 @@ class FusedDownward(Downward):
             self._waiting.append(step.counting)
         elif count is not None:
             self._do()
-            count.baddbmm_(step.mixed.transpose(1, 2), step.values)
+            count.baddbmm_(step.edge_values.transpose(1, 2), step.values)
 
     def _spread_ratio(self, layer: int, step: SumJobs, flow: torch.Tensor) -> None:
-        """Flow / value of every edge, in ``step.mixed``."""
-        if layer not in self._handed:
+        """Flow / value of every edge, in ``step.edge_values``."""
+        if layer not in self._flow_targets:
             self._do()
             step.tile.copy_(self._ratio(layer, flow))
         if step.spread is not None:
             self._waiting.append(step.spread)
 
     def _ratio(self, layer: int, flow: torch.Tensor) -> torch.Tensor:
-        if layer not in self._handed:
+        if layer not in self._flow_targets:
             return super()._ratio(layer, flow)
         mask = self.up.evidence_on(layer)
         return flow if mask is None else flow.mul_(mask)

@@ -70,7 +70,7 @@ def joined_down_job(work: Work, layer: int, counts: Params) -> Job:
         gemm=work.gemm,
         weights=address(weights),
         sum_counts=address(counted),
-        ratios=address(work.mixed[above]),
+        ratios=address(work.edge_values[above]),
         sum_width=work.program.widths[above],
         turns=address(turns),
     )
@@ -130,7 +130,7 @@ def _sums_up(work: Work, layer: int) -> tuple[dict[str, Any], object]:
     found = {
         "gemm": work.gemm,
         "weights": address(weights),
-        "sums": address(work.mixed[above]),
+        "sums": address(work.edge_values[above]),
         "sum_width": plan.width,
         "faint": buffers.flag(buffers.faint, work.program.owners[above]),
         "limit": work.limit,

@@ -11,47 +11,29 @@ column in which a value underflows that is not exactly zero is evaluated again i
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from pyjuice_bridge.engines.torch.backward import LARGEST_RATIO
-from pyjuice_bridge.engines.torch.fused import lanes
-from pyjuice_bridge.engines.torch.fused.memory import (
-    LN2,
-    doubles,
-    fields,
-    floats,
-    inline,
-    ints,
-    longs,
-)
+from pyjuice_bridge.engines.torch.fused import exact, lanes, losses
+from pyjuice_bridge.engines.torch.fused.memory import fields, floats, inline, ints, longs
 from pyjuice_bridge.engines.torch.fused.threads import (
     Kernel,
     advance,
-    called,
     frame_type,
     kernel,
     next_task,
     wait_for,
 )
+from pyjuice_bridge.engines.torch.fused.vectors import LINE, TINY, row_size
 from pyjuice_bridge.engines.torch.underflow import TOLERANCE
 
-TINY = 2.0**-126
-_LEAST, _MOST = 1e-250, 1e100
-"""Error bounds are between them, or zero; what reaches the latter is unknown."""
-NOTHING = -(2**30)
-"""Stands for the exponent of zero."""
-BINS = 64
-"""Flows are sorted by their exponents into so many bins: 1 and more, from a half on, ….  The last
-holds what is smaller."""
 _SMALL_FACTORS = 3
 """So many leaves are multiplied before the product is raised again."""
 
 SEGMENT = frame_type(
-    *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "part"),
+    *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "part", "hot"),
     *("parents", "child_offsets", "children", "leaf_offsets"),
     *("views", "tables", "weights", "packed_up", "packed_down", "faint", "reach"),
     *("table_counts", "weight_counts", "turns"),
@@ -59,6 +41,7 @@ SEGMENT = frame_type(
     *("mantissas", "exponents", "writes", "counts", "slots", "rows", "step"),
 )
 """Frame of ``segment``; a task is ``part`` columns of a cluster, in chunks of ``chunk``.
+Tables are in the second cache after ``hot`` columns.
 
 The tree, int64: ``parents`` [nodes]; ``child_offsets`` [nodes + 1] into ``children``;
 ``leaf_offsets`` [nodes + 1].  Of every cluster, addresses int64: ``views`` [clusters], of the rows
@@ -83,32 +66,6 @@ PACK = frame_type(
     "nodes", "width", "padded", "weights", "packed_up", "packed_down", "faint", "reach"
 )
 """Frame of ``pack``; a task is a matrix."""
-
-
-GATHER = frame_type(
-    *("blocks", "batch", "slots", "lift"),
-    *("numbers", "sources", "mantissas", "exponents", "mask", "tile", "scale", "error", "lost"),
-)
-"""Frame of ``gather``; a task is a block.
-
-``numbers`` int64 [blocks]: the target's blocks.  ``sources`` int64 [blocks, slots]: where the
-values of a slot's ``batch`` columns begin.  ``mask``
-[blocks, batch, slots] (0: none) multiplies them.  Written as by the kernels of ``products``:
-``tile`` [blocks, batch, slots], ``scale`` and ``error`` float64 [blocks, batch], the flag ``lost``.
-"""
-
-SELECT = frame_type(
-    *("rows", "batch", "slots", "clusters", "step"),
-    *("members", "flow", "fill", "numbers", "sums", "cuts", "list_columns", "list_flows"),
-)
-"""Frame of ``select``; a task is ``step`` of the ``rows``, which are (block, sample) pairs.
-
-``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  First, a cluster's columns
-are sorted by the exponent of their ``flow`` [rows, slots] into ``BINS``: ``numbers`` int64 and
-``sums`` float64 [tasks, clusters, BINS], how many there are and their flow.  Then, if ``fill``,
-those in the first ``cuts`` int64 [clusters] bins are written to ``list_columns`` and
-``list_flows``, from ``numbers`` [tasks, clusters] on.
-"""
 
 
 @inline
@@ -149,259 +106,10 @@ def pack(frame):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@inline
-def _weighed(value, power, part):  # type: ignore[no-untyped-def]
-    """A root times ``part``: the bits of a number, and its exponent as a power of two.
-
-    The value is given by its bits and a power of two; that of zero is ``NOTHING``.
-    """
-    if value <= 0 or part == 0:
-        return np.int32(0), np.int32(NOTHING)
-    own = value >> 23
-    value = (value & 0x7FFFFF) | np.int32(127 << 23)
-    if part != 1:
-        value = np.float32(np.int32(value).view(np.float32) * part).view(np.int32)
-    return np.int32(value), np.int32(power + own + (value >> 23) - 127)
-
-
-@kernel
-def gather(frame):  # type: ignore[no-untyped-def]
-    """Roots side by side, on one scale."""
-    f = fields(frame, GATHER)
-    batch, slots = f.batch, f.slots
-    sources = longs(f.sources, f.blocks * slots)
-    tops, one = np.empty(batch, np.int32), np.float32(1)
-    while True:
-        task = next_task(frame)
-        if task >= f.tasks:
-            return
-        block = longs(f.numbers, f.blocks)[task]
-        tile = ints(f.tile + 4 * block * batch * slots, batch * slots)
-        mask = floats(f.mask + 4 * task * batch * slots, batch * slots)
-        scale = doubles(f.scale + 8 * block * batch, batch)
-        error = doubles(f.error + 8 * block * batch, batch)
-        tops[:] = NOTHING
-        error[:] = 0.0
-        for slot in range(slots):
-            at = 4 * sources[task * slots + slot]
-            values, powers = ints(f.mantissas + at, batch), ints(f.exponents + at, batch)
-            for n in range(batch):
-                part = mask[n * slots + slot] if f.mask != 0 else one
-                _, power = _weighed(values[n], powers[n], part)
-                tops[n] = max(tops[n], power)
-        for slot in range(slots):
-            at = 4 * sources[task * slots + slot]
-            values, powers = ints(f.mantissas + at, batch), ints(f.exponents + at, batch)
-            for n in range(batch):
-                part = mask[n * slots + slot] if f.mask != 0 else one
-                value, power = _weighed(values[n], powers[n], part)
-                power += np.int32(f.lift + 127) - tops[n]
-                if value == 0:
-                    tile[n * slots + slot] = 0
-                elif power <= 0:
-                    tile[n * slots + slot] = 0
-                    error[n] = TINY
-                else:
-                    tile[n * slots + slot] = (value & 0x7FFFFF) | (power << 23)
-        for n in range(batch):
-            scale[n] = -np.inf
-            if tops[n] > NOTHING:
-                scale[n] = (np.float64(tops[n]) - 127 - f.lift) * LN2
-            if error[n] > 0:
-                longs(f.lost, 1)[0] = 1
-
-
-@kernel
-def select(frame):  # type: ignore[no-untyped-def]
-    """List by cluster the columns that flow enters."""
-    f = fields(frame, SELECT)
-    slots = f.slots
-    members = longs(f.members, (f.rows // f.batch) * slots * 2)
-    cuts = longs(f.cuts, f.clusters)
-    while True:
-        task = next_task(frame)
-        if task >= f.tasks:
-            return
-        starts = longs(f.numbers + 8 * task * f.clusters, f.clusters)
-        numbers = longs(f.numbers + 8 * task * f.clusters * BINS, f.clusters * BINS)
-        sums = doubles(f.sums + 8 * task * f.clusters * BINS, f.clusters * BINS)
-        for row in range(task * f.step, min(f.rows, (task + 1) * f.step)):
-            flow = floats(f.flow + 4 * row * slots, slots)
-            bits = ints(f.flow + 4 * row * slots, slots)
-            block, sample = row // f.batch, row % f.batch
-            for slot in range(slots):
-                if not flow[slot] > 0:
-                    continue
-                member = 2 * (block * slots + slot)
-                cluster, place = members[member], members[member + 1]
-                size = min(max(127 - (bits[slot] >> 23), 0), BINS - 1)
-                if f.fill == 0:
-                    numbers[cluster * BINS + size] += 1
-                    sums[cluster * BINS + size] += flow[slot]
-                elif size < cuts[cluster]:
-                    at = starts[cluster]
-                    starts[cluster] += 1
-                    ints(f.list_columns + 4 * at, 1)[0] = place * f.batch + sample
-                    floats(f.list_flows + 4 * at, 1)[0] = flow[slot]
-
-
-@inline
-def _leaf_row(f, cluster, leaf, row):  # type: ignore[no-untyped-def]
-    """A row of a leaf's table."""
-    table = longs(f.tables, f.clusters * f.leaves)[cluster * f.leaves + leaf]
-    return floats(table + 4 * f.width * row, f.width)
-
-
-@called
-def _any(flags, count):  # type: ignore[no-untyped-def]
-    """Whether one of the first flags is set."""
-    found = np.int32(0)
-    for s in range(count):
-        found |= flags[s]
-    return found != 0
-
-
-@inline
-def _kept(number):  # type: ignore[no-untyped-def]
-    """Keep a number that is not zero from becoming zero or infinite, and what is huge so."""
-    return number if number == 0.0 else min(max(number, _LEAST), _MOST)
-
-
-@called
-def _follow(products, bounds, tops, errors, count):  # type: ignore[no-untyped-def]
-    """Multiply by a factor with some maxima and error bounds (``underflow.ProductLoss``)."""
-    for s in range(count):
-        top = np.float64(tops[s])
-        unknown = bounds[s] == _MOST or errors[s] == _MOST
-        unknown = unknown or (products[s] == _MOST and errors[s] > 0)
-        bound = bounds[s] * (top + errors[s]) + products[s] * errors[s]
-        bounds[s] = _MOST if unknown else _kept(bound)
-        products[s] = _MOST if products[s] == _MOST else _kept(products[s] * top)
-
-
-@called
-def _lose(bounds, flagged, before, after, count):  # type: ignore[no-untyped-def]
-    """Count what may have underflowed before rows were scaled and by it, on the former scale."""
-    for s in range(count):
-        if flagged[s] != 0:
-            bounds[s] += TINY * (1.0 + math.ldexp(1.0, after[s] - before[s]))
-
-
-@called
-def _shift(products, bounds, before, after, count):  # type: ignore[no-untyped-def]
-    """Scale as rows were scaled."""
-    for s in range(count):
-        factor = math.ldexp(1.0, before[s] - after[s])
-        products[s] = _MOST if products[s] == _MOST else _kept(products[s] * factor)
-        bounds[s] = _MOST if bounds[s] >= _MOST else _kept(bounds[s] * factor)
-
-
-@called
-def _exact_up(f, cluster, column, products, sums):  # type: ignore[no-untyped-def]
-    """One column of a cluster in float64.
-
-    Returns:
-        The root's value as a number and the exponent of a power of two.
-    """
-    width, nodes = f.width, f.nodes
-    leaf_offsets, child_offsets = (
-        longs(f.leaf_offsets, nodes + 1),
-        longs(f.child_offsets, nodes + 1),
-    )
-    children = longs(f.children, nodes)
-    weights = longs(f.weights, f.clusters * nodes)
-    view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
-    total = np.int64(0)
-    value = 0.0
-    for node in range(nodes):
-        own = products[node]
-        own[:] = 1.0
-        first, last = leaf_offsets[node], leaf_offsets[node + 1]
-        leaves, begin = last - first, child_offsets[node]
-        for e in range(leaves + child_offsets[node + 1] - begin):
-            top = 0.0
-            if e < leaves:
-                row = np.int64(view[(first + e) * f.columns + column])
-                leaf = _leaf_row(f, cluster, first + e, row)
-                for k in range(width):
-                    own[k] *= np.float64(leaf[k])
-                    top = max(top, own[k])
-            else:
-                child = sums[children[begin + e - leaves]]
-                for k in range(width):
-                    own[k] *= child[k]
-                    top = max(top, own[k])
-            if top == 0.0:
-                return 0.0, np.int64(0)
-            _, exponent = math.frexp(top)
-            total += exponent
-            by = math.ldexp(1.0, -exponent)
-            for k in range(width):
-                own[k] *= by
-        height = 1 if node == nodes - 1 else width
-        matrix = floats(weights[cluster * nodes + node], height * width)
-        for i in range(height):
-            value = 0.0
-            for j in range(width):
-                value += np.float64(matrix[i * width + j]) * own[j]
-            sums[node, i] = value
-    value, exponent = math.frexp(value)
-    return value, total + exponent
-
-
-@inline
-def _add(counts, place, more):  # type: ignore[no-untyped-def]
-    """Add to a count without its factor θ, in the range of float32."""
-    total = np.float64(counts[place]) + min(more, LARGEST_RATIO)
-    counts[place] = np.float32(min(total, LARGEST_RATIO))
-
-
-@called
-def _exact_down(f, cluster, counted, column, flow, products, sums):  # type: ignore[no-untyped-def]
-    """Count one column after ``_exact_up``, whose products become flows.
-
-    ``counted``: whose counts they are, a cluster's or a thread's.
-    """
-    width, nodes = f.width, f.nodes
-    leaf_offsets, parents = longs(f.leaf_offsets, nodes + 1), longs(f.parents, nodes)
-    weights = longs(f.weights, f.clusters * nodes)
-    weight_counts = longs(f.weight_counts, f.clusters * nodes)
-    table_counts = longs(f.table_counts, f.clusters * f.leaves)
-    weight_base, table_base = counted * nodes, counted * f.leaves
-    view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
-    passed = np.empty(width)
-    for back in range(nodes):
-        node = nodes - 1 - back
-        own = products[node]
-        height = 1 if back == 0 else width
-        matrix = floats(weights[cluster * nodes + node], height * width)
-        at = weight_counts[weight_base + node]
-        counts = floats(at, height * width)
-        passed[:] = 0.0
-        for i in range(height):
-            value = sums[node, i]
-            if value <= 0.0:
-                continue
-            ratio = (flow if back == 0 else products[parents[node], i]) / value
-            for j in range(width):
-                if at != 0:
-                    _add(counts, i * width + j, ratio * own[j])
-                passed[j] += ratio * np.float64(matrix[i * width + j])
-        for j in range(width):
-            own[j] *= passed[j]
-        for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
-            table = table_counts[table_base + leaf]
-            if table != 0:
-                row = np.int64(view[leaf * f.columns + column])
-                counts = floats(table + 4 * width * row, width)
-                for j in range(width):
-                    _add(counts, j, own[j])
-
-
 @cache
 def segment(width: int) -> Kernel:
     """The kernel for blocks of a width: trees upward, and downward if there are counts."""
-    padded = lanes.padded(width)
+    padded = row_size(width)
 
     def segment(frame: Any) -> None:
         f = fields(frame, SEGMENT)
@@ -418,7 +126,7 @@ def segment(width: int) -> Kernel:
         list_offsets = longs(f.list_offsets, f.clusters + 1)
         mantissas = floats(f.mantissas, f.clusters * columns)
         exponents = ints(f.exponents, f.clusters * columns)
-        tiles = np.empty((2 * nodes + 1) * chunk * padded, np.float32)
+        tiles = np.empty((2 * nodes + 1) * chunk * padded + LINE // 4, np.float32)
         trash = np.empty(width * width, np.float32)
         rows_here, columns_here = np.empty(leaves * chunk, np.int32), np.empty(chunk, np.int64)
         powers, lost = np.empty(chunk, np.int32), np.empty(chunk, np.int32)
@@ -434,7 +142,7 @@ def segment(width: int) -> Kernel:
             task = next_task(frame)
             if task >= f.tasks:
                 return
-            values = tiles.ctypes.data
+            values = (tiles.ctypes.data + LINE - 1) & -LINE
             sums, ratio = values + nodes * size, values + 2 * nodes * size
             nowhere = trash.ctypes.data
             cluster, part = task % f.clusters, task // f.clusters
@@ -446,17 +154,13 @@ def segment(width: int) -> Kernel:
             turn, base = f.turns + 8 * cluster * nodes, cluster * nodes
             if f.slots != 0:
                 base = own * nodes
-                for node in range(nodes):
-                    up, down = (
-                        f.packed_up + (base + node) * square,
-                        f.packed_down + (base + node) * square,
-                    )
-                    reach = f.reach + 8 * (base + node) * padded
-                    matrix, height = (
-                        weights[cluster * nodes + node],
-                        1 if node == nodes - 1 else width,
-                    )
-                    faint[base + node] = _pack(matrix, height, width, padded, up, down, reach)
+                for node in range(nodes if available > 0 else 0):
+                    height, number = 1 if node == nodes - 1 else width, base + node
+                    faint[number] = _pack(
+                        weights[cluster * nodes + node], height, width, padded,
+                        f.packed_up + number * square, f.packed_down + number * square,
+                        f.reach + 8 * number * padded,
+                    )  # fmt: skip
             counted = own if f.step != 0 else cluster
             for start in range(part * f.part, min(available, (part + 1) * f.part), chunk):
                 count = min(chunk, available - start)
@@ -503,15 +207,15 @@ def segment(width: int) -> Kernel:
                                 for e in range(child_offsets[node], child):
                                     lanes.mark(width, marked, sums + children[e] * size, count)
                                 lanes.flag_low(width, flags, out, marked, count)
-                                if not tracked and _any(flagged, count):
+                                if not tracked and losses.any_set(flagged, count):
                                     tracked = True
                                     errors[:] = 0.0
                                     products[:] = 0.0
                                     bounds[:] = 0.0
                                 if tracked:
-                                    _lose(bounds, flagged, before, powers, count)
+                                    losses.lose(bounds, flagged, before, powers, count)
                             if tracked:
-                                _shift(products, bounds, before, powers, count)
+                                losses.shift(products, bounds, before, powers, count)
                         if done:
                             break
                         table = tables[cluster * leaves + leaf] if by_leaf else 0
@@ -531,17 +235,20 @@ def segment(width: int) -> Kernel:
                         if by_leaf:
                             if tracked:
                                 lanes.tops_taken(width, tops.ctypes.data, table, at, count)
-                                _follow(products, bounds, tops, nothing, count)
+                                losses.follow(products, bounds, tops, nothing, count)
                             leaf += 1
                             small += 1
                         if by_child:
                             if tracked:
                                 lanes.tops(width, tops.ctypes.data, other, count)
-                                _follow(products, bounds, tops, errors[children[child]], count)
+                                losses.follow(
+                                    products, bounds, tops, errors[children[child]], count
+                                )
                             child += 1
                             large += 1
                         fresh = False
-                    for e in range(last, leaf_offsets[min(node + 2, nodes)]):
+                    soon = leaf_offsets[min(node + 2, nodes)] if start < f.hot else last
+                    for e in range(last, soon):
                         table = tables[cluster * leaves + e]
                         lanes.fetch(width, table, rows + 4 * e * stride, count)
                     if node < nodes - 1:
@@ -560,7 +267,7 @@ def segment(width: int) -> Kernel:
                         else:
                             for s in range(count):
                                 flagged[s] = np.int32(roots[s] < lanes.FAINT)
-                        if not tracked and _any(flagged, count):
+                        if not tracked and losses.any_set(flagged, count):
                             tracked = True
                             errors[:] = 0.0
                             bounds[:] = 0.0
@@ -593,13 +300,13 @@ def segment(width: int) -> Kernel:
                         if lost[s] == 0:
                             continue
                         column = columns_here[s]
-                        value, power = _exact_up(f, cluster, column, exact_products, exact_sums)
+                        value, power = exact.up(f, cluster, column, exact_products, exact_sums)
                         if f.writes != 0:
                             place = cluster * columns + column
                             mantissas[place], exponents[place] = value, power
                         if f.counts != 0 and value > 0:
                             flow = np.float64(floats(entering + 4 * start, count)[s])
-                            _exact_down(
+                            exact.down(
                                 f, cluster, counted, column, flow, exact_products, exact_sums
                             )
                 if f.counts == 0:

@@ -23,20 +23,20 @@ class SumJobs:
     Attributes:
         values: of the children, [groups, rows, width_in].
         weights: [groups, width_out, width_in].
-        mixed: of every edge, [groups, rows, width_out]; the tile, where blocks have one edge.
+        edge_values: of every edge, [groups, rows, width_out]; the tile, where blocks have one edge.
         tile: [blocks, batch, width].
         single: one edge per block.
         mix, spread: see ``sums``; ``spread`` is for several edges per block.
         down: buffer for flow / value of the children, shaped as ``values``; None where the
             downward pass is no kernel's.
-        upward, downward, counting: the matrix products into ``mixed``, ``down`` and the counts;
-            None where PyTorch makes them.
+        upward, downward, counting: the matrix products into ``edge_values``, ``down`` and the
+            counts; None where PyTorch makes them.
     """
 
     source: int
     values: torch.Tensor
     weights: torch.Tensor
-    mixed: torch.Tensor
+    edge_values: torch.Tensor
     tile: torch.Tensor
     single: bool
     mix: Job
@@ -53,24 +53,26 @@ def sum_jobs(work: Work, layer: int) -> SumJobs:
     plan, weights = program.layers[layer], buffers.params[program.owners[layer]]
     assert isinstance(plan, SumPlan) and weights is not None
     source = plan.sources[0]
-    values, mixed = buffers.tiles[source.layer][source.index], work.mixed[layer]
+    values, edge_values = buffers.tiles[source.layer][source.index], work.edge_values[layer]
     factors = torch.empty(0 if plan.direct else source.count, work.batch, dtype=work.dtype)
-    bare = source.layer in work.layout.bare
+    ratio_targets = source.layer in work.layout.ratio_targets
     step = SumJobs(
         source.layer,
         _by_group(values, weights),
         weights,
-        _by_group(mixed, weights),
+        _by_group(edge_values, weights),
         buffers.tiles[layer],
         plan.direct,
         _mix_job(work, layer, plan, factors, sums.mix),
         None if plan.direct else _mix_job(work, layer, plan, factors, sums.spread),
-        _by_group(buffers.flows[source.layer], weights) if bare else None,
+        _by_group(buffers.flows[source.layer], weights) if ratio_targets else None,
     )
     if work.gemm:
-        step.upward = _product_of(work, (step.values, False), (weights, True), step.mixed)
+        step.upward = _product_of(work, (step.values, False), (weights, True), step.edge_values)
         if step.down is not None:
-            step.downward = _product_of(work, (step.mixed, False), (weights, False), step.down)
+            step.downward = _product_of(
+                work, (step.edge_values, False), (weights, False), step.down
+            )
     return step
 
 
@@ -79,7 +81,7 @@ def count_job(work: Work, layer: int, step: SumJobs, counts: Params) -> Job | No
     count = counts[work.program.owners[layer]]
     if not work.gemm or count is None:
         return None
-    return _product_of(work, (step.mixed, True), (step.values, False), count, add=True)
+    return _product_of(work, (step.edge_values, True), (step.values, False), count, add=True)
 
 
 def _mix_job(work: Work, layer: int, plan: SumPlan, factors: torch.Tensor, code: Kernel) -> Job:
@@ -103,7 +105,7 @@ def _mix_job(work: Work, layer: int, plan: SumPlan, factors: torch.Tensor, code:
         faint=buffers.flag(buffers.faint, work.program.owners[layer]),
         lost=buffers.flag(buffers.lost, layer),
         offsets=address(offsets),
-        mixed=address(work.mixed[layer]),
+        edge_values=address(work.edge_values[layer]),
         factors=address(factors),
         scales=address(scales),
         errors=address(errors),

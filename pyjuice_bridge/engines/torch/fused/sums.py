@@ -22,16 +22,16 @@ from pyjuice_bridge.engines.torch.fused.upward import any_set, portion
 
 MIX = frame_type(
     *("blocks", "batch", "width", "chunk", "single", "above", "num_above", "faint", "lost"),
-    *("offsets", "mixed", "factors", "scales", "errors", "tile", "scale", "error"),
+    *("offsets", "edge_values", "factors", "scales", "errors", "tile", "scale", "error"),
     reals=("limit", "floor"),
 )
 """Frame of ``mix`` and ``spread``; a task is ``chunk`` samples of a block.
 
-``offsets`` int64 [blocks + 1] into the edges.  ``mixed`` [edges, batch, width], what each edge
-alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and ``errors``, int64
-[edges], are addresses of the log-scales and error bounds of the children.  ``factors`` [edges,
-batch]: each edge's scale over the block's.  ``tile`` [blocks, batch, width] is written by ``mix``
-and read by ``spread``.  Where blocks are ``single``, with one edge each, only ``error`` is
+``offsets`` int64 [blocks + 1] into the edges.  ``edge_values`` [edges, batch, width], what each
+edge alone would give, is read by ``mix`` and written by ``spread``.  ``scales`` and ``errors``,
+int64 [edges], are addresses of the log-scales and error bounds of the children.  ``factors``
+[edges, batch]: each edge's scale over the block's.  ``tile`` [blocks, batch, width] is written by
+``mix`` and read by ``spread``.  Where blocks are ``single``, with one edge each, only ``error`` is
 written.  The rest is as in ``upward.UP``.
 """
 
@@ -109,7 +109,9 @@ def mix(frame):  # type: ignore[no-untyped-def]
                     share = math.exp(own - common) if own > -np.inf else 0.0
                     factor = real(frame, share)
                     factors[e * batch + sample] = factor
-                    term = numbers(frame, f.mixed + (e * batch + sample) * width * size, width)
+                    term = numbers(
+                        frame, f.edge_values + (e * batch + sample) * width * size, width
+                    )
                     for k in range(width):
                         out[k] += factor * term[k]
                     if tracked:
@@ -140,6 +142,6 @@ def spread(frame):  # type: ignore[no-untyped-def]
             ratio = numbers(frame, f.tile + (block * batch + sample) * width * size, width)
             for e in range(offsets[block], offsets[block + 1]):
                 factor = factors[e * batch + sample]
-                out = numbers(frame, f.mixed + (e * batch + sample) * width * size, width)
+                out = numbers(frame, f.edge_values + (e * batch + sample) * width * size, width)
                 for k in range(width):
                     out[k] = factor * ratio[k]

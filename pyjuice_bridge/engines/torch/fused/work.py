@@ -29,7 +29,7 @@ class Work:
 
     Attributes:
         gemm: the address of the BLAS routine; 0 where PyTorch makes the matrix products.
-        mixed: by sum layer, what each edge gives: [edges, batch, width].
+        edge_values: by sum layer, what each edge gives: [edges, batch, width].
         limit: below it, values may lack what underflow took (see ``forward``).
     """
 
@@ -37,7 +37,7 @@ class Work:
         self.buffers, self.gemm, self.threads = buffers, gemm, threads
         self.program, self.batch = buffers.program, buffers.batch
         self.layout, self.dtype = buffers.layout, buffers.program.dtype
-        self.mixed = {i: self._mixed(i) for i in self.layout.sums}
+        self.edge_values = {i: self._edge_values(i) for i in self.layout.sums}
         self.limit = float(torch.finfo(self.dtype).tiny) ** 0.75
 
     @property
@@ -81,13 +81,13 @@ class Work:
     @cached_property
     def joined_down(self) -> frozenset[int]:
         """Product layers whose kernel does so downward, too."""
-        known = self.layout.apart & self.joined_up
+        known = self.layout.independent & self.joined_up
         return frozenset(i for i in known if self.sets(i) >= self.enough)
 
-    def _mixed(self, layer: int) -> torch.Tensor:
+    def _edge_values(self, layer: int) -> torch.Tensor:
         plan, buffers = self.program.layers[layer], self.buffers
         assert isinstance(plan, SumPlan)
         if plan.direct:
             return buffers.tiles[layer]
         shape = (plan.sources[0].count, self.batch, plan.width)
-        return buffers.workspace.buffer("mixed", shape, self.program)
+        return buffers.workspace.buffer("edge_values", shape, self.program)
