@@ -302,3 +302,13 @@ def test_parts_that_are_mixed_far_below_their_maxima(engine: Engine) -> None:
     circuit = Circuit(3, layers, ids(10))
     x = np.array(list(np.ndindex(3, 3, 3)), np.int32)
     close(engine.log_likelihood(circuit, x), expected(circuit, x))
+
+
+def test_roots_that_are_leaves(engine: Engine) -> None:
+    """One of them is a factor of the other root, too."""
+    leaves = InputLayer(ids(0, 1), ids(0, 1), np.full((2, 1, 2), 0.5, np.float32))
+    circuit = Circuit(2, (leaves, ProductLayer("hadamard", ids(0, 2), ids(0, 1))), ids(0, 2))
+    x = np.array([[1, 0], [1, 1], [0, 1], [1, -1]], np.int32)
+    assert np.exp(engine.log_likelihood(circuit, x))[:, 0] == pytest.approx(0.5)
+    counts = engine.expected_counts(circuit, x).layers[0]
+    np.testing.assert_allclose(counts, [[[2, 6]], [[1, 2]]], rtol=1e-6)
