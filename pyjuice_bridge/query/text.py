@@ -22,6 +22,7 @@ from pyjuice_bridge.codecs.text import (
     encode_texts,
     text_list,
 )
+from pyjuice_bridge.data.text_tokenizers import WORDS
 from pyjuice_bridge.engines.base import Engine, Precision
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError
@@ -111,6 +112,24 @@ class TextModel:
     def ids(self, tokens: Sequence[str]) -> list[int]:
         """Return the ids of vocabulary strings; ``UserError`` names one that is not there."""
         return self.vocabulary.ids(tokens)
+
+    def phrases(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of phrases written as strings, for ``Constraint``.
+
+        Raises:
+            UserError: a phrase is empty, or holds a word that the vocabulary lacks.
+        """
+        found = []
+        for text in texts:
+            ids = self.vocabulary.encode(text)
+            words = self.vocabulary.tokenizer == WORDS
+            spelled = not words or self.vocabulary.decode(ids) == " ".join(text.split())
+            if not len(ids) or (ids == MISSING).any() or not spelled:
+                raise UserError(
+                    f"phrases: {text!r} is empty or holds what the model's vocabulary lacks."
+                )
+            found.append(ids.tolist())
+        return found
 
     def log_likelihood(self, x: Texts) -> NDArray[np.float64]:
         """Compute log p of the observed tokens of every text, in nats: float64 [N]."""

@@ -303,7 +303,7 @@ def test_juice_text_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [1, 10, 40, -4])
 def test_a_damaged_archive_is_one_sentence(keep: int, tmp_path: Path) -> None:
     (tmp_path / "x.jpc.gz").write_bytes(gzip.compress(JUICE.encode())[:keep])
-    with pytest.raises(UserError, match="x.jpc.gz"):
+    with pytest.raises(UserError, match=r"x\.jpc\.gz"):
         read_circuit(tmp_path / "x.jpc.gz")
 
 

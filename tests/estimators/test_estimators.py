@@ -152,6 +152,17 @@ def test_sequences_of_an_hmm_are_learnt() -> None:
     assert np.mean(best) - 0.15 < min(scores) <= max(scores) < np.mean(best) + 0.1
 
 
+def test_a_run_over_columns_of_different_values_is_no_hmm(tmp_path) -> None:
+    config = {
+        "name": "chain",
+        "data": {"kind": "table", "name": "array"},
+        "circuit": {"kind": "hmm", "states": 2},
+        "engine": "torch",
+    }
+    with pytest.raises(UserError, match="have 2 to 3 values; use 'hclt'"):
+        pj.run(config, table=some_rows(), out=tmp_path / "chain", progress=False)
+
+
 def test_samples_follow_the_model() -> None:
     estimator = pj.HCLT(latents=3, **SMALL).fit(some_rows())
     drawn = estimator.sample(4000, random_state=1)

@@ -127,6 +127,10 @@ def test_vocabulary_and_files(tmp_path: Path) -> None:
     model = Model.load(tmp_path / "model.h5", engine="torch", device="cpu")
     text = TextModel.of(model, ["a", "b", "c", "d"])
     assert text.ids(["c", "a"]) == [2, 0]
+    assert text.phrases(["c a", "d"]) == [[2, 0], [3]]
+    for wrong in ("z", "c z", "", "a [MASK]"):
+        with pytest.raises(UserError, match="phrases: "):
+            text.phrases([wrong])
     assert repr(text) == "TextModel(3 states, 4 tokens, torch on cpu)"
     with pytest.raises(UserError, match="no token 'z'"):
         text.ids(["a", "z"])
