@@ -128,9 +128,9 @@ class Gallery:
         if mean is None or marks is None:
             return None
         if mean.ndim != 3 or marks.dtype != np.bool_ or marks.shape[1:] != mean.shape[:2]:
-            self._refuse("clusters/marks", "bool [positions, H, W], as clusters/mean")
+            self.refuse("clusters/marks", "bool [positions, H, W], as clusters/mean")
         if number >= len(marks):
-            self._refuse("clusters/marks", f"bool, more than {number} positions")
+            self.refuse("clusters/marks", f"bool, more than {number} positions")
         png = self._png("clusters/mean", mean[None], 1, marks[number])
         return Picture(png, f"Where position {position} is", _width(1, mean.shape[1], 72))
 
