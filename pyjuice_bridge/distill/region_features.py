@@ -72,7 +72,9 @@ def region_features(context: Context, graph: RegionGraph, patch: int) -> RegionF
     if isinstance(section, PixelSection):
         ring, sigma = section.ring or 0, section.sigma
         key = {"samples": context.data.samples.key, "windows": [ring, sigma]}
-        facts = {"kind": "pixels", "ring": ring, **({"sigma": sigma} if sigma else {})}
+        facts: dict[str, str | int | float | bool] = {"kind": "pixels", "ring": ring}
+        if sigma:
+            facts["sigma"] = sigma
         windows = _Windows(context.data.samples.splits, sides, ring, sigma)
         return RegionFeatures(key, lambda labels: windows.groups(parts, labels), facts)
     return _of_tokens(context, features_of(context, patch), parts, sides, patch)
@@ -134,7 +136,7 @@ def _of_tokens(
             each = {split: MeanTokens(part, shares) for split, part in tokens.items()}
             made.append(RegionGroup(regions, each))
         small = np.flatnonzero(~large)
-        below = windows.groups([parts[r] for r in small], labels[small])
+        below = windows.groups([parts[r] for r in small.tolist()], labels[small])
         return made + [RegionGroup(small[g.regions], g.embeddings) for g in below]
 
     key = {**features.key, "regions": "means", "patch": patch, "ring": ring}
@@ -165,7 +167,8 @@ def _shares(box: tuple[int, int, int, int], sides: Sides, side: int) -> FloatArr
     inside = np.zeros(sides[:2], np.float32)
     inside[box[0] : box[2], box[1] : box[3]] = 1
     tiles = inside.reshape(sides[0] // side, side, sides[1] // side, side).sum(axis=(1, 3))
-    return (tiles / tiles.sum()).ravel()
+    shares: FloatArray = (tiles / tiles.sum()).ravel()
+    return shares
 
 
 class _Windows:
@@ -220,7 +223,8 @@ def _falling(side: int, ring: int, sigma: float | None) -> NDArray[np.float64]:
     """Return how far pixels are outside of a side, in units of sigma √2."""
     steps = np.arange(-ring, side + ring)
     away = np.maximum(np.maximum(-steps, steps - (side - 1)), 0)
-    return away / ((sigma or 1.0) * np.sqrt(2))
+    scaled: NDArray[np.float64] = away / ((sigma or 1.0) * np.sqrt(2))
+    return scaled
 
 
 class GatheredPixels:
