@@ -72,7 +72,7 @@ def region_features(context: Context, graph: RegionGraph, patch: int) -> RegionF
     if isinstance(section, PixelSection):
         ring, sigma = section.ring or 0, section.sigma
         key = {"samples": context.data.samples.key, "windows": [ring, sigma]}
-        facts: dict[str, str | int | float] = {"kind": "pixels", "ring": ring}
+        facts: dict[str, str | int | float | bool] = {"kind": "pixels", "ring": ring}
         if sigma:
             facts["sigma"] = sigma
         windows = _Windows(context.data.samples.splits, sides, ring, sigma)
@@ -223,8 +223,8 @@ def _falling(side: int, ring: int, sigma: float | None) -> NDArray[np.float64]:
     """Return how far pixels are outside of a side, in units of sigma √2."""
     steps = np.arange(-ring, side + ring)
     away = np.maximum(np.maximum(-steps, steps - (side - 1)), 0)
-    units: NDArray[np.float64] = away / ((sigma or 1.0) * np.sqrt(2))
-    return units
+    scaled: NDArray[np.float64] = away / ((sigma or 1.0) * np.sqrt(2))
+    return scaled
 
 
 class GatheredPixels:
