@@ -129,7 +129,7 @@ class BankJobs:
         """
         lines = torch.from_numpy(self._sources[:, 0] // self.batch)
         flows = torch.empty(self.bank.clusters, self.columns)
-        flows.view(-1, self.batch)[lines] = flow
+        flows.view(-1, self.batch)[lines] = flow.float()
         listed = None if bool(flows.amin() > 0) else _listed(flows)
         if listed is not None:
             self.mantissas.zero_()
