@@ -134,7 +134,7 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"circuit": HMM},
-        "'circuit.kind: hmm' models text and written, but 'data.kind' is 'images'; use 'hclt'",
+        "'circuit.kind: hmm' models text, written, table, but 'data.kind' is 'images'; use 'hclt'",
     ),
     (
         {"teacher": {"kind": "text"}},

@@ -66,7 +66,7 @@ class Config(Settings):
         kind, data = KINDS[self.circuit.kind], self.data.kind
         if data not in kind.domains:
             raise ValueError(
-                f"'circuit.kind: {kind.name}' models {' and '.join(kind.domains)}, but 'data.kind' "
+                f"'circuit.kind: {kind.name}' models {', '.join(kind.domains)}, but 'data.kind' "
                 f"is '{data}'; use '{DOMAINS[data].circuit}'"
             )
         self._teacher_fits(data)
