@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pyjuice_bridge.circuit.formats import FORMATS, Format, read_circuit, write_circuit
 from pyjuice_bridge.errors import UserError
+
+if TYPE_CHECKING:
+    from pyjuice_bridge.circuit.formats import Format
+
+FORMATS = ("hdf5", "pyjuice", "juice", "ctrlg")
+"""Those of ``circuit.formats``, which takes long to load."""
 
 
 @click.command()
@@ -25,6 +31,8 @@ def convert(model: Path, out: Path, form: Format | None) -> None:
     MODEL is a run's folder, a file of this program, PyJuice or Juice, or a folder of Ctrl-G; what
     it is shows from its content.
     """
+    from pyjuice_bridge.circuit.formats import read_circuit, write_circuit
+
     if form is None:
         if out.suffix != ".h5":
             raise UserError(f"{out}: say what it is to be with --to {', '.join(FORMATS)}.")

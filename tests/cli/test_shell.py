@@ -83,6 +83,8 @@ def test_templates_name_every_choice(template: str, tmp_path: Path) -> None:
     words |= {w for teacher in teachers for w in _literals(teacher)}
     words |= set(choices(Settings, domain)) - {"sweep", "states", "object"}
     for_images = {"hclt", "patch_training", "latent_training", "report", "samples", "inpaint"}
+    for_images |= {"quad_tree", "quad_graph", "poon_domingos", "steps", "splits", "share", "patch"}
+    for_images |= {"observed", "pixels"}
     words -= {"switch"} | (set() if domain == "images" else for_images)
     assert {word for word in words if word not in text} <= {"object"}
     path = tmp_path / "c.yaml"

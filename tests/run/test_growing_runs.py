@@ -26,7 +26,13 @@ from pyjuice_bridge.runner.config import make_config
 def growing_config(**changes: Any) -> dict[str, Any]:
     phase = {"epochs": 1, "batch_size": 16}
     circuit = {"kind": "growing", "clusters": 2, "heads": [2, 4], "width": 1, "patch": 3}
-    train = {"epochs": 6, "batch_size": 32, "patch_training": phase, "latent_training": phase}
+    train = {
+        "epochs": 6,
+        "batch_size": 32,
+        "step_size": {"start": 0.1, "end": 0.01},
+        "patch_training": phase,
+        "latent_training": phase,
+    }
     return patch_config(**{"circuit": circuit, "train": train, "arms": ["lvd"], **changes})
 
 

@@ -29,6 +29,7 @@ from pyjuice_bridge.circuit.formats.pyjuice import read_pyjuice, write_pyjuice
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.circuit.types import SumLayer
+from pyjuice_bridge.cli import convert
 from pyjuice_bridge.cli.main import main
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query.table import structures
@@ -387,3 +388,7 @@ def test_several_roots_and_unknown_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"is not one of {', '.join(FORMATS)}"):
         write_circuit(bundle, tmp_path / "x.jpc", "onnx")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_knows_every_format() -> None:
+    assert convert.FORMATS == FORMATS
