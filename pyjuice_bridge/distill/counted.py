@@ -14,6 +14,7 @@ from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.training import load_circuit
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.stages.store import Artifact
 
@@ -53,6 +54,4 @@ def counted_start(
 
     counted = context.store.stage("counting", 2, inputs, build, parents=parents)
     stage = Stage("counting", 1, (counted,), counted.info["bound"], counted.info["marginal"])
-    return Initialisation(
-        "lvd", {}, lambda: hdf5.load(counted.path / CIRCUIT), (counted,), (stage,), valid
-    )
+    return Initialisation("lvd", {}, lambda: load_circuit(counted), (counted,), (stage,), valid)

@@ -27,12 +27,11 @@ from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
-from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows, deal, take
 from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
 from pyjuice_bridge.distill.features import features_of
-from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
+from pyjuice_bridge.distill.hclt import hclt_of_size
 from pyjuice_bridge.distill.heads import (
     Floats,
     Growth,
@@ -50,12 +49,11 @@ from pyjuice_bridge.distill.heads import (
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
     PatchParts,
-    load_circuit,
+    initialise_arms,
     patch_variables,
-    phase_options,
     set_phases,
 )
-from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.distill.training import load_circuit, phase_options, train_stage
 from pyjuice_bridge.domains.base import FIGURES, Context, Shape
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.files import write_arrays
@@ -160,19 +158,18 @@ def _trial(section: GrowingCircuit) -> GrowingCircuit:
 
 
 def _initialise(context: Context) -> list[Initialisation]:
-    section, arms = context.config.circuit, context.config.arms or []
+    section = context.config.circuit
     assert isinstance(section, GrowingCircuit)
-    initialisations: dict[str, Initialisation] = {}
-    if "lvd" in arms or "random" in arms:
-        parts = PatchParts.of(context, section.clusters, section.patch)
-        if "lvd" in arms:
-            initialisations["lvd"] = _grown(parts, section)
-        if "random" in arms:
-            initialisations["random"] = _random(parts, section)
-    if "hclt" in arms:
-        structure = _structure(section, "hclt", context.data.shape, None)
-        initialisations["hclt"] = random_hclt_like(context, structure)
-    return [initialisations[arm] for arm in arms]
+    return initialise_arms(
+        context,
+        section.clusters,
+        section.patch,
+        {
+            "lvd": lambda parts: _grown(parts, section),
+            "random": lambda parts: _random(parts, section),
+        },
+        lambda: _structure(section, "hclt", context.data.shape, None),
+    )
 
 
 def _key(parts: PatchParts, section: GrowingCircuit) -> dict[str, Any]:
@@ -225,21 +222,17 @@ def _bounds(
     parts: PatchParts, section: GrowingCircuit, grown: Artifact, latent: Artifact
 ) -> Mapping[str, tuple[float, float]]:
     """Measure the bound and the marginal on validation before and after latent training."""
-    context, z = parts.context, load_heads(grown, parts)
-    valid, values = context.data.rows["valid"], int(grown.info["heads"])
+    z, values = load_heads(grown, parts), int(grown.info["heads"])
 
-    def build(folder: Path) -> Mapping[str, Any]:
+    def steps() -> dict[str, tuple[Circuit, Circuit]]:
         counted = parts.counted_latent(z["train"], values, section.pseudocount, section.epsilon)
-        bounds = {}
-        for name, above in {"growing": counted, "latent": load_circuit(latent)}.items():
-            with context.reporter.task(f"bound ({name})"):
-                glued = glue(above, load_circuit(grown), parts.places)
-                bounds[name] = bound_and_marginal(context.engine, glued, valid, z["valid"])
-        return bounds
+        below = load_circuit(grown)
+        return {"growing": (counted, below), "latent": (load_circuit(latent), below)}
 
-    inputs = {"data": context.data.key, "engine": context.engine_key}
-    artifact = context.store.stage("bounds", 1, inputs, build, parents=(grown, latent))
-    return artifact.info
+    def join(above: Circuit, below: Circuit) -> Circuit:
+        return glue(above, below, parts.places)
+
+    return parts.bounds(steps, join, z["valid"], (grown, latent))
 
 
 def load_heads(grown: Artifact, parts: PatchParts) -> dict[str, NDArray[np.int32]]:

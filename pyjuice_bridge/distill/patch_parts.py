@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
-from pyjuice_bridge.distill.base import CIRCUIT
+from pyjuice_bridge.distill.base import Initialisation
+from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
+from pyjuice_bridge.distill.hclt import random_hclt_like
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.leaves import LeafySection
-from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.distill.training import phase_options, train_stage
 from pyjuice_bridge.distill.trees import parents_of, tree_stage
 from pyjuice_bridge.domains.base import Context
-from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.stages.store import Artifact
 from pyjuice_bridge.teachers.base import patch_grid
 
@@ -54,22 +55,6 @@ def set_phases(config: Settings, rounds: int = 1) -> None:
             f"'train.epochs' is {train.epochs}, but patch and latent training already take "
             f"{before} of the passes; use at least {before + 1}"
         )
-
-
-def phase_options(context: Context, phase: Phase) -> FitOptions:
-    """Return the options of a training before fine-tuning."""
-    return FitOptions(
-        epochs=phase.epochs,
-        batch_size=phase.batch_size,
-        step_size=phase.step_size.schedule,
-        pseudocount=context.config.train.pseudocount,
-        seed=context.config.seed,
-    )
-
-
-def load_circuit(artifact: Artifact) -> Circuit:
-    """Read the circuit of an artifact."""
-    return hdf5.load(artifact.path / CIRCUIT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,3 +157,57 @@ class PatchParts:
             parents=(*parents, self.latent_tree),
             valid=z["valid"],
         )
+
+    def bounds(
+        self,
+        steps: Callable[[], Mapping[str, tuple[Circuit, Circuit]]],
+        join: Callable[[Circuit, Circuit], Circuit],
+        z: NDArray[np.int32],
+        parents: tuple[Artifact, ...],
+    ) -> Mapping[str, tuple[float, float]]:
+        """Measure the bound and the marginal on validation after every step.
+
+        Args:
+            steps: gives by name the latent circuit and the patch circuits after a step.
+            join: glues the two.
+            z: int32 [N, positions], the latent values of the validation images.
+            parents: the artifacts that the circuits come from.
+        """
+        context = self.context
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            bounds = {}
+            for name, (above, below) in steps().items():
+                with context.reporter.task(f"bound ({name})"):
+                    rows = context.data.rows["valid"]
+                    bounds[name] = bound_and_marginal(context.engine, join(above, below), rows, z)
+            return bounds
+
+        inputs = {"data": context.data.key, "engine": context.engine_key}
+        return context.store.stage("bounds", 1, inputs, build, parents=parents).info
+
+
+def initialise_arms(
+    context: Context,
+    clusters: int,
+    patch: int,
+    arms: Mapping[str, Callable[[PatchParts], Initialisation]],
+    plain: Callable[[], Circuit],
+) -> list[Initialisation]:
+    """Begin the arms of a config over circuits of patches, whose parts are made only if needed.
+
+    Args:
+        context: of the run.
+        clusters: of patches.
+        patch: side of a patch.
+        arms: begins the arms of circuits of patches.
+        plain: gives the structure of the arm ``hclt``.
+    """
+    wanted = context.config.arms or []
+    begun: dict[str, Initialisation] = {}
+    if any(arm in arms for arm in wanted):
+        parts = PatchParts.of(context, clusters, patch)
+        begun = {arm: begin(parts) for arm, begin in arms.items() if arm in wanted}
+    if "hclt" in wanted:
+        begun["hclt"] = random_hclt_like(context, plain())
+    return [begun[arm] for arm in wanted]

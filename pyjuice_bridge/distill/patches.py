@@ -8,7 +8,7 @@ latent circuit over the cluster ids.  Glued together they are fine-tuned on the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from numpy.typing import NDArray
@@ -21,20 +21,18 @@ from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import Phase
 from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
-from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
-from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
+from pyjuice_bridge.distill.hclt import hclt_of_size
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
     PatchParts,
-    load_circuit,
+    initialise_arms,
     patch_variables,
-    phase_options,
     set_phases,
 )
-from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.distill.training import load_circuit, phase_options, train_stage
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.sections import Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
@@ -78,19 +76,18 @@ def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> 
 
 
 def _initialise(context: Context) -> list[Initialisation]:
-    section, arms = context.config.circuit, context.config.arms or []
+    section = context.config.circuit
     assert isinstance(section, PatchCircuit)
-    initialisations: dict[str, Initialisation] = {}
-    if "lvd" in arms or "random" in arms:
-        parts = PatchParts.of(context, section.latents, section.patch)
-        if "lvd" in arms:
-            initialisations["lvd"] = _distilled(parts, section)
-        if "random" in arms:
-            initialisations["random"] = _random(parts, section)
-    if "hclt" in arms:
-        structure = _structure(section, "hclt", context.data.shape, None)
-        initialisations["hclt"] = random_hclt_like(context, structure)
-    return [initialisations[arm] for arm in arms]
+    return initialise_arms(
+        context,
+        section.latents,
+        section.patch,
+        {
+            "lvd": lambda parts: _distilled(parts, section),
+            "random": lambda parts: _random(parts, section),
+        },
+        lambda: _structure(section, "hclt", context.data.shape, None),
+    )
 
 
 def _glued(parts: PatchParts, above: Circuit, below: Circuit) -> Circuit:
@@ -171,29 +168,20 @@ def _bounds(
     parts: PatchParts, section: PatchCircuit, bundle: Artifact, latent: Artifact
 ) -> Mapping[str, tuple[float, float]]:
     """Measure the bound and the marginal on validation after every stage."""
-    context, z = parts.context, parts.latents.z
-    valid = context.data.rows["valid"]
+    z = parts.latents.z
 
-    def build(folder: Path) -> Mapping[str, Any]:
+    def steps() -> dict[str, tuple[Circuit, Circuit]]:
         start, patches = parts.random_bundle(section.patch_latents), load_circuit(bundle)
         counted = parts.counted_latent(
             z["train"], section.latents, section.pseudocount, section.epsilon
         )
-        steps = {
+        return {
             "start": (counted, start),
             "patches": (counted, patches),
             "latent": (load_circuit(latent), patches),
         }
-        bounds = {}
-        for name, (above, below) in steps.items():
-            with context.reporter.task(f"bound ({name})"):
-                glued = _glued(parts, above, below)
-                bounds[name] = bound_and_marginal(context.engine, glued, valid, z["valid"])
-        return bounds
 
-    inputs = {"data": context.data.key, "engine": context.engine_key}
-    artifact = context.store.stage("bounds", 1, inputs, build, parents=(bundle, latent))
-    return artifact.info
+    return parts.bounds(steps, partial(_glued, parts), z["valid"], (bundle, latent))
 
 
 KIND = Kind(

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.rat_spn import tucker_circuit
 from pyjuice_bridge.circuit.region_circuit import latent_regions, region_circuit
 from pyjuice_bridge.circuit.region_graph import (
@@ -36,7 +35,7 @@ from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import ObservedPhase
-from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
 from pyjuice_bridge.distill.counted import counted_start
@@ -44,10 +43,9 @@ from pyjuice_bridge.distill.counting import count_parameters
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.region_latents import region_latents
-from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.distill.training import load_circuit, phase_options, train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
-from pyjuice_bridge.engines.base import FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import A_FEW, Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact, fingerprint
@@ -339,13 +337,7 @@ def _observed(
         f"training ({name} observed)",
         start.circuit,
         lambda: (rows["train"], None),
-        FitOptions(
-            epochs=phase.epochs,
-            batch_size=phase.batch_size,
-            step_size=phase.step_size.schedule,
-            pseudocount=context.config.train.pseudocount,
-            seed=context.config.seed,
-        ),
+        phase_options(context, phase),
         key={"data": context.data.key, "pixels": phase.pixels},
         parents=start.parents,
         passes_before=start.passes,
@@ -356,7 +348,7 @@ def _observed(
     stage = Stage(name, phase.epochs, (artifact,), info["bound"], info["marginal"])
     return replace(
         start,
-        circuit=lambda: hdf5.load(artifact.path / CIRCUIT),
+        circuit=lambda: load_circuit(artifact),
         parents=(artifact,),
         stages=(*start.stages, stage),
     )

@@ -14,12 +14,29 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.config.train import Phase
 from pyjuice_bridge.distill.base import CIRCUIT
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions, Latents
 from pyjuice_bridge.stages.store import Artifact
 
 _CHECKPOINT = "checkpoint.h5"
+
+
+def phase_options(context: Context, phase: Phase) -> FitOptions:
+    """Return the options of a training before fine-tuning."""
+    return FitOptions(
+        epochs=phase.epochs,
+        batch_size=phase.batch_size,
+        step_size=phase.step_size.schedule,
+        pseudocount=context.config.train.pseudocount,
+        seed=context.config.seed,
+    )
+
+
+def load_circuit(artifact: Artifact) -> Circuit:
+    """Read the circuit of an artifact."""
+    return hdf5.load(artifact.path / CIRCUIT)
 
 
 def train_stage(
