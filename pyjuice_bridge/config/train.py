@@ -63,7 +63,8 @@ class Train(Section):
 
     ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
     patch training, latent training and those of ``observed`` are passes of ``lvd``, fine-tuning
-    has the rest.
+    has the rest.  With ``candidates`` three of four passes over whole samples evaluate only so many
+    values of a latent variable above sub-circuits (patch circuits and growing heads).
     """
 
     optimizer: Optimizer = FitOptions.optimizer
@@ -72,6 +73,7 @@ class Train(Section):
     step_size: StepSize = Field(default_factory=StepSize)
     pseudocount: Amount = FitOptions.pseudocount
     patience: Count | None = FitOptions.patience
+    candidates: Count | None = FitOptions.candidates
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
     observed: Annotated[list[ObservedPhase], A_FEW] | None = None

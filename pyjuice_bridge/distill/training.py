@@ -79,7 +79,7 @@ def train_stage(
         ``peak_memory_bytes`` in its info.
     """
     engine = context.engine
-    inputs = {**key, "options": asdict(options), "engine": context.engine_key}
+    inputs = {**key, "options": options.key, "engine": context.engine_key}
 
     def build(folder: Path) -> Mapping[str, Any]:
         x, weights = rows()

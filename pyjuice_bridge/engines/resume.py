@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def training_key(
     valid: NDArray[Any] | None = None,
 ) -> str:
     """Hash everything a training depends on, so that a checkpoint resumes only its own."""
-    digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(options.key, sort_keys=True).encode())
     digest.update(f"{engine} {precision}".encode())
     extra = {f"latents {name}": np.asarray(v) for name, v in (latents or {}).items()}
     given = {"weights": weights, "valid": valid}

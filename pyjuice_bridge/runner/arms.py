@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,7 @@ def _options(context: Context, start: Initialisation) -> FitOptions:
         patience=train.patience,
         frozen=start.frozen,
         seed=context.config.seed,
+        candidates=train.candidates,
     )
 
 
@@ -253,7 +254,7 @@ def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tu
     key = {
         "start": start.key,
         "data": context.data.key,
-        "options": asdict(short),
+        "options": short.key,
         "engine": context.engine_key,
         "tune": tune.model_dump(),
     }

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyjuice_bridge.engines.torch.candidates import Notes
 from pyjuice_bridge.engines.torch.fused import Step, Trees, cut_of, downward, upward
 from pyjuice_bridge.engines.torch.fused.banks import rows_at_once
 from pyjuice_bridge.engines.torch.program import Params, Program
@@ -106,11 +107,12 @@ def collect(
     evidence: Evidence,
     workspace: Workspace,
     step: Step | None = None,
+    notes: Notes | None = None,
 ) -> torch.Tensor:
     """Add the rows' flows to ``counts``; returns Σ weight·log p as a float64 scalar.
 
     If these are all rows of a ``step``, it is taken where that is cheapest while counting; what is
-    left of it is up to the caller.
+    left of it is up to the caller.  ``notes`` are taken of where the flow of the rows goes.
 
     Counts are sums over rows, so a batch may be cut anywhere: it is cut to ``micro_batch`` rows,
     and in halves again where a GPU runs out of memory in the upward pass.
@@ -127,7 +129,10 @@ def collect(
         key = ("counts", *picked, *_places(params), *_places(counts))
         inputs = (x[rows], weights[rows], *picked.values())
         its_step = step if size == len(x) else None
-        work = partial(_counted, program, params, counts, workspace, its_step, tuple(picked))
+        its_notes = None if notes is None else notes.part(rows)
+        work = partial(
+            _counted, program, params, counts, workspace, its_step, its_notes, tuple(picked)
+        )
         try:
             scored, doubt = workspace.recordings.run(key, work, inputs)
         except torch.cuda.OutOfMemoryError:
@@ -146,7 +151,9 @@ def collect(
             once = weights[rows][again].double()
             once[int(doubt.sum()) :] = 0.0
             part = (x[rows][again], once, _rows_of(picked, again))
-            total += collect(program.in_double, params, counts, *part, workspace.in_double)
+            its_notes = None if its_notes is None else its_notes.part(again)
+            double = program.in_double, params, counts, *part, workspace.in_double
+            total += collect(*double, notes=its_notes)
         start += size
     return total
 
@@ -157,6 +164,7 @@ def _counted(
     counts: Params,
     workspace: Workspace,
     step: Step | None,
+    notes: Notes | None,
     names: tuple[str, ...],
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -180,6 +188,8 @@ def _counted(
             "The GPU ran out of memory after part of a batch was counted; set a smaller batch_size."
         ) from error
     if isinstance(up, Trees):
+        if notes is not None:
+            notes.take(down.flows)
         up.count(down, step if doubt is None or not bool(doubt.any()) else None)
     return total, doubt
 

@@ -7,7 +7,7 @@ is believed, and what is no state of the training at hand ends in one sentence.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.engines.base import Epoch, FitOptions
 from pyjuice_bridge.engines.torch.backward import new_counts
+from pyjuice_bridge.engines.torch.candidates import Candidates
 from pyjuice_bridge.engines.torch.program import (
     InputPlan,
     Params,
@@ -58,6 +59,7 @@ class State:
     steps: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: Params | None = None
+    candidates: Candidates | None = None
 
     @property
     def best_epoch(self) -> int | None:
@@ -79,6 +81,7 @@ class Training:
         options: how it is trained.
         batches: mini-batches per epoch.
         validates: whether there is a validation set.
+        candidates: of latent values, unless all are evaluated in every pass.
     """
 
     key: str
@@ -87,6 +90,7 @@ class Training:
     options: FitOptions
     batches: int
     validates: bool
+    candidates: Candidates | None = None
 
 
 def write(path: Path, state: State, training: Training) -> None:
@@ -101,6 +105,8 @@ def write(path: Path, state: State, training: Training) -> None:
         if state.momentum is not None and state.momentum_rows is not None:
             _write_params(file, "momentum", program, state.momentum)
             write_array(file, "momentum_rows", state.momentum_rows.cpu().numpy())
+        if state.candidates is not None:
+            write_array(file, "candidates", state.candidates.known.numpy())
         if state.best is not None and state.best_epoch != len(state.history) - 1:
             _write_params(file, "best", program, state.best)
 
@@ -132,6 +138,7 @@ def _state(file: h5py.File, training: Training) -> State:
             "batches are done"
         )
     state = State(_params(file, "params", training), steps=steps, history=history)
+    state.candidates = _candidates(file, training)
     if training.options.optimizer == "anemone":
         state.momentum = _momentum(file, training)
         shape = (1, len(training.circuit.roots))
@@ -204,6 +211,21 @@ def _momentum(file: h5py.File, training: Training) -> Params:
             else:
                 tensor.copy_(counts)
     return momentum
+
+
+def _candidates(file: h5py.File, training: Training) -> Candidates | None:
+    fresh = training.candidates
+    if fresh is None:
+        return None
+    known = read_array(file, "candidates", "int32", 3)
+    if known.shape != tuple(fresh.known.shape):
+        raise UserError(
+            f"{place(file, 'candidates')}: is {list(known.shape)}, must be "
+            f"{list(fresh.known.shape)}"
+        )
+    if known.min() < 0 or known.max() >= fresh.values:
+        raise UserError(f"{place(file, 'candidates')}: must hold numbers below {fresh.values}")
+    return replace(fresh, known=torch.from_numpy(known))
 
 
 def _arrays(

@@ -25,6 +25,7 @@ from pyjuice_bridge.engines.torch.backward import (
     spread_missing,
 )
 from pyjuice_bridge.engines.torch.batches import collect, evaluate
+from pyjuice_bridge.engines.torch.candidates import Candidates, Notes
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
 from pyjuice_bridge.engines.torch.fused import Step
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
@@ -49,6 +50,10 @@ class Rows:
     def pick(self, index: torch.Tensor | slice) -> Rows:
         picked = {name: values[index] for name, values in self.evidence.items()}
         return Rows(self.x[index], self.weights[index], picked)
+
+    def knowing(self, evidence: Evidence) -> Rows:
+        """Return the rows with more evidence."""
+        return Rows(self.x, self.weights, {**self.evidence, **evidence})
 
 
 class Trainer:
@@ -78,6 +83,9 @@ class Trainer:
         self.program, self.rows, self.valid, self.options = program, rows, valid, options
         self.pseudocount = pseudocount
         self.state = store.State(params)
+        self.state.candidates = Candidates.of(
+            program, len(rows.x), options.candidates, rows.evidence
+        )
         self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
         self.workspace = Workspace()
@@ -94,9 +102,17 @@ class Trainer:
         index = torch.as_tensor(order, device=self.program.device)
         total = torch.zeros((), dtype=torch.float64, device=self.program.device)
         eta = 1.0
+        candidates = self.state.candidates
+        full = candidates is None or candidates.begin(number)
         for batch in index.split(self.batch):
             own = processes.part(len(batch))
-            rows = self.rows.pick(own if self.batches == 1 else batch[own])
+            rows, notes = self.rows.pick(own if self.batches == 1 else batch[own]), None
+            if candidates is not None:
+                numbers = torch.arange(len(index))[own] if self.batches == 1 else batch[own]
+                if full:
+                    notes = Notes(candidates, numbers)
+                else:
+                    rows = rows.knowing(candidates.evidence(numbers))
             step = self._next_step()
             total += collect(
                 self.program,
@@ -107,6 +123,7 @@ class Trainer:
                 rows.evidence,
                 self.workspace,
                 step if processes.size() == 1 and self.prior is None else None,
+                notes,
             )
             if processes.size() > 1:
                 processes.add(self.all_counts).clamp_(max=LARGEST_RATIO)
@@ -116,6 +133,8 @@ class Trainer:
             state.steps += 1
             if on_batch is not None:
                 on_batch(state.steps, self.batches * self.options.epochs)
+        if candidates is not None:
+            candidates.end(full)
         train = float(processes.add(total) / self.rows.weights.double().sum())
         if self.workspace.skipped:
             share = self.workspace.skipped / self.workspace.flow
@@ -226,7 +245,13 @@ def train(
     """
     validates = trainer.valid is not None
     training = store.Training(
-        key, circuit, trainer.program, trainer.options, trainer.batches, validates
+        key,
+        circuit,
+        trainer.program,
+        trainer.options,
+        trainer.batches,
+        validates,
+        trainer.state.candidates,
     )
     there = checkpoint is not None and checkpoint.exists()
     found = processes.share(str(checkpoint) if there else None)

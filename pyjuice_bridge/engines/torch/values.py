@@ -191,7 +191,11 @@ class Values:
         return Gathered(value, scale + log_top, None if error is None else raised(error, log_top))
 
     def evidence_on(self, layer: int) -> torch.Tensor | None:
-        """Latent evidence on a layer as a multiplier [blocks, batch, width]."""
+        """Latent evidence on a layer as a multiplier [blocks, batch, width].
+
+        It is of states [N, positions] (negative: unknown), or of sets of states [N, positions, n],
+        both integers, or of weights [N, positions, width].
+        """
         sites = [s for s in self.program.latents.get(layer, ()) if s.name in self.evidence]
         if not sites:
             return None
@@ -203,6 +207,8 @@ class Values:
             given = self.evidence[site.name].index_select(1, site.positions).transpose(0, 1)
             if given.is_floating_point():
                 mask[site.blocks] = given.to(mask.dtype)
+            elif given.ndim == 3:
+                mask[site.blocks] = torch.zeros_like(mask[site.blocks]).scatter_(2, given.long(), 1)
             else:
                 states = torch.arange(width, device=given.device)
                 mask[site.blocks] = ((given[..., None] == states) | (given[..., None] < 0)).to(
