@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.families.binomial import Binomial
 from pyjuice_bridge.circuit.families.logistic import Logistic
 from pyjuice_bridge.circuit.families.smooth import Smooth
+from pyjuice_bridge.circuit.growing import choose_roots, widen
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.initialise import initialise
 from pyjuice_bridge.circuit.leaves import with_leaves
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, layer_params
@@ -47,6 +50,26 @@ def glued(seed: int, width: int, clusters: int | None = None) -> Circuit:
     bundle = patch_bundle(random_tree(rng, size), clusters, width, 3, seed=seed + 1)
     places = rng.permutation(positions * size).reshape(positions, size)
     return glue(latent, bundle, places)
+
+
+def growing(seed: int, width: int) -> Circuit:
+    """Patches of one to five heads a cluster, with numbers of their own."""
+    rng = np.random.default_rng(seed)
+    clusters = int(rng.integers(1, 4))
+    owner = np.repeat(np.arange(clusters), rng.integers(1, 6, clusters))
+    tree = random_tree(rng, int(rng.integers(1, 5)))
+    bundle = choose_roots(patch_bundle(tree, clusters, width, 3, seed=seed), owner)
+    return initialise(bundle, seed)
+
+
+def glued_growing(seed: int, width: int) -> Circuit:
+    """Patches with several heads at up to four positions."""
+    rng = np.random.default_rng(seed)
+    bundle = growing(seed, width)
+    size, positions = len(np.unique(bundle.layers[0].variables)), int(rng.integers(1, 5))
+    size //= len({int(b) for b in bundle.layers[-1].children})
+    latent = hclt(random_tree(rng, positions), 3, len(bundle.roots), seed=seed)
+    return glue(latent, bundle, rng.permutation(positions * size).reshape(positions, size))
 
 
 def check_same(
@@ -105,16 +128,27 @@ def test_bundles_with_weights_of_their_roots(seed: int, width: int, power: int) 
     check_same(circuit, random_rows(circuit, 20, seed, 0.2), weights)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, width=st.sampled_from(WIDTHS), power=POWERS)
+def test_trees_of_several_roots(seed: int, width: int, power: int) -> None:
+    rng = np.random.default_rng(seed)
+    circuit = sharpened(growing(seed, width), power, seed)
+    shape = 20, len(circuit.roots)
+    weights = rng.random(shape) * (rng.random(shape) < 0.5)
+    check_same(circuit, random_rows(circuit, 20, seed, 0.2), weights)
+
+
+@settings(max_examples=80, deadline=None)
 @given(
     seed=SEEDS,
     width=st.sampled_from(WIDTHS),
     power=POWERS,
     evidence=st.sampled_from(["none", "hard", "soft"]),
+    grows=st.booleans(),
 )
-def test_glued_patches(seed: int, width: int, power: int, evidence: str) -> None:
+def test_glued_patches(seed: int, width: int, power: int, evidence: str, grows: bool) -> None:
     rng = np.random.default_rng(seed)
-    circuit = sharpened(glued(seed, width), power, seed)
+    circuit = sharpened((glued_growing if grows else glued)(seed, width), power, seed)
     blocks = circuit.latents["z"]
     clusters = circuit.widths[circuit.layer_of(int(blocks[0]))]
     latents: dict[str, np.ndarray] = {}
@@ -188,6 +222,30 @@ def test_what_is_a_tree() -> None:
     assert cut(ENGINE._load(wide)[0]) is None and cut(ENGINE._load(tied)[0]) is None
 
 
+def test_growing_circuits_are_banks_of_trees_with_several_roots() -> None:
+    bundle = choose_roots(patch_bundle([-1, 0, 0], 3, 4, 5, seed=1), [0, 0, 1, 2, 2, 2])
+    bundle = widen(bundle, [False, True, False, False, True, True], seed=2)
+    whole = glue(hclt([-1, 0], 3, 6, seed=3), bundle, np.arange(6).reshape(2, 3))
+    for circuit, places in ((bundle, 1), (whole, 2)):
+        found = cut(ENGINE._load(circuit)[0])
+        assert found is not None
+        (bank,) = found.banks
+        assert (bank.clusters, bank.places, bank.width) == (3, places, 8)
+        assert bank.roots.tolist() == [0, 2, 3, 6]
+        assert (bank.matrices[:, -3:, 0] >= 0).sum(1).tolist() == [2, 1, 3]
+
+
+def test_a_product_that_others_than_its_roots_read_is_no_tree() -> None:
+    """Two of three heads are mixed by a concat; the third is a root of the circuit itself."""
+    bundle = choose_roots(patch_bundle([-1, 0], 2, 3, 4, seed=1), [0, 0, 1])
+    whole = glue(hclt([-1], 2, 3, seed=2), bundle, np.arange(2).reshape(1, 2))
+    concat = next(i for i, c in enumerate(whole.layers) if getattr(c, "kind", "") == "concat")
+    heads = whole.layers[concat].children
+    circuit = replace(whole, roots=np.concatenate([whole.roots, heads[:1]]).astype("i4"))
+    assert cut(ENGINE._load(circuit)[0]) is None
+    check_same(circuit, random_rows(circuit, 20, 3, 0.2))
+
+
 def test_evidence_inside_trees_goes_to_the_other_passes() -> None:
     circuit = hclt([-1, 0, 1], 3, 4, seed=1)
     program, params = ENGINE._load(circuit)
@@ -200,7 +258,7 @@ def test_evidence_inside_trees_goes_to_the_other_passes() -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     seed=SEEDS,
-    kind=st.sampled_from(["tree", "bundle", "glued"]),
+    kind=st.sampled_from(["tree", "bundle", "glued", "growing", "glued growing"]),
     width=st.sampled_from(WIDTHS),
     categories=st.sampled_from([2, 5]),
 )
@@ -210,6 +268,8 @@ def test_steps_taken_while_counting(seed: int, kind: str, width: int, categories
     tree = random_tree(rng, int(rng.integers(1, 6)))
     if kind == "glued":
         circuit = glued(seed, width)
+    elif kind != "tree" and kind != "bundle":
+        circuit = (growing if kind == "growing" else glued_growing)(seed, width)
     else:
         circuit = patch_bundle(tree, 1 if kind == "tree" else 3, width, categories, seed=seed)
     circuit = sharpened(circuit, 3, seed)

@@ -24,13 +24,13 @@ _MOST_ROWS = 8 * ROWS
 _TASKS_PER_THREAD = 4
 _CACHE_BYTES, _READS_PER_ROW = 3 * 2**19, 2
 """Tables of so many bytes stay in the second cache once their rows have been read so often."""
-_SELECT_ROWS = 512
+_SELECT_COLUMNS = 2**14
 _BATCH_BYTES = 2**27
 
 
 def batch_bytes(cut: Cut) -> int:
     """Bytes that a sample takes outside the rest of the program."""
-    return sum(bank.places * (4 * bank.nodes + 16 * bank.clusters) for bank in cut.banks)
+    return sum(bank.places * (4 * bank.nodes + 20 * int(bank.roots[-1])) for bank in cut.banks)
 
 
 def rows_at_once(cut: Cut) -> int:
@@ -42,7 +42,7 @@ class BankJobs:
     """One bank, its parameters and one batch size.
 
     Attributes:
-        mantissas, exponents: of the roots, [clusters, places * batch].
+        mantissas, exponents: of the roots, [roots, places * batch].
     """
 
     def __init__(self, bank: Bank, params: Params, batch: int, threads: int) -> None:
@@ -53,11 +53,12 @@ class BankJobs:
         leaves = views.shape[1]
         self._rows = torch.empty(len(self._variables), batch, dtype=torch.int32)
         self._views = address(self._rows) + 4 * leaves * self.columns * view.reshape(-1)
-        self.mantissas = torch.zeros(bank.clusters, self.columns)
-        self.exponents = torch.zeros(bank.clusters, self.columns, dtype=torch.int32)
+        self.mantissas = torch.zeros(int(bank.roots[-1]), self.columns)
+        self.exponents = torch.zeros(self.mantissas.shape, dtype=torch.int32)
         self._shared = bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
         """Whether threads share a cluster: its matrices are packed for all of them then."""
-        size = (bank.clusters if self._shared else threads) * bank.nodes
+        self._matrices = bank.matrices.shape[1]
+        size = (bank.clusters if self._shared else threads) * self._matrices
         self._packed = torch.zeros(2, size, bank.width * row_size(bank.width))
         self._faint = torch.zeros(size, dtype=torch.int64)
         self._reach = torch.zeros(size, row_size(bank.width), dtype=torch.int64)
@@ -77,12 +78,15 @@ class BankJobs:
         self._part = self._chunk if self._shared else parts * self._chunk
         self._tasks = bank.clusters * (parts if self._shared else 1)
         self._sources = bank.slots[..., 0] * self.columns + bank.slots[..., 1] * batch
+        self._lines = torch.from_numpy(self._sources // batch)
+        """Which line of [roots, places] each slot is."""
         self._pack = Job(
             segments.pack,
             torch.float32,
             segments.PACK,
             size,
             nodes=bank.nodes,
+            matrices=self._matrices,
             width=bank.width,
             padded=row_size(bank.width),
             weights=address(self._weights),
@@ -105,14 +109,14 @@ class BankJobs:
         if mask is None:
             return self._segment(writes=1)
         self.mantissas.zero_()
-        found = self._select(mask.contiguous(), 0.0)
+        found = self._select(self._by_root(mask), 0.0)
         return self._segment(found, writes=1)
 
     def down(
         self, flow: torch.Tensor, counts: Params, skip: float, step: Step | None = None
     ) -> Listed:
         """Count what flows [blocks, batch, slots] into the roots, except small parts of it."""
-        found = self._select(flow.contiguous(), skip)
+        found = self._select(self._by_root(flow), skip)
         run([self._segment(found, counts, step=step)])
         return found
 
@@ -127,29 +131,32 @@ class BankJobs:
         Returns:
             The logarithms of the roots' values, float64 [blocks, batch]; -inf where none flows.
         """
-        lines = torch.from_numpy(self._sources[:, 0] // self.batch)
-        flows = torch.empty(self.bank.clusters, self.columns)
-        flows.view(-1, self.batch)[lines] = flow.float()
-        listed = None if bool(flows.amin() > 0) else _listed(flows)
+        flows = self._by_root(flow.float()[..., None])
+        listed = None if bool(flows.amin() > 0) else self._select(flows, 0.0)
         if listed is not None:
             self.mantissas.zero_()
         run([self._segment(listed, counts, flows, step, writes=1)])
         logs = self.mantissas.double().log_().add_(self.exponents, alpha=LN2)
-        return logs.view(-1, self.batch)[lines]
+        return logs.view(-1, self.batch)[self._lines[:, 0]]
+
+    def _by_root(self, flow: torch.Tensor) -> torch.Tensor:
+        """Return what flows [blocks, batch, slots] into the roots as [roots, columns]."""
+        flows = torch.empty(self.mantissas.shape)
+        flows.view(-1, self.batch)[self._lines] = flow.transpose(1, 2)
+        return flows
 
     def takes(self, counts: Params) -> bool:
         """Return whether a cluster's M-step can be taken as soon as it is counted.
 
         Threads then count where the first clusters have their counts.
         """
-        layers = {*self.bank.tables[..., 0].flat, *self.bank.matrices[..., 0].flat}
+        layers = {*self.bank.tables[..., 0].flat, *self.bank.matrices[..., 0].flat} - {-1}
         return self._steps and all(counts[layer] is not None for layer in layers)
 
     def given(self, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Roots by block in float64 [blocks, batch, slots], maximum one, and their log-scales."""
-        lines = torch.from_numpy(self._sources // self.batch)
         mantissas, exponents = (
-            roots.view(-1, self.batch)[lines].transpose(1, 2)
+            roots.view(-1, self.batch)[self._lines].transpose(1, 2)
             for roots in (self.mantissas, self.exponents)
         )
         values = mantissas.double()
@@ -206,10 +213,18 @@ class BankJobs:
             more |= {
                 "list_offsets": address(listed.offsets),
                 "list_columns": address(listed.columns),
+                "flow_offsets": address(listed.flow_offsets),
             }
             flows = listed.flows
         if counts is not None:
             matrices = _places(counts, bank.matrices, 0)
+            if step is not None:
+                # Threads count where the first clusters do, which may lack roots that others have.
+                matrices = matrices[: self.threads].copy()
+                absent = matrices == 0
+                spare = torch.zeros(int(absent.sum()), bank.width)
+                matrices[absent] = address(spare) + 4 * bank.width * np.arange(len(spare))
+                keep.append(spare)
             tables = _places(counts, bank.tables, 1)
             keep += [matrices, tables]
             more |= {"weight_counts": address(matrices), "table_counts": address(tables)}
@@ -230,11 +245,13 @@ class BankJobs:
             columns=self.columns,
             nodes=bank.nodes,
             leaves=bank.tables.shape[1],
+            matrices=self._matrices,
             width=bank.width,
             padded=row_size(bank.width),
             chunk=self._chunk,
             part=self._part,
             hot=self._hot,
+            roots=address(bank.roots),
             parents=address(bank.parents),
             child_offsets=address(bank.children),
             children=address(bank.child),
@@ -257,22 +274,22 @@ class BankJobs:
         )
 
     def _select(self, flow: torch.Tensor, skip: float) -> Listed:
-        """Columns with flow, largest first, until a cluster has all of its flow but ``skip``."""
+        """List the columns of ``flow`` [roots, columns], but smallest ones of share ``skip``.
+
+        The share is of the flow into all roots of a cluster.
+        """
         bank = self.bank
-        blocks, slots = self._sources.shape
-        rows = blocks * self.batch
-        tasks = -(-rows // _SELECT_ROWS)
-        numbers = np.zeros((tasks, bank.clusters, roots.BINS), np.int64)
+        parts = -(-self.columns // _SELECT_COLUMNS)
+        numbers = np.zeros((parts, bank.clusters, roots.BINS), np.int64)
         sums = np.zeros(numbers.shape)
         given = {
-            "rows": rows,
-            "batch": self.batch,
-            "slots": slots,
             "clusters": bank.clusters,
-            "step": _SELECT_ROWS,
-            "members": address(bank.slots),
+            "columns": self.columns,
+            "step": _SELECT_COLUMNS,
+            "roots": address(bank.roots),
             "flow": address(flow),
         }
+        tasks = parts * bank.clusters
         self._run_select(tasks, given | {"numbers": address(numbers), "sums": address(sums)})
         above = sums.sum(0).cumsum(1)
         total = above[:, -1:]
@@ -281,17 +298,24 @@ class BankJobs:
         )
         kept = np.arange(roots.BINS) < cuts[:, None]
         sizes = (numbers * kept).sum(2)
-        ends = np.cumsum(sizes.sum(0))
-        starts = ends - sizes.sum(0) + np.cumsum(sizes, 0) - sizes
-        columns = torch.empty(int(ends[-1]), dtype=torch.int32)
+        by_cluster = sizes.sum(0)
+        offsets = np.concatenate([[0], np.cumsum(by_cluster)])
+        flow_offsets = np.concatenate([[0], np.cumsum(by_cluster * np.diff(bank.roots))])
+        starts = offsets[:-1] + np.cumsum(sizes, 0) - sizes
         found = Listed(
-            np.concatenate([[0], ends]),
-            columns,
-            torch.empty(len(columns)),
+            offsets,
+            torch.empty(int(offsets[-1]), dtype=torch.int32),
+            flow_offsets,
+            torch.empty(int(flow_offsets[-1])),
             float(total.sum()),
             float((sums.sum(0) * ~kept).sum()),
         )
-        lists = {"list_columns": address(found.columns), "list_flows": address(found.flows)}
+        lists = {
+            "list_offsets": address(found.offsets),
+            "list_columns": address(found.columns),
+            "flow_offsets": address(found.flow_offsets),
+            "list_flows": address(found.flows),
+        }
         places = {"numbers": address(starts), "cuts": address(cuts)}
         self._run_select(tasks, given | places | lists | {"fill": 1})
         return found
@@ -302,31 +326,32 @@ class BankJobs:
 
 @dataclass
 class Listed:
-    """Columns by cluster, with the flow into each; all flow, and what of it was skipped."""
+    """Columns by cluster, with the flow into each; all flow, and what of it was skipped.
+
+    Attributes:
+        offsets: int64 [clusters + 1], where the ``columns`` of a cluster begin.
+        columns: int32.
+        flow_offsets: int64 [clusters + 1], where the ``flows`` of a cluster begin.
+        flows: by cluster [roots, columns].
+        total, skipped: sums over all.
+    """
 
     offsets: Longs
     columns: torch.Tensor
+    flow_offsets: Longs
     flows: torch.Tensor
     total: float
     skipped: float
 
 
-def _listed(flows: torch.Tensor) -> Listed:
-    """List the columns with flow [clusters, columns]."""
-    clusters, columns = flows.nonzero(as_tuple=True)
-    offsets = np.cumsum([0, *torch.bincount(clusters, minlength=len(flows)).tolist()])
-    chosen = flows[clusters, columns]
-    return Listed(offsets, columns.int(), chosen, float(chosen.sum()), 0.0)
-
-
 def _places(tensors: Params, keys: Longs, axis: int) -> Longs:
     """Addresses of slices of tensors along an axis, 0 where there is no tensor.
 
-    ``keys`` [..., 2]: the layer, and the number of the slice.
+    ``keys`` [..., 2]: the layer, -1 for none, and the number of the slice.
     """
     found = np.zeros(keys.shape[:-1], np.int64)
     for layer in np.unique(keys[..., 0]):
-        tensor = tensors[layer]
+        tensor = tensors[layer] if layer >= 0 else None
         if tensor is not None:
             here = keys[..., 0] == layer
             size = tensor.stride(axis) * tensor.element_size()

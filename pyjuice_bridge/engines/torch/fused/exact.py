@@ -12,6 +12,13 @@ from pyjuice_bridge.engines.torch.fused.threads import called
 
 
 @inline
+def count_roots(f, cluster):  # type: ignore[no-untyped-def]
+    """Return how many roots a cluster has."""
+    roots = longs(f.roots, f.clusters + 1)
+    return roots[cluster + 1] - roots[cluster]
+
+
+@inline
 def _leaf_row(f, cluster, leaf, row):  # type: ignore[no-untyped-def]
     """A row of a leaf's table."""
     table = longs(f.tables, f.clusters * f.leaves)[cluster * f.leaves + leaf]
@@ -19,11 +26,11 @@ def _leaf_row(f, cluster, leaf, row):  # type: ignore[no-untyped-def]
 
 
 @called
-def up(f, cluster, column, products, sums):  # type: ignore[no-untyped-def]
-    """One column of a cluster in float64.
+def up(f, cluster, column, products, sums, roots):  # type: ignore[no-untyped-def]
+    """Evaluate one column of a cluster in float64.
 
     Returns:
-        The root's value as a number and the exponent of a power of two.
+        The exponent of the power of two that ``roots`` are to be multiplied by.
     """
     width, nodes = f.width, f.nodes
     leaf_offsets, child_offsets = (
@@ -31,10 +38,10 @@ def up(f, cluster, column, products, sums):  # type: ignore[no-untyped-def]
         longs(f.child_offsets, nodes + 1),
     )
     children = longs(f.children, nodes)
-    weights = longs(f.weights, f.clusters * nodes)
+    weights = longs(f.weights, f.clusters * f.matrices)
     view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
     total = np.int64(0)
-    value = 0.0
+    roots[:] = 0.0
     for node in range(nodes):
         own = products[node]
         own[:] = 1.0
@@ -54,21 +61,23 @@ def up(f, cluster, column, products, sums):  # type: ignore[no-untyped-def]
                     own[k] *= child[k]
                     top = max(top, own[k])
             if top == 0.0:
-                return 0.0, np.int64(0)
+                return np.int64(0)
             _, exponent = math.frexp(top)
             total += exponent
             by = math.ldexp(1.0, -exponent)
             for k in range(width):
                 own[k] *= by
-        height = 1 if node == nodes - 1 else width
-        matrix = floats(weights[cluster * nodes + node], height * width)
-        for i in range(height):
-            value = 0.0
+        base = cluster * f.matrices + node
+        for i in range(width if node < nodes - 1 else count_roots(f, cluster)):
+            row = weights[base] + 4 * i * width if node < nodes - 1 else weights[base + i]
+            matrix, value = floats(row, width), 0.0
             for j in range(width):
-                value += np.float64(matrix[i * width + j]) * own[j]
-            sums[node, i] = value
-    value, exponent = math.frexp(value)
-    return value, total + exponent
+                value += np.float64(matrix[j]) * own[j]
+            if node < nodes - 1:
+                sums[node, i] = value
+            else:
+                roots[i] = value
+    return total
 
 
 @inline
@@ -79,36 +88,43 @@ def _add(counts, place, more):  # type: ignore[no-untyped-def]
 
 
 @called
-def down(f, cluster, counted, column, flow, products, sums):  # type: ignore[no-untyped-def]
+def down(  # type: ignore[no-untyped-def]
+    f, cluster, counted, column, flow, stride, products, sums, roots
+):
     """Count one column after ``up``, whose products become flows.
 
-    ``counted``: whose counts they are, a cluster's or a thread's.
+    ``counted``: whose counts they are, a cluster's or a thread's.  ``flow`` is the address of that
+    into the first root; that into the next is ``stride`` bytes behind.
     """
     width, nodes = f.width, f.nodes
     leaf_offsets, parents = longs(f.leaf_offsets, nodes + 1), longs(f.parents, nodes)
-    weights = longs(f.weights, f.clusters * nodes)
-    weight_counts = longs(f.weight_counts, f.clusters * nodes)
+    weights = longs(f.weights, f.clusters * f.matrices)
+    weight_counts = longs(f.weight_counts, f.clusters * f.matrices)
     table_counts = longs(f.table_counts, f.clusters * f.leaves)
-    weight_base, table_base = counted * nodes, counted * f.leaves
+    table_base = counted * f.leaves
     view = ints(longs(f.views, f.clusters)[cluster], f.leaves * f.columns)
     passed = np.empty(width)
     for back in range(nodes):
         node = nodes - 1 - back
         own = products[node]
-        height = 1 if back == 0 else width
-        matrix = floats(weights[cluster * nodes + node], height * width)
-        at = weight_counts[weight_base + node]
-        counts = floats(at, height * width)
+        matrix = weights[cluster * f.matrices + node]
+        target = weight_counts[counted * f.matrices + node]
         passed[:] = 0.0
-        for i in range(height):
-            value = sums[node, i]
+        for i in range(width if back > 0 else count_roots(f, cluster)):
+            if back > 0:
+                value, above = sums[node, i], products[parents[node], i]
+                row, at = matrix + 4 * i * width, target + 4 * i * width
+            else:
+                value, above = roots[i], np.float64(floats(flow + i * stride, 1)[0])
+                row = weights[cluster * f.matrices + node + i]
+                at = target = weight_counts[counted * f.matrices + node + i]
             if value <= 0.0:
                 continue
-            ratio = (flow if back == 0 else products[parents[node], i]) / value
+            ratio, thetas, counts = above / value, floats(row, width), floats(at, width)
             for j in range(width):
-                if at != 0:
-                    _add(counts, i * width + j, ratio * own[j])
-                passed[j] += ratio * np.float64(matrix[i * width + j])
+                if target != 0:
+                    _add(counts, j, ratio * own[j])
+                passed[j] += ratio * np.float64(thetas[j])
         for j in range(width):
             own[j] *= passed[j]
         for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):

@@ -312,23 +312,37 @@ def dots(r: Rows, out: Any, rows: Any, weights: Any, count: Any) -> None:
 
 
 @emits()
-def spread_dots(r: Rows, rows: Any, weights: Any, factors: Any, counts: Any, count: Any) -> None:
-    """Multiply rows by weights and by a number each; add rows times numbers to ``counts``."""
+def add_spread(
+    r: Rows, out: Any, rows: Any, weights: Any, factors: Any, counts: Any, count: Any
+) -> None:
+    """Add weights times a number each to rows ``out``; add ``rows`` times it to ``counts``."""
     kept = [r.load(weights, v) for v in range(r.count)]
 
     def body(i: Any, sums: list[Any]) -> Sequence[Any]:
         factor = r.broadcast(factors, r.builder.mul(i, r.long(4)))
-        row = r.row(rows, i)
+        target, row = r.row(out, i), r.row(rows, i)
         changed = []
         for v in range(r.count):
-            value = r.load(row, v)
-            changed.append(r.fma(value, factor, sums[v]))
-            r.store(r.builder.fmul(value, r.finite(r.builder.fmul(factor, kept[v]))), row, v)
+            changed.append(r.fma(r.load(row, v), factor, sums[v]))
+            r.store(r.fma(factor, kept[v], r.load(target, v)), target, v)
         return changed
 
     sums = r.loop(count, body, [r.splat(0.0)] * r.count)
     for v in range(r.count):
         r.store_plain(r.builder.fadd(r.load_plain(counts, v), sums[v]), counts, v)
+
+
+@emits()
+def times_finite(r: Rows, out: Any, rows: Any, count: Any) -> None:
+    """Multiply by rows; what overflowed there is a large number."""
+
+    def body(i: Any, _: list[Any]) -> Sequence[Any]:
+        target, row = r.row(out, i), r.row(rows, i)
+        for v in range(r.count):
+            r.store(r.builder.fmul(r.load(target, v), r.finite(r.load(row, v))), target, v)
+        return ()
+
+    r.loop(count, body)
 
 
 @emits()

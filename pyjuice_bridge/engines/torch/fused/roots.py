@@ -35,16 +35,17 @@ values of a slot's ``batch`` columns begin.  ``mask``
 """
 
 SELECT = frame_type(
-    *("rows", "batch", "slots", "clusters", "step"),
-    *("members", "flow", "fill", "numbers", "sums", "cuts", "list_columns", "list_flows"),
+    *("clusters", "columns", "step", "roots", "flow", "fill", "numbers", "sums", "cuts"),
+    *("list_offsets", "list_columns", "flow_offsets", "list_flows"),
 )
-"""Frame of ``select``; a task is ``step`` of the ``rows``, which are (block, sample) pairs.
+"""Frame of ``select``; a task is ``step`` columns of a cluster.
 
-``members`` int64 [blocks, slots, 2], by slot the cluster and the place.  First, a cluster's columns
-are sorted by the exponent of their ``flow`` [rows, slots] into ``BINS``: ``numbers`` int64 and
-``sums`` float64 [tasks, clusters, BINS], how many there are and their flow.  Then, if ``fill``,
-those in the first ``cuts`` int64 [clusters] bins are written to ``list_columns`` and
-``list_flows``, from ``numbers`` [tasks, clusters] on.
+``roots`` int64 [clusters + 1], where a cluster's roots begin.  First, a cluster's columns are
+sorted by the exponent of the ``flow`` [roots, columns] into all of its roots into ``BINS``:
+``numbers`` int64 and ``sums`` float64 [tasks, BINS], how many there are and their flow.  Then, if
+``fill``, those in the first ``cuts`` int64 [clusters] bins are written: from ``numbers`` [tasks] on
+to ``list_columns``, of which ``list_offsets`` int64 [clusters + 1] are a cluster's; and from
+``flow_offsets`` int64 [clusters + 1] on a cluster's flows to ``list_flows`` [its roots, listed].
 """
 
 
@@ -114,31 +115,36 @@ def gather(frame):  # type: ignore[no-untyped-def]
 def select(frame):  # type: ignore[no-untyped-def]
     """List by cluster the columns that flow enters."""
     f = fields(frame, SELECT)
-    slots = f.slots
-    members = longs(f.members, (f.rows // f.batch) * slots * 2)
-    cuts = longs(f.cuts, f.clusters)
+    columns, roots = f.columns, longs(f.roots, f.clusters + 1)
+    cuts, starts = longs(f.cuts, f.clusters), longs(f.numbers, f.tasks)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
             return
-        starts = longs(f.numbers + 8 * task * f.clusters, f.clusters)
-        numbers = longs(f.numbers + 8 * task * f.clusters * BINS, f.clusters * BINS)
-        sums = doubles(f.sums + 8 * task * f.clusters * BINS, f.clusters * BINS)
-        for row in range(task * f.step, min(f.rows, (task + 1) * f.step)):
-            flow = floats(f.flow + 4 * row * slots, slots)
-            bits = ints(f.flow + 4 * row * slots, slots)
-            block, sample = row // f.batch, row % f.batch
-            for slot in range(slots):
-                if not flow[slot] > 0:
-                    continue
-                member = 2 * (block * slots + slot)
-                cluster, place = members[member], members[member + 1]
-                size = min(max(127 - (bits[slot] >> 23), 0), BINS - 1)
-                if f.fill == 0:
-                    numbers[cluster * BINS + size] += 1
-                    sums[cluster * BINS + size] += flow[slot]
-                elif size < cuts[cluster]:
-                    at = starts[cluster]
-                    starts[cluster] += 1
-                    ints(f.list_columns + 4 * at, 1)[0] = place * f.batch + sample
-                    floats(f.list_flows + 4 * at, 1)[0] = flow[slot]
+        cluster, first = task % f.clusters, task // f.clusters * f.step
+        numbers = longs(f.numbers + 8 * task * BINS, BINS)
+        sums = doubles(f.sums + 8 * task * BINS, BINS)
+        count = roots[cluster + 1] - roots[cluster]
+        flow = floats(f.flow + 4 * roots[cluster] * columns, count * columns)
+        at, size, to, to_flows = 0, 0, f.list_columns, f.list_flows
+        if f.fill != 0:
+            begin = longs(f.list_offsets, f.clusters + 1)
+            at, size = starts[task] - begin[cluster], begin[cluster + 1] - begin[cluster]
+            to += 4 * begin[cluster]
+            to_flows += 4 * longs(f.flow_offsets, f.clusters + 1)[cluster]
+        listed, flows = ints(to, size), floats(to_flows, count * size)
+        for column in range(first, min(columns, first + f.step)):
+            total = flow[column]
+            for root in range(1, count):
+                total += flow[root * columns + column]
+            if not total > 0:
+                continue
+            place = min(max(127 - (np.float32(total).view(np.int32) >> 23), 0), BINS - 1)
+            if f.fill == 0:
+                numbers[place] += 1
+                sums[place] += total
+            elif place < cuts[cluster]:
+                listed[at] = column
+                for root in range(count):
+                    flows[root * size + at] = flow[root * columns + column]
+                at += 1

@@ -1,4 +1,4 @@
-"""Kernels of trees with one root (see ``trees``), evaluated depth first.
+"""Kernels of trees (see ``trees``), evaluated depth first.
 
 A task is some columns of one cluster: (place, sample) pairs that all read the cluster's parameters.
 It is done in chunks of columns whose whole tree stays in the cache beside the parameters.  Upward
@@ -11,6 +11,7 @@ column in which a value underflows that is not exactly zero is evaluated again i
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -33,37 +34,42 @@ _SMALL_FACTORS = 3
 """So many leaves are multiplied before the product is raised again."""
 
 SEGMENT = frame_type(
-    *("clusters", "columns", "nodes", "leaves", "width", "padded", "chunk", "part", "hot"),
+    *("clusters", "columns", "nodes", "leaves", "matrices", "width", "padded"),
+    *("chunk", "part", "hot", "roots"),
     *("parents", "child_offsets", "children", "leaf_offsets"),
     *("views", "tables", "weights", "packed_up", "packed_down", "faint", "reach"),
     *("table_counts", "weight_counts", "turns"),
-    *("list_offsets", "list_columns", "flows"),
+    *("list_offsets", "list_columns", "flow_offsets", "flows"),
     *("mantissas", "exponents", "writes", "counts", "slots", "rows", "step"),
 )
 """Frame of ``segment``; a task is ``part`` columns of a cluster, in chunks of ``chunk``.
 Tables are in the second cache after ``hot`` columns.
 
 The tree, int64: ``parents`` [nodes]; ``child_offsets`` [nodes + 1] into ``children``;
-``leaf_offsets`` [nodes + 1].  Of every cluster, addresses int64: ``views`` [clusters], of the rows
-of tables to read, int32 [leaves, columns]; ``tables``, ``table_counts`` [clusters, leaves];
-``weights``, ``weight_counts`` [clusters, nodes] (0: not counted).  ``packed_up`` and
-``packed_down`` [clusters, nodes, width, padded], ``faint`` int64 [clusters, nodes] and ``reach``
-int64 [clusters, nodes, padded] are ``pack``'s; but if ``slots`` is not 0, each thread packs the
-cluster it is at, into a place that it takes by that counter: [threads, ...] in place of clusters.
+``leaf_offsets`` [nodes + 1]; ``roots`` [clusters + 1], where those of a cluster begin.  Of every
+cluster, addresses int64: ``views`` [clusters], of the rows of tables to read, int32 [leaves,
+columns]; ``tables``, ``table_counts`` [clusters, leaves]; ``weights``, ``weight_counts`` [clusters,
+matrices], those of the roots last (0: not counted, or no such root).  ``packed_up`` and
+``packed_down`` [clusters, matrices, width, padded], ``faint`` int64 [clusters, matrices] and
+``reach`` int64 [clusters, matrices, padded] are ``pack``'s; but if ``slots`` is not 0, each thread
+packs the cluster it is at, into a place that it takes by that counter: [threads, ...] in place of
+clusters.
 
 If ``list_offsets`` is not 0, only the columns ``list_columns[list_offsets[c]:list_offsets[c + 1]]``
-of cluster c are evaluated.  With ``counts``, ``flows`` go into their roots: one for each of these,
-else [clusters, columns].  With ``writes``, the roots' values are ``mantissas`` times two to the
-``exponents``, [clusters, columns].
+of cluster c are evaluated.  With ``counts``, ``flows`` go into its roots: [its roots, these], from
+``flow_offsets[c]`` on; else [roots, columns].  With ``writes``, the roots' values are ``mantissas``
+times two to the ``exponents``, [roots, columns].
 ``turns`` int64 [clusters, nodes], zeros: parts of a cluster take turns in counting.
 
 With ``step``, float32 [2], η and the pseudocount, a cluster's M-step is taken as soon as it has
 been counted; its tables have ``rows`` int64 [leaves].  Counts are then a thread's own, too:
-``table_counts`` [threads, leaves] and ``weight_counts`` [threads, nodes], zeros before and after.
+``table_counts`` [threads, leaves] and ``weight_counts`` [threads, matrices], zeros before and
+after.
 """
 
 PACK = frame_type(
-    "nodes", "width", "padded", "weights", "packed_up", "packed_down", "faint", "reach"
+    *("nodes", "matrices", "width", "padded"),
+    *("weights", "packed_up", "packed_down", "faint", "reach"),
 )
 """Frame of ``pack``; a task is a matrix."""
 
@@ -72,7 +78,7 @@ PACK = frame_type(
 def _pack(matrix, height, width, padded, up, down, reach):  # type: ignore[no-untyped-def]
     """Copy a matrix, also transposed, with rows of whole vectors; return 1 if it has faint numbers.
 
-    All are addresses; of the root's matrix, which has one row, there is no transposed copy.
+    All are addresses; of a root's matrix, which has one row, there is no transposed copy.
     """
     values, bits = floats(matrix, height * width), longs(reach, width)
     across, along = floats(up, width * padded), floats(down, width * padded)
@@ -100,10 +106,12 @@ def pack(frame):  # type: ignore[no-untyped-def]
         task = next_task(frame)
         if task >= f.tasks:
             return
-        faint[task] = _pack(
-            weights[task], 1 if task % f.nodes == f.nodes - 1 else f.width, f.width, f.padded,
-            f.packed_up + task * size, f.packed_down + task * size, f.reach + 8 * task * f.padded,
-        )  # fmt: skip
+        if weights[task] != 0:
+            faint[task] = _pack(
+                weights[task], f.width if task % f.matrices < f.nodes - 1 else 1,
+                f.width, f.padded, f.packed_up + task * size, f.packed_down + task * size,
+                f.reach + 8 * task * f.padded,
+            )  # fmt: skip
 
 
 @cache
@@ -114,18 +122,20 @@ def segment(width: int) -> Kernel:
     def segment(frame: Any) -> None:
         f = fields(frame, SEGMENT)
         nodes, leaves, columns, chunk = f.nodes, f.leaves, f.columns, f.chunk
+        top, matrices, most = nodes - 1, f.matrices, f.matrices - nodes + 1
         size, square = 4 * chunk * padded, 4 * width * padded
         parents, children = longs(f.parents, nodes), longs(f.children, nodes)
         leaf_offsets = longs(f.leaf_offsets, nodes + 1)
         child_offsets = longs(f.child_offsets, nodes + 1)
-        views, faint = longs(f.views, f.clusters), longs(f.faint, f.clusters * nodes)
-        weights = longs(f.weights, f.clusters * nodes)
+        views, faint = longs(f.views, f.clusters), longs(f.faint, f.clusters * matrices)
+        weights = longs(f.weights, f.clusters * matrices)
         tables = longs(f.tables, f.clusters * leaves)
         table_counts = longs(f.table_counts, f.clusters * leaves)
-        weight_counts = longs(f.weight_counts, f.clusters * nodes)
+        weight_counts = longs(f.weight_counts, f.clusters * matrices)
         list_offsets = longs(f.list_offsets, f.clusters + 1)
-        mantissas = floats(f.mantissas, f.clusters * columns)
-        exponents = ints(f.exponents, f.clusters * columns)
+        flow_offsets, first_root = longs(f.flow_offsets, f.clusters), longs(f.roots, f.clusters)
+        mantissas = floats(f.mantissas, f.clusters * most * columns)
+        exponents = ints(f.exponents, f.clusters * most * columns)
         tiles = np.empty((2 * nodes + 1) * chunk * padded + LINE // 4, np.float32)
         trash = np.empty(width * width, np.float32)
         rows_here, columns_here = np.empty(leaves * chunk, np.int32), np.empty(chunk, np.int64)
@@ -134,8 +144,9 @@ def segment(width: int) -> Kernel:
         marks, tops = np.empty(chunk, np.int64), np.empty(chunk, np.float32)
         products, bounds, nothing = np.empty(chunk), np.empty(chunk), np.zeros(chunk)
         errors = np.empty((nodes, chunk))
-        roots, ratios = np.empty(chunk, np.float32), np.empty(chunk, np.float32)
+        roots, ratios = np.empty(most * chunk, np.float32), np.empty(most * chunk, np.float32)
         exact_products, exact_sums = np.empty((nodes, width)), np.empty((nodes, width))
+        exact_roots = np.empty(most)
         table_rows = longs(f.rows, leaves)
         own = advance(f.slots) if f.slots != 0 else 0
         while True:
@@ -146,18 +157,19 @@ def segment(width: int) -> Kernel:
             sums, ratio = values + nodes * size, values + 2 * nodes * size
             nowhere = trash.ctypes.data
             cluster, part = task % f.clusters, task // f.clusters
-            first, available, entering = 0, columns, f.flows + 4 * cluster * columns
+            heads = exact.count_roots(f, cluster)
+            first, available, entering = 0, columns, f.flows + 4 * first_root[cluster] * columns
             if f.list_offsets != 0:
                 first = list_offsets[cluster]
                 available = list_offsets[cluster + 1] - first
-                entering = f.flows + 4 * first
-            turn, base = f.turns + 8 * cluster * nodes, cluster * nodes
+                entering = f.flows + 4 * flow_offsets[cluster]
+            turn, base = f.turns + 8 * cluster * nodes, cluster * matrices
             if f.slots != 0:
-                base = own * nodes
-                for node in range(nodes if available > 0 else 0):
-                    height, number = 1 if node == nodes - 1 else width, base + node
+                base = own * matrices
+                for matrix in range(top + heads if available > 0 else 0):
+                    height, number = width if matrix < top else 1, base + matrix
                     faint[number] = _pack(
-                        weights[cluster * nodes + node], height, width, padded,
+                        weights[cluster * matrices + matrix], height, width, padded,
                         f.packed_up + number * square, f.packed_down + number * square,
                         f.reach + 8 * number * padded,
                     )  # fmt: skip
@@ -251,22 +263,29 @@ def segment(width: int) -> Kernel:
                     for e in range(last, soon):
                         table = tables[cluster * leaves + e]
                         lanes.fetch(width, table, rows + 4 * e * stride, count)
-                    if node < nodes - 1:
+                    some_faint = np.int64(0)
+                    if node < top:
                         matrix = f.packed_up + (base + node) * square
                         lanes.product(width, sums + node * size, out, matrix, count)
+                        some_faint = faint[base + node]
                     else:
-                        matrix = f.packed_down + (base + node) * square
-                        lanes.dots(width, roots.ctypes.data, out, matrix, count)
-                    if faint[base + node] != 0:
+                        for head in range(heads):
+                            matrix = f.packed_down + (base + node + head) * square
+                            at = roots.ctypes.data + 4 * head * chunk
+                            lanes.dots(width, at, out, matrix, count)
+                            some_faint |= faint[base + node + head]
+                    if some_faint != 0:
                         flagged[:] = 0
-                        if node < nodes - 1:
+                        if node < top:
                             lanes.flag_faint(
                                 width, flagged.ctypes.data, sums + node * size, out,
                                 f.reach + 8 * (base + node) * padded, count,
                             )  # fmt: skip
                         else:
-                            for s in range(count):
-                                flagged[s] = np.int32(roots[s] < lanes.FAINT)
+                            for head in range(heads):
+                                for s in range(count):
+                                    low = roots[head * chunk + s] < lanes.FAINT
+                                    flagged[s] |= np.int32(low)
                         if not tracked and losses.any_set(flagged, count):
                             tracked = True
                             errors[:] = 0.0
@@ -276,23 +295,28 @@ def segment(width: int) -> Kernel:
                                 bounds[s] += flagged[s] * width * TINY
                     if tracked:
                         errors[node] = bounds
-                if tracked:
+                for head in range(heads if tracked else 0):
                     for s in range(count):
-                        lost[s] = np.int32(bounds[s] > TOLERANCE * np.float64(roots[s]))
+                        needed = f.counts == 0
+                        if not needed:
+                            needed = floats(entering + 4 * (head * available + start + s), 1)[0] > 0
+                        value = np.float64(roots[head * chunk + s])
+                        lost[s] |= np.int32(needed and bounds[s] > TOLERANCE * value)
                 some_lost = 0
                 for s in range(count):
                     some_lost |= lost[s]
-                if f.writes != 0:
+                for head in range(heads if f.writes != 0 else 0):
                     for s in range(count):
-                        place = cluster * columns + columns_here[s]
-                        mantissas[place], exponents[place] = roots[s], powers[s]
+                        place = (first_root[cluster] + head) * columns + columns_here[s]
+                        mantissas[place], exponents[place] = roots[head * chunk + s], powers[s]
                 if f.counts == 0 and some_lost == 0:
                     continue
-                if f.counts != 0:
-                    flows = floats(entering + 4 * start, count)
+                for head in range(heads if f.counts != 0 else 0):
+                    flows = floats(entering + 4 * (head * available + start), count)
                     for s in range(count):
-                        found = roots[s] if roots[s] > TINY else np.float32(TINY)
-                        ratios[s] = flows[s] / found if lost[s] == 0 else np.float32(0)
+                        root = max(roots[head * chunk + s], np.float32(TINY))
+                        part = flows[s] / root if lost[s] == 0 else np.float32(0)
+                        ratios[head * chunk + s] = part
                 if some_lost != 0:
                     if f.counts != 0 and f.turns != 0:
                         wait_for(turn, part)
@@ -300,19 +324,22 @@ def segment(width: int) -> Kernel:
                         if lost[s] == 0:
                             continue
                         column = columns_here[s]
-                        value, power = exact.up(f, cluster, column, exact_products, exact_sums)
-                        if f.writes != 0:
-                            place = cluster * columns + column
-                            mantissas[place], exponents[place] = value, power
-                        if f.counts != 0 and value > 0:
-                            flow = np.float64(floats(entering + 4 * start, count)[s])
+                        power = exact.up(
+                            f, cluster, column, exact_products, exact_sums, exact_roots
+                        )
+                        for head in range(heads if f.writes != 0 else 0):
+                            place = (first_root[cluster] + head) * columns + column
+                            mantissa, own_power = math.frexp(exact_roots[head])
+                            mantissas[place], exponents[place] = mantissa, power + own_power
+                        if f.counts != 0:
                             exact.down(
-                                f, cluster, counted, column, flow, exact_products, exact_sums
-                            )
+                                f, cluster, counted, column, entering + 4 * (start + s),
+                                4 * available, exact_products, exact_sums, exact_roots,
+                            )  # fmt: skip
                 if f.counts == 0:
                     continue
                 for back in range(nodes):
-                    node = nodes - 1 - back
+                    node = top - back
                     out = values + node * size
                     if f.turns != 0:
                         wait_for(turn + 8 * node, part)
@@ -321,16 +348,25 @@ def segment(width: int) -> Kernel:
                         table = table_counts[counted * leaves + leaf]
                         if table != 0:
                             lanes.fetch(width, table, rows + 4 * leaf * stride, count)
-                    target = weight_counts[counted * nodes + node]
-                    if target == 0:
-                        target = nowhere
-                    if back == 0:
-                        lanes.spread_dots(width, out, matrix, ratios.ctypes.data, target, count)
-                    else:
+                    if back > 0:
+                        target = weight_counts[counted * matrices + node]
+                        if target == 0:
+                            target = nowhere
                         flow = values + parents[node] * size
                         lanes.ratio(width, ratio, flow, sums + node * size, count)
                         lanes.add_outer(width, target, ratio, out, count)
                         lanes.times_product(width, out, ratio, matrix, count)
+                    else:
+                        floats(ratio, count * padded)[:] = np.float32(0)
+                        for head in range(heads):
+                            target = weight_counts[counted * matrices + node + head]
+                            if target == 0:
+                                target = nowhere
+                            given = ratios.ctypes.data + 4 * head * chunk
+                            lanes.add_spread(
+                                width, ratio, out, matrix + head * square, given, target, count
+                            )
+                        lanes.times_finite(width, out, ratio, count)
                     for leaf in range(leaf_offsets[node], leaf_offsets[node + 1]):
                         table = table_counts[counted * leaves + leaf]
                         if table != 0:
@@ -343,9 +379,12 @@ def segment(width: int) -> Kernel:
             for leaf in range(leaves):
                 table, counts = tables[cluster * leaves + leaf], table_counts[own * leaves + leaf]
                 lanes.step_table(width, table, counts, f.step, table_rows[leaf])
-            for node in range(nodes):
-                matrix, counts = weights[cluster * nodes + node], weight_counts[own * nodes + node]
-                lanes.step_rows(width, matrix, counts, f.step, 1 if node == nodes - 1 else width)
+            for number in range(top + heads):
+                matrix = weights[cluster * matrices + number]
+                counts, height = weight_counts[own * matrices + number], 1
+                if number < top:
+                    height = width
+                lanes.step_rows(width, matrix, counts, f.step, height)
 
     # Machine code that is kept is found by its name, in one process beside that for other widths.
     segment.__name__ = segment.__qualname__ = f"segment_{width}"

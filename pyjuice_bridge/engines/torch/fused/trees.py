@@ -1,9 +1,10 @@
-"""Which parts of a program are small trees with one root, to be evaluated depth first.
+"""Which parts of a program are small trees, to be evaluated depth first.
 
-A *tree* here is a sum of width 1 and all that is below it: Hadamard products of leaves and of sums
-with one child each, all of one width, every block with one parent.  Patch circuits are such trees,
-one for each cluster and position, and so is a whole hidden Chow-Liu tree.  Trees of one shape form
-a *bank*; those among them that share their parameters are one *cluster*, read at several places.
+A *tree* here is a Hadamard product and all that is below it: products of leaves and of sums with
+one child each, all of one width, every block with one parent.  Above it are its *roots*, sums of
+width 1.  Patch circuits are such trees, one for each cluster and position, and so is a whole hidden
+Chow-Liu tree; those of growing circuits have several roots.  Trees of one shape form a *bank*;
+those among them that share their parameters are one *cluster*, read at several places.
 
 What reads the roots of trees stays with the other passes: the *rest* of the program, in which a
 bank's roots are values given from outside.  Programs are cut only at whole layers.
@@ -36,19 +37,21 @@ _WIDE, _MOST_WIDE = 32, 256
 
 @dataclass(frozen=True)
 class Bank:
-    """Trees of one shape; their nodes are the products, children before parents, the root last.
+    """Trees of one shape; their nodes are the products, children before parents, the top last.
 
     Attributes:
         target: the layer that is given the roots: a concat that lists them, or their own layer.
         width: values of a block.
-        parents: int64 [nodes], -1 for the root.
+        parents: int64 [nodes], -1 for the top.
         children, leaves: int64 [nodes + 1], offsets into ``child`` (nodes) and into the leaves.
         variables: int64 [clusters, leaves, places], what each leaf reads.
         tables: int64 [clusters, leaves, 2], the input layer and the row where the table begins.
-        matrices: int64 [clusters, nodes, 2], the layer that owns the weights of the sum above, and
-            the matrix in it.
+        roots: int64 [clusters + 1], where the roots of a cluster begin in the list of all.
+        matrices: int64 [clusters, matrices, 2], the layer that owns the weights of the sum above a
+            node, and the matrix in it; after those of all nodes but the top, one for each root.
+            -1 where a cluster has fewer roots.
         blocks: int64 [blocks], those of the target that are given something.
-        slots: int64 [blocks, slots, 2], by slot of these blocks the cluster and the place.
+        slots: int64 [blocks, slots, 2], by slot of these blocks the root and the place.
     """
 
     target: int
@@ -59,6 +62,7 @@ class Bank:
     leaves: Longs
     variables: Longs
     tables: Longs
+    roots: Longs
     matrices: Longs
     blocks: Longs
     slots: Longs
@@ -119,6 +123,7 @@ def _share_parameters(banks: list[Bank]) -> bool:
     """True if two nodes, of one tree or of several clusters, read the same parameters."""
     for part in ("tables", "matrices"):
         keys = np.concatenate([getattr(bank, part).reshape(-1, 2) for bank in banks])
+        keys = keys[keys[:, 0] >= 0]
         if len(np.unique(keys, axis=0)) < len(keys):
             return True
     return False
@@ -131,13 +136,14 @@ class _Finder:
         self.parents = self._count_parents()
         self.shapes: list[Longs] = []
         """By layer, a number that is the same for blocks above equal trees; -1 where there is
-        none."""
+        none.  Of these blocks only products may have several parents, which are roots then."""
         self.known: dict[tuple[int, ...], int] = {}
         self.tops: set[int] = set()
         """Shapes of sums that are narrower than what they mix: roots, or no part of a tree."""
         for layer, plan in enumerate(program.layers):
             found = self._shapes(layer, plan)
-            found[self.parents[layer] > 1] = -1
+            if not isinstance(plan, ProductPlan):
+                found[self.parents[layer] > 1] = -1
             self.shapes.append(found)
 
     def _count_parents(self) -> list[Longs]:
@@ -177,11 +183,14 @@ class _Finder:
         fits = width in (1, self.program.widths[source.layer])
         if not single or not fits or not isinstance(below, ProductPlan):
             return none
-        child = self.shapes[source.layer][_numbers(source.index)][:, None]
-        if width == below.width:
-            return self._named(child, (2, width))
-        found = self._named(child, (3, width))
-        self.tops.update(found[found >= 0].tolist())
+        numbers = _numbers(source.index)
+        child = self.shapes[source.layer][numbers][:, None]
+        shared = self.parents[source.layer][numbers] > 1
+        top = shared | (width < below.width)
+        found = np.where(top, self._named(child, (3, width)), self._named(child, (2, width)))
+        if width > 1:
+            found[shared] = -1
+        self.tops.update(found[top & (found >= 0)].tolist())
         return found
 
     def _product_shapes(self, plan: ProductPlan, none: Longs) -> Longs:
@@ -234,46 +243,74 @@ class _Finder:
         )
 
     def bank(self, target: int, blocks: Longs, roots: Longs) -> Bank | None:
-        """The trees below some roots; None unless all have one shape."""
+        """The trees below some roots; None unless all have one shape and no other parents."""
         flat = roots.reshape(-1, 2)
-        shapes = {int(self.shapes[layer][block]) for layer, block in flat.tolist()}
-        if len(shapes) > 1:
+        weights, products = self.below_sums(flat)
+        trees, tree = np.unique(products, axis=0, return_inverse=True)
+        tree = tree.reshape(-1)
+        numbers = np.bincount(tree)
+        shapes = {int(self.shapes[layer][block]) for layer, block in trees.tolist()}
+        parents = [int(self.parents[layer][block]) for layer, block in trees.tolist()]
+        if len(shapes) > 1 or not np.array_equal(numbers, parents):
             return None
-        walk = _Walk(self, flat)
-        width = walk.width
-        key = np.concatenate([*walk.tables, *walk.matrices], 1)
+        walk = _Walk(self, trees)
+        order = np.lexsort((weights[:, 1], weights[:, 0], tree))
+        rank = np.empty_like(tree)
+        rank[order] = np.arange(len(flat)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+        tops = np.full((len(trees), int(numbers.max()), 2), -1)
+        tops[tree, rank] = weights
+        matrices = np.concatenate([*(m[:, None] for m in walk.matrices), tops], 1)
+        key = np.concatenate([*walk.tables, matrices.reshape(len(trees), -1)], 1)
         _, first, cluster = np.unique(key, axis=0, return_index=True, return_inverse=True)
-        order = np.argsort(np.argsort(first))
-        cluster = order[cluster.reshape(-1)]
+        by_first = np.argsort(np.argsort(first))
+        cluster = by_first[cluster.reshape(-1)]
         ends = np.cumsum(np.bincount(cluster))[:-1]
         members = np.split(np.argsort(cluster, kind="stable"), ends)
         if len({len(m) for m in members}) > 1:
             return None
         chosen = np.stack(members)
-        place = np.empty(len(flat), np.int64)
+        place = np.empty(len(trees), np.int64)
         place[chosen] = np.arange(chosen.shape[1])
         lead = chosen[:, 0]
-        variables = np.stack(walk.variables, 1)[chosen].transpose(0, 2, 1)
-        slots = np.stack([cluster, place], 1).reshape(roots.shape)
+        starts = np.concatenate([[0], np.cumsum(numbers[lead])]).astype(np.int64)
+        slots = np.stack([starts[cluster[tree]] + rank, place[tree]], 1)
         return Bank(
             target,
-            width,
+            walk.width,
             np.array(walk.parents, np.int64),
             np.cumsum([0, *map(len, walk.children)]).astype(np.int64),
             np.array([c for some in walk.children for c in some], np.int64),
             np.cumsum([0, *walk.leaf_counts]).astype(np.int64),
-            np.ascontiguousarray(variables),
+            np.ascontiguousarray(np.stack(walk.variables, 1)[chosen].transpose(0, 2, 1)),
             np.stack(walk.tables, 1)[lead],
-            np.stack(walk.matrices, 1)[lead],
+            starts,
+            np.ascontiguousarray(matrices[lead]),
             blocks,
-            slots.astype(np.int64),
+            slots.reshape(roots.shape),
         )
+
+    def below_sums(self, sums: Longs) -> tuple[Longs, Longs]:
+        """Matrices [sums, 2] and the products [sums, 2]."""
+        matrices, products = np.empty_like(sums), np.empty_like(sums)
+        for layer in np.unique(sums[:, 0]):
+            here = sums[:, 0] == layer
+            plan, blocks = self.program.layers[layer], sums[here, 1]
+            assert isinstance(plan, SumPlan)
+            self.covered[layer][blocks] = True
+            groups = np.arange(plan.num_blocks) // (plan.num_blocks // plan.num_groups)
+            if plan.groups is not None:
+                groups = plan.groups.numpy()
+            source = plan.sources[0]
+            matrices[here, 0], matrices[here, 1] = self.program.owners[layer], groups[blocks]
+            products[here, 0] = source.layer
+            products[here, 1] = _numbers(source.index)[blocks]
+        return matrices, products
 
 
 class _Walk:
-    """All trees below some roots of one shape at once, children before parents."""
+    """All trees of one shape at once, children before parents; ``matrices`` lack the tops'."""
 
-    def __init__(self, finder: _Finder, roots: Longs) -> None:
+    def __init__(self, finder: _Finder, tops: Longs) -> None:
         self.finder, self.program = finder, finder.program
         self.variables: list[Longs] = []
         self.tables: list[Longs] = []
@@ -283,44 +320,29 @@ class _Walk:
         self.leaf_counts: list[int] = []
         self.width = 0
         # Depth first without recursion: trees may be as deep as there are variables.
-        found: list[tuple[Longs, int, list[Longs]]] = []
-        stack: list[tuple[Longs, int]] = [(roots, -1)]
+        found: list[tuple[Longs | None, int, list[Longs]]] = []
+        stack: list[tuple[Longs, Longs | None, int]] = [(tops, None, -1)]
         while stack:
-            sums, parent = stack.pop()
-            matrices, products = self._below_sums(sums)
-            leaves, below = self._below_products(products)
+            products, matrices, parent = stack.pop()
+            leaves, sums = self._below_products(products)
             number = len(found)
             found.append((matrices, parent, leaves))
-            stack += [(child, number) for child in below]
+            for child in sums:
+                weights, below = finder.below_sums(child)
+                stack.append((below, weights, number))
         count = len(found)
         self.children = [[] for _ in found]
         for number in reversed(range(count)):
             matrices, parent, leaves = found[number]
             node = count - 1 - number
-            self.matrices.append(matrices)
+            if matrices is not None:
+                self.matrices.append(matrices)
             self.parents.append(count - 1 - parent if parent >= 0 else -1)
             if parent >= 0:
                 self.children[count - 1 - parent].append(node)
             self.leaf_counts.append(len(leaves))
             for leaf in leaves:
                 self._leaf(leaf)
-
-    def _below_sums(self, sums: Longs) -> tuple[Longs, Longs]:
-        """Matrices [trees, 2] and the products [trees, 2]."""
-        matrices, products = np.empty_like(sums), np.empty_like(sums)
-        for layer in np.unique(sums[:, 0]):
-            here = sums[:, 0] == layer
-            plan, blocks = self.program.layers[layer], sums[here, 1]
-            assert isinstance(plan, SumPlan)
-            self.finder.covered[layer][blocks] = True
-            groups = np.arange(plan.num_blocks) // (plan.num_blocks // plan.num_groups)
-            if plan.groups is not None:
-                groups = plan.groups.numpy()
-            source = plan.sources[0]
-            matrices[here, 0], matrices[here, 1] = self.program.owners[layer], groups[blocks]
-            products[here, 0] = source.layer
-            products[here, 1] = _numbers(source.index)[blocks]
-        return matrices, products
 
     def _below_products(self, products: Longs) -> tuple[list[Longs], list[Longs]]:
         """Leaves and sums, each [trees, 2]."""
