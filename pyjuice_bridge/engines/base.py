@@ -25,7 +25,11 @@ Epochs = Annotated[int, Interval(ge=0, le=MOST_EPOCHS)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**31 - 1)]
 Pseudocount = Annotated[float, Interval(ge=0, le=MOST_PSEUDOCOUNT)]
 
-Optimizer = Literal["full_em", "mini_em", "anemone"]
+Optimizer = Literal[
+    "full_em",
+    "mini_em",
+    "anemone",
+]
 Precision = Literal["float32", "float64", "tf32", "bf16"]
 ScheduleKind = Literal["linear", "cosine", "constant", "step"]
 

@@ -124,17 +124,26 @@ def anemone_step(
         axis = 1 if isinstance(plan, InputPlan) else 2
         if axis == 1:
             theta, count, average, base = (t[:, 1:] for t in (theta, count, average, base))
-        total, siblings = _totals(plan, count, axis)
+        total, siblings = row_totals(plan, count, axis)
         fresh = (average + pseudocount / siblings).mul_(step_size).add_(base, alpha=1 - step_size)
-        norm, _ = _totals(plan, fresh, axis)
+        norm, _ = row_totals(plan, fresh, axis)
         torch.where(total > 0, fresh / norm, theta, out=theta)
     _project(leaves)
 
 
-def _totals(
+def row_totals(
     plan: object, count: torch.Tensor, axis: int
 ) -> tuple[torch.Tensor, torch.Tensor | int]:
-    """Row totals over all edges of a block, broadcastable, and the entries per row."""
+    """Add up rows over all edges of a block.
+
+    Args:
+        plan: of the layer.
+        count: [groups, …], whose rows run along ``axis``: 1 for inputs, 2 for sums.
+        axis: of the rows.
+
+    Returns:
+        The totals, broadcastable, and the number of entries per row.
+    """
     rows = count.sum(axis, keepdim=True)
     if not isinstance(plan, SumPlan) or plan.family_of_group is None:
         return rows, count.shape[axis]
@@ -151,7 +160,7 @@ def _family_step(
     pseudocount: float,
 ) -> None:
     by_weight(count, theta)
-    total, siblings = _totals(plan, count, 2)
+    total, siblings = row_totals(plan, count, 2)
     _blend(theta, count, total, siblings, step_size, pseudocount)
     count.zero_()
 

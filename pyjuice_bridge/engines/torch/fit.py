@@ -28,6 +28,7 @@ from pyjuice_bridge.engines.torch.batches import collect, evaluate
 from pyjuice_bridge.engines.torch.candidates import Candidates, Notes
 from pyjuice_bridge.engines.torch.em import anemone_step, m_step
 from pyjuice_bridge.engines.torch.fused import Step
+from pyjuice_bridge.engines.torch.optimizers import STEPS
 from pyjuice_bridge.engines.torch.program import Params, Program, to_numpy
 from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
@@ -88,6 +89,8 @@ class Trainer:
         )
         self.counts, self.all_counts = _counts_in_one(program, params, options.frozen)
         self.prior = new_counts(program, params) if options.optimizer == "anemone" else None
+        self.plain = STEPS.get(options.optimizer) is m_step
+        """Whether kernels may take the step while they count."""
         self.workspace = Workspace()
         self.workspace.skip = options.skip
         full = options.optimizer == "full_em"
@@ -122,7 +125,7 @@ class Trainer:
                 rows.weights,
                 rows.evidence,
                 self.workspace,
-                step if processes.size() == 1 and self.prior is None else None,
+                step if processes.size() == 1 and self.plain else None,
                 notes,
             )
             if processes.size() > 1:
@@ -166,7 +169,11 @@ class Trainer:
         self.workspace.recordings.run(("m-step", id(self.state.params)), work, (given,))
 
     def _m_step(self, taken: frozenset[int], eta: torch.Tensor) -> Results:
-        m_step(self.program, self.state.params, self.counts, eta, self.pseudocount, taken)
+        args = self.program, self.state.params, self.counts, eta, self.pseudocount
+        if self.plain:
+            m_step(*args, taken)
+        else:
+            STEPS[self.options.optimizer](*args)
         return ()
 
     def _anemone(self, weights: torch.Tensor, eta: float) -> None:
