@@ -128,12 +128,17 @@ def latent_circuit(
         parents = chow_liu_tree(z, clusters, bins=clusters)
     start = hclt(parents, clusters, clusters)
     circuit = count_parameters(start, z, z, pseudocount=pseudocount)
+    soft = softened(circuit, epsilon)
+    return replace(soft, meta={**circuit.meta, "structure": "latent circuit"})
+
+
+def softened(circuit: Circuit, epsilon: float) -> Circuit:
+    """Set p(Z | H) of all input blocks to (1 - ε)·identity + ε·uniform."""
     leaf = circuit.layers[0]
     assert isinstance(leaf, InputLayer)
-    softened = (1 - epsilon) * np.eye(clusters) + epsilon / clusters
-    params = np.broadcast_to(softened, leaf.params.shape).astype(leaf.params.dtype)
-    layers = (replace(leaf, params=params), *circuit.layers[1:])
-    return replace(circuit, layers=layers, meta={**circuit.meta, "structure": "latent circuit"})
+    soft = (1 - epsilon) * np.eye(leaf.categories) + epsilon / leaf.categories
+    params = np.broadcast_to(soft, leaf.params.shape).astype(leaf.params.dtype)
+    return replace(circuit, layers=(replace(leaf, params=params), *circuit.layers[1:]))
 
 
 @dataclass(frozen=True)

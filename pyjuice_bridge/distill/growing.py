@@ -185,10 +185,10 @@ def _random(parts: PatchParts, section: GrowingCircuit) -> Initialisation:
 
     def make() -> Circuit:
         bundle = choose_roots(parts.random_bundle(section.last_width), _every_head(section))
-        return glue(parts.random_latent(len(bundle.roots)), bundle, parts.places)
+        return glue(parts.above.random(len(bundle.roots)), bundle, parts.places)
 
     key = {"random": "growing", **_key(parts, section)}
-    return Initialisation("random", key, make, (parts.patch_tree, parts.latent_tree))
+    return Initialisation("random", key, make, (parts.patch_tree, *parts.above.parents))
 
 
 def _grown(parts: PatchParts, section: GrowingCircuit) -> Initialisation:
@@ -200,7 +200,7 @@ def _grown(parts: PatchParts, section: GrowingCircuit) -> Initialisation:
     values = int(grown.info["heads"])
     latent = parts.train_latent(z, values, section.pseudocount, section.epsilon, (grown,))
     bounds = _bounds(parts, section, grown, latent)
-    before = (parts.latents.artifact, parts.patch_tree, parts.latent_tree)
+    before = (parts.latents.artifact, parts.patch_tree, *parts.above.parents)
     passes = section.rounds * phases.patch_training.epochs
     stages = (
         Stage("growing", passes, (*before, grown), *bounds["growing"]),
@@ -225,7 +225,7 @@ def _bounds(
     z, values = load_heads(grown, parts), int(grown.info["heads"])
 
     def steps() -> dict[str, tuple[Circuit, Circuit]]:
-        counted = parts.counted_latent(z["train"], values, section.pseudocount, section.epsilon)
+        counted = parts.above.counted(z["train"], values, section.pseudocount, section.epsilon)
         below = load_circuit(grown)
         return {"growing": (counted, below), "latent": (load_circuit(latent), below)}
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
+from pyjuice_bridge.distill.above import Above, AboveName, ChowLiu, QuadTree
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
@@ -68,7 +69,7 @@ class PatchParts:
         places: int32 [positions, D], the variables of every patch.
         latents: the clusters of all patches.
         patch_tree: over the variables of a patch.
-        latent_tree: over the positions.
+        above: builds latent circuits over the positions.
     """
 
     context: Context
@@ -77,11 +78,13 @@ class PatchParts:
     places: IntArray
     latents: LatentValues
     patch_tree: Artifact
-    latent_tree: Artifact
+    above: Above
 
     @classmethod
-    def of(cls, context: Context, clusters: int, patch: int) -> PatchParts:
-        """Cluster the teacher's features of patches and learn both trees."""
+    def of(
+        cls, context: Context, clusters: int, patch: int, above: AboveName = "chow_liu"
+    ) -> PatchParts:
+        """Cluster the teacher's features of patches, learn a patch's tree and what is above."""
         sides = context.data.shape.sides
         assert sides is not None
         places = patch_variables(sides, patch)
@@ -92,17 +95,11 @@ class PatchParts:
         inputs = {"data": context.data.key, "patch": patch, "seed": context.config.seed}
         sizes = context.data.categories[places[0]]
         patch_tree = tree_stage(context, "patch tree", inputs, patches, sizes)
-        # Ids have no order, so none share a bin.
-        latent_tree = tree_stage(
-            context,
-            "latent tree",
-            {},
-            assignments.z["train"],
-            clusters,
-            parents=(assignments.artifact,),
-            bins=clusters,
-        )
-        return cls(context, clusters, patch, places, assignments, patch_tree, latent_tree)
+        if above == "quad_tree":
+            built: Above = QuadTree.of(context, places, sides, patch, clusters)
+        else:
+            built = ChowLiu.of(context, assignments, clusters)
+        return cls(context, clusters, patch, places, assignments, patch_tree, built)
 
     def patches(self, split: str) -> NDArray[Any]:
         """Return the patches of a split's rows, int [N, positions, D]."""
@@ -116,23 +113,6 @@ class PatchParts:
         assert isinstance(section, LeafySection)
         return section.leafy(
             builders.patch_bundle(tree, self.clusters, width, sizes, seed=seed), seed
-        )
-
-    def random_latent(self, values: int) -> Circuit:
-        """Build a latent circuit with Dirichlet(1) rows."""
-        tree, seed = parents_of(self.latent_tree), self.context.config.seed
-        return builders_of(self.context.engine).hclt(tree, values, values, seed=seed)
-
-    def counted_latent(
-        self, z: NDArray[np.int32], values: int, pseudocount: float, epsilon: float
-    ) -> Circuit:
-        """Build p(H_c | H_p) from counts of the ids ``z``, p(Z | H) near the identity."""
-        return builders_of(self.context.engine).latent_circuit(
-            z,
-            values,
-            pseudocount=pseudocount,
-            epsilon=epsilon,
-            parents=parents_of(self.latent_tree),
         )
 
     def train_latent(
@@ -150,11 +130,11 @@ class PatchParts:
             self.context,
             "latent",
             "latent training",
-            lambda: self.counted_latent(z["train"], values, pseudocount, epsilon),
+            lambda: self.above.counted(z["train"], values, pseudocount, epsilon),
             lambda: (z["train"], None),
             phase_options(self.context, phase),
             key={"epsilon": epsilon, "counting": pseudocount},
-            parents=(*parents, self.latent_tree),
+            parents=(*parents, *self.above.parents),
             valid=z["valid"],
         )
 
@@ -193,6 +173,7 @@ def initialise_arms(
     patch: int,
     arms: Mapping[str, Callable[[PatchParts], Initialisation]],
     plain: Callable[[], Circuit],
+    above: AboveName = "chow_liu",
 ) -> list[Initialisation]:
     """Begin the arms of a config over circuits of patches, whose parts are made only if needed.
 
@@ -202,11 +183,12 @@ def initialise_arms(
         patch: side of a patch.
         arms: begins the arms of circuits of patches.
         plain: gives the structure of the arm ``hclt``.
+        above: how the latent circuit is built.
     """
     wanted = context.config.arms or []
     begun: dict[str, Initialisation] = {}
     if any(arm in arms for arm in wanted):
-        parts = PatchParts.of(context, clusters, patch)
+        parts = PatchParts.of(context, clusters, patch, above)
         begun = {arm: begin(parts) for arm, begin in arms.items() if arm in wanted}
     if "hclt" in wanted:
         begun["hclt"] = random_hclt_like(context, plain())

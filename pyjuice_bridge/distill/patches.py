@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import Phase
+from pyjuice_bridge.distill.above import AboveName, latent_structure
 from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
@@ -43,12 +43,15 @@ class PatchCircuit(LeafySection):
 
     ``latents`` is the number of clusters, shared by all positions; ``patch_latents`` the width of
     the HCLT inside a patch; ``epsilon`` the mass that p(Z | H) spreads evenly at the start.
+    ``above`` the positions is a hidden tree along their Chow-Liu tree, or a quad tree whose larger
+    regions have latent variables too.
     """
 
     kind: Literal["patches"]
     latents: States = 64
     patch: Annotated[int, Field(ge=1), at_most(1024, "it is a number of pixels")] = 4
     patch_latents: States = 16
+    above: AboveName = "chow_liu"
     pseudocount: Pseudocount = 0.1
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
@@ -66,11 +69,13 @@ def _scopes(section: PatchCircuit, shape: Shape) -> IntArray:
 
 
 def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
+    assert shape.sides is not None
     places = _scopes(section, shape)
-    positions, size = places.shape
+    size = places.shape[1]
     sizes = shape.categories[places[0]]
     bundle = patch_bundle(balanced_parents(size), section.latents, section.patch_latents, sizes)
-    above = hclt(balanced_parents(positions), section.latents, section.latents)
+    grid = shape.sides[0] // section.patch, shape.sides[1] // section.patch
+    above = latent_structure(section.above, grid, section.latents)
     glued = glue(above, section.leafy(bundle), places)
     return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape, section)
 
@@ -87,6 +92,7 @@ def _initialise(context: Context) -> list[Initialisation]:
             "random": lambda parts: _random(parts, section),
         },
         lambda: _structure(section, "hclt", context.data.shape, None),
+        section.above,
     )
 
 
@@ -108,11 +114,11 @@ def _random(parts: PatchParts, section: PatchCircuit) -> Initialisation:
     """Begin with the same graph and Dirichlet(1) rows."""
 
     def make() -> Circuit:
-        latent = parts.random_latent(section.latents)
+        latent = parts.above.random(section.latents)
         return _glued(parts, latent, parts.random_bundle(section.patch_latents))
 
     key = {"random": "patches", **_key(parts, section)}
-    return Initialisation("random", key, make, (parts.patch_tree, parts.latent_tree))
+    return Initialisation("random", key, make, (parts.patch_tree, *parts.above.parents))
 
 
 def _distilled(parts: PatchParts, section: PatchCircuit) -> Initialisation:
@@ -128,7 +134,7 @@ def _distilled(parts: PatchParts, section: PatchCircuit) -> Initialisation:
         (parts.latents.artifact,),
     )
     bounds = _bounds(parts, section, bundle, latent)
-    before = (parts.latents.artifact, parts.patch_tree, parts.latent_tree)
+    before = (parts.latents.artifact, parts.patch_tree, *parts.above.parents)
     stages = (
         Stage("start", 0, before, *bounds["start"]),
         Stage("patches", phases.patch_training.epochs, (*before, bundle), *bounds["patches"]),
@@ -172,7 +178,7 @@ def _bounds(
 
     def steps() -> dict[str, tuple[Circuit, Circuit]]:
         start, patches = parts.random_bundle(section.patch_latents), load_circuit(bundle)
-        counted = parts.counted_latent(
+        counted = parts.above.counted(
             z["train"], section.latents, section.pseudocount, section.epsilon
         )
         return {

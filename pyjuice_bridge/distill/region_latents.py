@@ -80,6 +80,8 @@ def _clustered(
         for group in groups:
             chosen = group.regions
             count, shared = int(values[chosen[0]]), bool(shapes[chosen[0]] >= 0)
+            if count == 1:
+                continue
             scope = "pooled" if shared else settings["scope"]
             _check_points(context, group, count, pooled=scope == "pooled")
             found = cluster_embeddings(

@@ -47,7 +47,7 @@ from pyjuice_bridge.distill.training import load_circuit, phase_options, train_s
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.sections import A_FEW, Pseudocount, States, at_most
+from pyjuice_bridge.sections import A_FEW, Count, Pseudocount, Section, States, at_most
 from pyjuice_bridge.stages.store import Artifact, fingerprint
 
 GraphName = Literal[
@@ -68,8 +68,17 @@ _WIDEST_PAIRS = 256
 _PIXELS = at_most(1024, "it is a number of pixels")
 
 
+class Scale(Section):
+    """Regions of at least ``pixels`` pixels (columns of a table) have ``latents`` values."""
+
+    pixels: Count
+    latents: States
+
+
 class RegionCircuit(LeafySection):
     """A circuit over a region graph with a latent variable of ``latents`` values for every region.
+
+    ``scales`` give large regions another number of values.
 
     ``graph`` is ``quad_tree`` (``splits``: 4, or 2 for halves), ``quad_graph``, ``poon_domingos``
     (``steps`` between cuts, in pixels), ``random`` (``replicas`` times halved ``depth`` times),
@@ -89,6 +98,7 @@ class RegionCircuit(LeafySection):
     path: str | None = None
     layer: Literal["cp", "tucker"] = "cp"
     latents: States = 32
+    scales: Annotated[list[Scale], A_FEW] | None = None
     share: Annotated[int, Field(ge=1), _PIXELS] | None = None
     patch: Annotated[int, Field(ge=1), _PIXELS] = 4
     pseudocount: Pseudocount = 1.0
@@ -112,6 +122,8 @@ class RegionCircuit(LeafySection):
     def _fits_tucker(self) -> None:
         if self.share is not None:
             raise ValueError("'share' belongs to 'layer: cp' only")
+        if self.scales is not None:
+            raise ValueError("'scales' belong to 'layer: cp' only")
         if self.graph in ("chow_liu", "chain") or self.splits == 4:
             hint = "; use 'splits: 2'" if self.splits == 4 else ""
             raise ValueError(f"'layer: tucker' needs partitions into two regions{hint}")
@@ -185,7 +197,16 @@ def regions_of(
         boxes = bounding_boxes(graph, shape.sides)
         small = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) <= section.share
         shapes = np.where(small, congruent(graph, shape.sides), shapes).astype(np.int32)
-    return Regions(graph, np.full(count, section.latents, np.int32), shapes, section.layer)
+    values = np.full(count, section.latents, np.int32)
+    sizes = np.array([len(scope) for scope in graph.scopes]) / _channels(shape)
+    for scale in sorted(section.scales or [], key=lambda scale: scale.pixels):
+        values[sizes >= scale.pixels] = scale.latents
+    return Regions(graph, values, shapes, section.layer)
+
+
+def _channels(shape: Shape) -> int:
+    """Return how many variables a pixel has; the columns of a table are pixels here."""
+    return shape.sides[2] if shape.sides else 1
 
 
 def _graph(
@@ -296,9 +317,8 @@ def _counted(
         made_by="python",
     )
     sizes = np.array([len(scope) for scope in regions.graph.scopes])
-    channels = data.shape.sides[2] if data.shape.sides else 1
     for phase in context.config.train.observed or []:
-        large = (sizes >= phase.pixels * channels)[regions.positions]
+        large = (sizes >= phase.pixels * _channels(data.shape))[regions.positions]
         start = _observed(context, start, phase, partial(_shown, positions, large))
     return start
 

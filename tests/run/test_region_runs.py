@@ -80,6 +80,7 @@ def test_plan_has_the_sizes_of_the_run(finished: Any, tmp_path: Path) -> None:
 
 GRAPHS: list[dict[str, Any]] = [
     {"graph": "quad_tree", "splits": 2, "share": 3},
+    {"graph": "quad_tree", "scales": [{"pixels": 9, "latents": 5}, {"pixels": 2, "latents": 2}]},
     {"graph": "quad_graph"},
     {"graph": "poon_domingos", "steps": [3]},
     {"graph": "random", "depth": 2, "replicas": 2, "layer": "tucker"},
@@ -117,6 +118,19 @@ def test_stages_observe_the_latents_of_large_regions(tmp_path: Path) -> None:
     assert tiny_runs.numbers(again.path) == tiny_runs.numbers(run.path)
 
 
+def test_scales_set_how_many_values_large_regions_have(tmp_path: Path) -> None:
+    scales = [{"pixels": 36, "latents": 6}, {"pixels": 4, "latents": 2}]
+    values = config({"scales": scales}, arms=["lvd"], train={"epochs": 2, "batch_size": 32})
+    run = pj.run(values, images=tiny_runs.images(), out=tmp_path / "runs" / "run", progress=False)
+    graph = quad_tree((6, 6, 1))
+    wanted = [{36: 6, 9: 2, 4: 2, 2: 3, 1: 3}[len(scope)] for scope in graph.scopes]
+    circuit = run.model.circuit
+    layers = [circuit.layers[circuit.layer_of(int(block))] for block in circuit.latents["z"]]
+    assert [circuit.widths[circuit.layer_of(int(b))] for b in circuit.latents["z"]] == wanted
+    z = Assignments.load(run.path / "assignments.h5").z["train"]
+    assert (z.max(axis=0) < wanted).all() and z[:, 0].max() == 5 and len(layers) == len(wanted)
+
+
 def test_a_file_and_a_table_run(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hidden = rng.integers(0, 3, 200)
@@ -150,6 +164,11 @@ CONFIGS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"layer": "tucker"}, {}, "needs partitions into two regions; use 'splits: 2'"),
     ({"graph": "chain", "layer": "tucker"}, {}, "needs partitions into two regions"),
     ({"graph": "quad_graph", "layer": "tucker", "share": 2}, {}, "'share' belongs to 'layer: cp'"),
+    (
+        {"graph": "quad_graph", "layer": "tucker", "scales": [{"pixels": 2, "latents": 2}]},
+        {},
+        "'scales' belong to 'layer: cp' only",
+    ),
     ({"graph": "quad_graph", "layer": "tucker", "latents": 300}, {}, "use at most 256"),
     ({"graph": "hexagons"}, {}, "'circuit.graph'"),
     ({}, {"sweep": {"states": [2, 3]}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
