@@ -47,7 +47,7 @@ def results_table(run: Run) -> Table:
         figures = [result.measure.text(result.values[split]) for split in SPLITS]
         size = "–" if result.parameters is None else f"{result.parameters:,}"
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
-        table.add_row(arm_name(result.arm, result.states), size, *figures, *spent)
+        table.add_row(arm_name(result.arm, result.point), size, *figures, *spent)
     table.caption = "\n".join(line for result in run.results for line in impossible(result)) or None
     return table
 
@@ -65,7 +65,7 @@ def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
         if not run.results:
             table.add_row(path.name, run.dataset or "–", "–", "–", "–", "unfinished")
         for result in run.results:
-            name = arm_name(result.arm, result.states)
+            name = arm_name(result.arm, result.point)
             figure = result.measure.phrase(result.values["test"])
             spent = seconds_text(result.seconds)
             table.add_row(path.name, run.dataset or "–", name, figure, spent, "finished")
@@ -84,7 +84,7 @@ def compare_rows(rows: Sequence[ComparedArm]) -> Table:
         spent = seconds_text(row.seconds.mean) if row.seconds else "–"
         table.add_row(
             str(1 + labels.index(row.label)),
-            arm_name(row.arm, row.states),
+            arm_name(row.arm, row.point),
             str(len(row.runs)),
             size,
             *figures,
@@ -100,7 +100,7 @@ def plan_table(plan: Plan) -> Table:
     for arm in plan.arms:
         memory = bytes_text(arm.memory_bytes)
         time = seconds_text(arm.seconds)
-        name = arm_name(arm.arm, arm.states)
+        name = arm_name(arm.arm, arm.point)
         table.add_row(name, f"{arm.parameters:,}", str(arm.passes), memory, time)
     table.caption = plan.note
     return table

@@ -21,12 +21,6 @@ def refuse_phases(config: Settings) -> None:
             )
 
 
-def refuse_sweep(config: Settings) -> None:
-    """Refuse several numbers of states, which only HMMs have."""
-    if config.sweep is not None:
-        raise ValueError("'sweep' belongs to 'circuit.kind: hmm' only")
-
-
 def default_ring(config: Settings, ring: int) -> None:
     """Set the context of a teacher of raw pixels, unless the config does."""
     if getattr(config.teacher, "ring", ring) is None:

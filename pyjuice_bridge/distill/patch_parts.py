@@ -85,7 +85,7 @@ class PatchParts:
         sides = context.data.shape.sides
         assert sides is not None
         places = patch_variables(sides, patch)
-        (assignments,) = latents(context, [clusters], (len(places),), patch=patch)
+        assignments = latents(context, clusters, (len(places),), patch=patch)
         train = context.data.rows["train"]
         some = train[: max(1, _PATCH_ROWS // len(places))]
         patches = some[:, places].reshape(-1, places.shape[1])

@@ -28,7 +28,7 @@ from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.runner.arms import train_arm
+from pyjuice_bridge.runner.arms import Training, train_arm
 from pyjuice_bridge.runner.config import make_config
 from pyjuice_bridge.stages.progress import Reporter, pass_line, progress_console
 from pyjuice_bridge.stages.store import Store
@@ -230,7 +230,9 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             tools = Tools(config, self._engine(), store, reporter)
             context = Context(**vars(tools), data=prepare(table), teacher=teacher)
             (initial,) = KINDS[self._kind].initialise(context)
-            done = train_arm(context, initial, lambda row, _: reporter.say(pass_line(row)))
+            done = train_arm(
+                Training(context, initial), lambda row, _: reporter.say(pass_line(row))
+            )
         self.history_.append([epoch["valid"] for epoch in done.artifact.info["history"]])
         return done.circuit()
 
