@@ -63,7 +63,8 @@ class Train(Section):
 
     ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
     patch training, latent training and those of ``observed`` are passes of ``lvd``, fine-tuning
-    has the rest.
+    has the rest.  ``start`` is a run's folder or a circuit's file, with which the arm of that name
+    begins.
     """
 
     optimizer: Optimizer = FitOptions.optimizer
@@ -72,6 +73,7 @@ class Train(Section):
     step_size: StepSize = Field(default_factory=StepSize)
     pseudocount: Amount = FitOptions.pseudocount
     patience: Count | None = FitOptions.patience
+    start: str | None = None
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
     observed: Annotated[list[ObservedPhase], A_FEW] | None = None

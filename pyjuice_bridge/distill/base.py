@@ -59,7 +59,6 @@ class Initialisation:
         parents: the artifacts that it is made from; cost and engines are read off their ancestry.
         stages: trainings before; their passes count towards the arm's.
         z: validation latents int32 [N, positions] for the bound, None where the arm has none.
-        finish: what is done to the trained circuit before it is kept.
         frozen: the layers that its training leaves as they are.
     """
 
@@ -69,7 +68,6 @@ class Initialisation:
     parents: tuple[Artifact, ...]
     stages: tuple[Stage, ...] = ()
     z: NDArray[np.int32] | None = None
-    finish: Callable[[Circuit], Circuit] = lambda circuit: circuit
     frozen: tuple[int, ...] = ()
 
     @property
@@ -100,6 +98,8 @@ class Kind:
             numbers, over a stand-in for what is learnt from data.
         initialise: every arm of the config at its beginning.
         trial: the section of a smaller circuit, on which a plan measures time.
+        finish: what is done to a trained circuit before it is kept.
+        fixed: whether ``structure`` has the size of every trained circuit.
     """
 
     name: str
@@ -111,3 +111,5 @@ class Kind:
     structure: Callable[[Any, str, Shape], Circuit]
     initialise: Callable[[Context], Sequence[Initialisation]]
     trial: Callable[[Any], KindSection] = lambda section: section
+    finish: Callable[[Context, Circuit], Circuit] = lambda _, circuit: circuit
+    fixed: bool = True

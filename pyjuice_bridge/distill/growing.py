@@ -470,6 +470,7 @@ KIND = Kind(
     check=_check,
     scopes=_scopes,
     structure=_structure,
+    fixed=False,
     initialise=_initialise,
     trial=_trial,
 )

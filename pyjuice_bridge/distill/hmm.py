@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -89,13 +88,12 @@ def _random(context: Context, section: HmmCircuit) -> Initialisation:
         key,
         lambda: builders.random_hmm(count, vocabulary, length, seed=seed),
         (),
-        finish=_finish(context),
     )
 
 
 def _counted(context: Context, section: HmmCircuit, found: LatentValues) -> Initialisation:
     """Begin with the HMM counted in one pass over the windows and their latents."""
-    data, count, finish = context.data, section.states, _finish(context)
+    data, count = context.data, section.states
     vocabulary, end = int(data.categories[0]), _end(context)
     builders = builders_of(context.engine)
 
@@ -107,9 +105,9 @@ def _counted(context: Context, section: HmmCircuit, found: LatentValues) -> Init
         start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
         counted = builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
         smooth = interpolate(Hmm.of(counted), x, z, section.smoothing)
-        return finish(smooth.circuit(x.shape[1]))
+        return _finish(context, smooth.circuit(x.shape[1]))
 
-    start = counted_start(
+    return counted_start(
         context,
         f"counting ({count:,} states)",
         make,
@@ -121,7 +119,6 @@ def _counted(context: Context, section: HmmCircuit, found: LatentValues) -> Init
         parents=(found.artifact,),
         valid=known("valid"),
     )
-    return replace(start, finish=finish)
 
 
 def _end(context: Context) -> int | None:
@@ -129,15 +126,13 @@ def _end(context: Context) -> int | None:
     return getattr(context.data.codec, "end", None)
 
 
-def _finish(context: Context) -> Callable[[Circuit], Circuit]:
-    """Return a function that restores the end state's rows, which pseudocounts fill."""
+def _finish(context: Context, circuit: Circuit) -> Circuit:
+    """Restore the end state's rows, which pseudocounts fill."""
     end = _end(context)
     if end is None:
-        return lambda circuit: circuit
-    return lambda circuit: replace(
-        circuit,
-        layers=with_end_state(Hmm.of(circuit), end).circuit(circuit.num_vars).layers,
-    )
+        return circuit
+    ended = with_end_state(Hmm.of(circuit), end).circuit(circuit.num_vars)
+    return replace(circuit, layers=ended.layers)
 
 
 def _with_end(
@@ -198,4 +193,5 @@ KIND = Kind(
     scopes=_scopes,
     structure=_structure,
     initialise=_initialise,
+    finish=_finish,
 )

@@ -50,7 +50,7 @@ def set_phases(config: Settings, rounds: int = 1) -> None:
     train.patch_training = train.patch_training or Phase()
     train.latent_training = train.latent_training or LatentPhase()
     before = rounds * train.patch_training.epochs + train.latent_training.epochs
-    if train.epochs <= before:
+    if train.epochs <= before and "lvd" in (config.arms or []):
         raise ValueError(
             f"'train.epochs' is {train.epochs}, but patch and latent training already take "
             f"{before} of the passes; use at least {before + 1}"

@@ -196,11 +196,13 @@ class Context(Tools):
     Attributes:
         data: the rows.
         teacher: one handed over from Python, in place of the config's.
+        start: the circuit that the arm ``start`` begins with, handed over from Python.
         shared: what the arms of a sweep have in common, by name.
     """
 
     data: Prepared
     teacher: object | None = None
+    start: Circuit | None = None
     shared: dict[str, Any] = field(default_factory=dict)
 
     @property

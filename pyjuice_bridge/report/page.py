@@ -209,7 +209,7 @@ _VIEWS: Mapping[str, Callable[[Run, Sequence[str]], dict[str, Any]]] = {
 def _arms(run: Run, gallery: Gallery) -> list[str]:
     """List every arm that the run mentions; its index decides its colour."""
     named = [r.arm for r in run.results] + [e.arm for e in run.epochs] + gallery.arms()
-    usual = ("lvd", "random", "hclt")
+    usual = ("lvd", "random", "hclt", "start")
     return [a for a in usual if a in named] + [a for a in dict.fromkeys(named) if a not in usual]
 
 

@@ -10,12 +10,18 @@ from pyjuice_bridge.report.run_dir import ArmResult, points_in
 _ARMS = {
     "lvd": ("LVD", "latent variables distilled from the teacher, then trained on the data alone"),
     "random": ("Random start", "the same graph, started from Dirichlet(1) rows"),
+    "start": ("Warm start", "continued from the circuit of train.start"),
     "hclt": (
         "Plain HCLT",
         "one hidden tree over all variables, with as nearly as possible as many parameters",
     ),
 }
-_IN_A_SENTENCE = {"lvd": "LVD", "random": "the random start", "hclt": "the plain HCLT"}
+_IN_A_SENTENCE = {
+    "lvd": "LVD",
+    "random": "the random start",
+    "hclt": "the plain HCLT",
+    "start": "the warm start",
+}
 _SPLIT = {"test": "test", "valid": "validation"}
 
 

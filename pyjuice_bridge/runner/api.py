@@ -31,6 +31,7 @@ from pyjuice_bridge.runner import results
 from pyjuice_bridge.runner.arms import Trained, Training, train_arm, trainings
 from pyjuice_bridge.runner.config import Config, default_kinds, make_config
 from pyjuice_bridge.runner.doubts import doubts
+from pyjuice_bridge.runner.start import OBJECT, circuit_of
 from pyjuice_bridge.stages.lock import locked
 from pyjuice_bridge.stages.progress import (
     Reporter,
@@ -44,6 +45,7 @@ from pyjuice_bridge.stages.store import Artifact, Store
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.query.model import Model
 
 
@@ -69,10 +71,12 @@ class Given:
     Attributes:
         data: at most one entry, by the domain's name.
         teacher: an object with ``embed``.
+        start: the circuit that the arm ``start`` begins with.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
     teacher: object | None = None
+    start: Circuit | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ def run(
     table: Any = None,
     writer: Any = None,
     teacher: object | None = None,
+    start: Model | Circuit | str | Path | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
     progress: bool = True,
@@ -169,6 +174,8 @@ def run(
             hub, in place of the config's (``data.kind: written``).
         teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
             of images, tokens or rows; a dictionary instead changes the config's section.
+        start: a circuit, a model, a file or a run's folder with which an arm begins, in place of
+            the config's ``train.start``.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
         progress: whether to report it.
@@ -184,7 +191,11 @@ def run(
     if isinstance(teacher, Mapping):
         overrides, teacher = {**overrides, "teacher": teacher}, None
     own = {"images": images, "text": text, "table": table, "written": writer}
-    given = Given({name: data for name, data in own.items() if data is not None}, teacher)
+    began = circuit_of(start) if start is not None and not isinstance(start, str | Path) else None
+    if start is not None:
+        train = {**overrides.get("train", {}), "start": str(start) if began is None else OBJECT}
+        overrides = {**overrides, "train": train}
+    given = Given({name: data for name, data in own.items() if data is not None}, teacher, began)
     checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     artifacts = folder.absolute().parent / "artifacts"
@@ -280,7 +291,7 @@ def _run(
         domain = DOMAINS[config.data.kind]
         tools = Tools(config, engine, store, reporter)
         data = domain.load(tools, given.data.get(domain.name))
-        context = Context(config, engine, store, reporter, data, given.teacher)
+        context = Context(config, engine, store, reporter, data, given.teacher, given.start)
         if processes.leads():
             processes.meet()
             results.write_config(context, folder)

@@ -23,6 +23,7 @@ from pyjuice_bridge.engines.base import Epoch, FitOptions
 from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.report.words import arm_name
 from pyjuice_bridge.runner.config import Config
+from pyjuice_bridge.runner.start import warm_start
 from pyjuice_bridge.stages.store import Artifact
 
 OnEpoch = Callable[[dict[str, Any], bool], None]
@@ -135,16 +136,26 @@ def trainings(context: Context) -> list[Training]:
     every = []
     for point, own in config.points:
         there = replace(context, config=own.fitted(len(context.data.rows["train"])))
-        for start in KINDS[own.circuit.kind].initialise(there):
-            work = _work(there, start.arm) if point else 1.0
-            every.append(Training(there, start, point, work))
+        work = _work(there) if point else 1.0
+        every += [Training(there, start, point, work) for start in _starts(there)]
     return every
 
 
-def _work(context: Context, arm: str) -> float:
+def _starts(context: Context) -> list[Initialisation]:
+    """Begin every arm, those of the circuit's kind and a warm start."""
+    config, arms = context.config, context.config.arms or []
+    own = config.model_copy(update={"arms": [arm for arm in arms if arm != "start"]})
+    kind = KINDS[config.circuit.kind]
+    starts = {each.arm: each for each in kind.initialise(replace(context, config=own))}
+    if "start" in arms:
+        starts["start"] = warm_start(context)
+    return [starts[arm] for arm in arms]
+
+
+def _work(context: Context) -> float:
     """Estimate a pass: matrix products of every row, and the M-steps."""
     config, shape = context.config, context.data.shape
-    size = size_of(KINDS[config.circuit.kind].structure(config.circuit, arm, shape))
+    size = size_of(KINDS[config.circuit.kind].structure(config.circuit, "random", shape))
     steps = -(-shape.train // config.train.batch_size)
     return shape.train * size.flops + steps * _STEP_FLOPS * size.parameters
 
@@ -256,7 +267,7 @@ def _train(
         return {"bound": bound_and_marginal(context.engine, circuit, rows["valid"], start.z)}
 
     def finish(circuit: Circuit) -> Circuit:
-        circuit = start.finish(circuit)
+        circuit = KINDS[context.config.circuit.kind].finish(context, circuit)
         return replace(circuit, meta=context.meta(circuit, start.arm))
 
     return train_stage(

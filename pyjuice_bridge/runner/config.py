@@ -93,14 +93,18 @@ class Config(Settings):
                 f"is '{data}'; use '{DOMAINS[data].circuit}'"
             )
         self._teacher_fits(data)
-        wrong = [arm for arm in self.arms or [] if arm not in kind.arms]
+        self.arms = self.arms or (["start"] if self.train.start is not None else [*kind.arms])
+        if (self.train.start is not None) != ("start" in self.arms):
+            raise ValueError(
+                "the arm 'start' begins with 'train.start'; give both, or neither of them"
+            )
+        wrong = [arm for arm in self.arms if arm not in (*kind.arms, "start")]
         if wrong:
             *others, last = [each.name for each in KINDS.values() if wrong[0] in each.arms]
             having = f"{', '.join(others)} or {last}" if others else last
             raise ValueError(f"the arm '{wrong[0]}' belongs to 'circuit.kind: {having}' only")
         DOMAINS[data].check(self)
         kind.check(self)
-        self.arms = self.arms or [*kind.arms]
         return self
 
     def _teacher_fits(self, data: str) -> None:

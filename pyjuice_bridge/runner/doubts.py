@@ -23,7 +23,7 @@ def doubts(context: Context, arms: Sequence[Trained], scores: Sequence[Artifact]
     for arm, score in zip(arms, scores, strict=True):
         name = arm.training.title
         left = start_left(arm.options, rows)
-        if arm.arm != "lvd" and left > _LEFT:
+        if arm.arm not in ("lvd", "start") and left > _LEFT:
             yield (
                 f"{name}: {100 * left:.0f} % of the random start is left in the parameters after "
                 f"{_steps(arm.options, rows)} steps; raise 'train.epochs' or 'train.step_size', or "

@@ -125,6 +125,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         "peak_memory_bytes": arm.artifact.info["peak_memory_bytes"],
         "seed": context.config.seed,
         **arm.costs(),
+        **({"start": arm.training.start.key["start"]} if arm.arm == "start" else {}),
         **({} if arm.tuned is None else {"tuned": dict(arm.tuned)}),
         "pseudocount": arm.options.pseudocount,
         "step_size": asdict(arm.options.step_size),
