@@ -15,7 +15,7 @@ from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, Run, read_run
-from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, seconds_text
+from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, percent, seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.runner.plan import Plan
@@ -40,12 +40,15 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def results_table(run: Run) -> Table:
     """Tabulate the final figures of a run, one arm per line."""
-    table = _table(
-        f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
-    )
+    known = any(result.accuracy for result in run.results)
+    accuracy = ["accuracy"] if known else []
+    columns = ["arm", "parameters", *SPLITS, *accuracy, "time", "peak memory"]
+    table = _table(f"{run.name}: {run.measure.unit}", columns)
     for result in run.results:
         figures = [result.measure.text(result.values[split]) for split in SPLITS]
         size = "–" if result.parameters is None else f"{result.parameters:,}"
+        if known:
+            figures.append(percent(result.accuracy.get("test")))
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
         table.add_row(arm_name(result.arm, result.point), size, *figures, *spent)
     table.caption = "\n".join(line for result in run.results for line in impossible(result)) or None

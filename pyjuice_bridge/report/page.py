@@ -159,6 +159,7 @@ def _render(run: Run) -> str:
         best=_best(run.results),
         colour={arm: i % ARM_COLOURS for i, arm in enumerate(arms)},
         seeds=sorted({r.seed for r in run.results if r.seed is not None}),
+        accuracy=any(r.accuracy for r in run.results),
         sweep=_sweep(run, arms),
         curves=[found for i in range(len(run.points)) if (found := _curves(run, arms, i))],
         bounds=[stages for i in range(len(run.points)) if (stages := _bounds(run, i))],

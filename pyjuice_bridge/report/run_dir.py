@@ -33,6 +33,7 @@ T = TypeVar("T")
 _KNOWN = {
     "model",
     "sweep",
+    "accuracy",
     "engine",
     "device",
     "parameters",
@@ -62,6 +63,8 @@ class ArmResult:
     """Everything else the line holds: command, machine, versions, date, …"""
     impossible: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Of the splits without a figure for it: how many rows have probability 0, of how many."""
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    """Of the splits of a run with classes: the share of rows whose class is found."""
 
     @property
     def measure(self) -> Measure:
@@ -228,6 +231,7 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
             for split, figure in figures.items()
             if figure is not None and figure.get("impossible")
         },
+        accuracy={split: float(v) for split, v in row.get("accuracy", {}).items()},
     )
 
 

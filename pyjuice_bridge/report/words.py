@@ -124,6 +124,11 @@ def seconds_text(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def percent(share: float | None) -> str:
+    """Format a share: 97.31 %."""
+    return "–" if share is None else f"{100 * share:.2f} %"
+
+
 def bytes_text(size: int | None) -> str:
     """Format a number of bytes in MiB, or in GiB from 1024 MiB on."""
     if size is None:

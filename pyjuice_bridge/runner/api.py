@@ -121,6 +121,7 @@ class RunResult:
                 **row.get("sweep", {}),
                 **{split: row[split]["value"] for split in SPLITS},
                 "unit": row["test"]["unit"],
+                **({"accuracy": row["accuracy"]["test"]} if "accuracy" in row else {}),
             }
             for row in self.results
         ]

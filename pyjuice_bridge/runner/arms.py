@@ -22,6 +22,7 @@ from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.engines.base import Epoch, FitOptions
 from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.report.words import arm_name
+from pyjuice_bridge.runner.classes import FIELD, class_contexts, mixed_classes
 from pyjuice_bridge.runner.config import Config
 from pyjuice_bridge.runner.start import warm_start
 from pyjuice_bridge.stages.store import Artifact
@@ -43,12 +44,14 @@ class Training:
         start: where it begins.
         point: of the run's sweep; empty without one.
         work: of one pass, in the unit of the run's other arms.
+        classes: the trainings of every class, whose circuits are mixed; none without classes.
     """
 
     context: Context
     start: Initialisation
     point: Point = field(default_factory=dict)
     work: float = 1.0
+    classes: tuple[Training, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,6 +66,8 @@ class Training:
     @property
     def passes(self) -> int:
         """Passes of its training on the data alone."""
+        if self.classes:
+            return sum(part.passes for part in self.classes)
         return self.context.config.train.epochs - self.start.passes
 
     @property
@@ -137,8 +142,31 @@ def trainings(context: Context) -> list[Training]:
     for point, own in config.points:
         there = replace(context, config=own.fitted(len(context.data.rows["train"])))
         work = _work(there) if point else 1.0
-        every += [Training(there, start, point, work) for start in _starts(there)]
+        if getattr(own.circuit, "classes", False):
+            every += _class_trainings(context, own, point, work)
+        else:
+            every += [Training(there, start, point, work) for start in _starts(there)]
     return every
+
+
+def _class_trainings(context: Context, config: Config, point: Point, work: float) -> list[Training]:
+    """List the arms, each with the trainings of all classes."""
+    whole, parts = replace(context, config=config), defaultdict[str, list[Training]](list)
+    for name, there in class_contexts(whole):
+        fitted = replace(there, config=config.fitted(len(there.data.rows["train"])))
+        for start in _starts(fitted):
+            parts[start.arm].append(Training(fitted, start, {**point, FIELD: name}))
+    return [
+        # Its circuit is that of the parts, so it begins with none of its own.
+        Training(
+            whole,
+            replace(each[0].start, stages=(), z=None),
+            point,
+            work / len(each),
+            tuple(each),
+        )
+        for each in parts.values()
+    ]
 
 
 def _starts(context: Context) -> list[Initialisation]:
@@ -162,6 +190,8 @@ def _work(context: Context) -> float:
 
 def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
     """Train (or reuse) one arm; ``on_epoch`` receives each line of its learning curve."""
+    if training.classes:
+        return _train_classes(training, on_epoch)
     context, parents, best = training.context, training.start.parents, None
     options = _options(training)
     if context.config.tune is not None:
@@ -179,6 +209,15 @@ def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
     value = context.data.value
     figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
     return Trained(training, artifact, curve.rows, figures, options, best)
+
+
+def _train_classes(training: Training, on_epoch: OnEpoch) -> Trained:
+    """Train the circuit of every class, one after the other, and mix them."""
+    parts = [train_arm(part, on_epoch) for part in training.classes]
+    arm = training.start.arm
+    mixed = mixed_classes(training.context, arm, [part.artifact for part in parts])
+    lines = [line for part in parts for line in part.metrics]
+    return Trained(training, mixed, lines, None, parts[0].options, None)
 
 
 class _Curve:

@@ -93,6 +93,11 @@ class Config(Settings):
                 f"is '{data}'; use '{DOMAINS[data].circuit}'"
             )
         self._teacher_fits(data)
+        if getattr(self.circuit, "classes", False) and (
+            data != "images" or self.teacher.kind == "file"
+        ):
+            why = "'data.kind' is not 'images'" if data != "images" else "'teacher.kind' is 'file'"
+            raise ValueError(f"'circuit.classes' divides images by their labels, but {why}")
         self.arms = self.arms or (["start"] if self.train.start is not None else [*kind.arms])
         if (self.train.start is not None) != ("start" in self.arms):
             raise ValueError(

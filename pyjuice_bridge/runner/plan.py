@@ -93,8 +93,10 @@ def make_plan(config: Config) -> Plan:
 def _note(config: Settings, shape: Shape, device: str, memory: int) -> str:
     fits = next((size for size in _GPUS if memory < 0.9 * size * 2**30), None)
     gpu = f"the largest arm fits a GPU of {fits} GiB" if fits else "no single GPU holds every arm"
+    every = getattr(config.circuit, "classes", False)
+    classes = "; every class has a circuit of this size" if every else ""
     return (
-        f"{shape.note}; time is that of the EM passes, from steps of a small circuit tried on "
+        f"{shape.note}{classes}; time is that of the EM passes, from steps of a small circuit tried on "
         f"{device}; teacher and clustering come on top; memory comes on top of PyTorch itself "
         f"(some 300 MiB) and holds the values of as many rows of a batch of "
         f"{_batch(config, shape)} as go through the circuit together on {device}: {gpu}"

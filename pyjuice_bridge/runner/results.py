@@ -21,6 +21,7 @@ from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, finite, write_json, write_jsonl, write_text
 from pyjuice_bridge.runner.arms import Trained
+from pyjuice_bridge.runner.classes import accuracies
 from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.stages.store import Artifact
 
@@ -101,6 +102,8 @@ def score(context: Context, arm: Trained) -> Artifact:
                 log_p = context.engine.log_likelihood(circuit, context.data.rows[split])
             figures[split] = float(np.mean(log_p))
             figures["impossible"][split] = int(np.isneginf(log_p).sum())
+        if right := accuracies(context, context.engine, circuit):
+            figures["accuracy"] = right
         return figures
 
     scores = context.store.stage("score", 3, inputs, build, parents=(arm.artifact,), together=True)
@@ -126,6 +129,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         "seed": context.config.seed,
         **arm.costs(),
         **({"start": arm.training.start.key["start"]} if arm.arm == "start" else {}),
+        **({"accuracy": scores.info["accuracy"]} if "accuracy" in scores.info else {}),
         **({} if arm.tuned is None else {"tuned": dict(arm.tuned)}),
         "pseudocount": arm.options.pseudocount,
         "step_size": asdict(arm.options.step_size),
