@@ -53,7 +53,7 @@ def test_a_start_is_where_training_begins(first: Any) -> None:
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"circuit": {"latents": 2}}, r"has \S+ parameters, but 'circuit' describes one of \S+; set"),
-    ({"images": tiny_runs.images(side=4)}, "models 36 variables of 13 values, but array has 16"),
+    ({"images": tiny_runs.images(side=4)}, "models 36 variables of 256 values, but array has 16"),
     ({"arms": ["lvd"]}, r"the arm 'start' begins with 'train\.start'; give both, or neither"),
     ({"start": 3}, "start is 3, must be a circuit, a model, a file or a run's folder"),
     ({"start": "nowhere.h5"}, r"nowhere\.h5"),
@@ -80,8 +80,8 @@ def test_the_arm_needs_its_start(tmp_path: Path) -> None:
 
 def test_an_hmm_starts_at_any_length(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    hmm = pj.Hmm(*(rng.dirichlet(np.ones(n), m) for n, m in ((2, 1), (2, 2), (3, 2))))
-    hmm = pj.Hmm(hmm.initial[0], hmm.transition, hmm.emission)
+    initial, *transition = rng.dirichlet(np.ones(2), 3)
+    hmm = pj.Hmm(initial, np.array(transition), rng.dirichlet(np.ones(3), 2))
     hdf5.save(hmm.circuit(4), tmp_path / "hmm.h5")
     table = rng.integers(0, 3, (60, 6))
     done = pj.run(
