@@ -69,14 +69,14 @@ def _section(title: str, runs: Sequence[Run]) -> str:
 def _rows_of(row: ComparedArm, runs: Sequence[Run]) -> list[ArmResult]:
     wanted = set(row.runs)
     every = (r for run in runs if run.path in wanted for r in run.results)
-    return [r for r in every if (r.arm, r.states) == (row.arm, row.states)]
+    return [r for r in every if (r.arm, r.point) == (row.arm, row.point)]
 
 
 def _cells(row: ComparedArm, results: Sequence[ArmResult]) -> list[str]:
     share = {_per_value(result) for result in results}
     each = share.pop() if len(share) == 1 else None
     return [
-        arm_name(row.arm, row.states),
+        arm_name(row.arm, row.point),
         NONE if row.parameters is None else f"{row.parameters:,}",
         NONE if each is None else f"{each:.3g}",
         *(_spread(row.values[split], row.measure.digits) for split in SPLITS),

@@ -36,7 +36,7 @@ _MUCH = at_most(MOST_PSEUDOCOUNT, "it would outweigh any data")
 Amount = Annotated[float, Field(ge=0), _MUCH]
 Pseudocount = Annotated[float, Field(gt=0), _MUCH]
 A_FEW = Field(min_length=1, max_length=100)
-Arm = Literal["lvd", "random", "hclt"]
+Arm = Literal["lvd", "random", "hclt", "start"]
 
 
 class Section(BaseModel):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pyjuice_bridge.config.parse import parse_yaml
 from pyjuice_bridge.config.read import put
+from pyjuice_bridge.config.sweep import label_of
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.runner.config import Config, default_kinds, load_config, make_config
 from pyjuice_bridge.sections import Section
@@ -140,7 +141,30 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         {"teacher": {"kind": "text"}},
         "'teacher.kind: text' reads text, but 'data.kind' is 'images'; use 'pixels'",
     ),
-    ({"sweep": {}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
+    ({"sweep": {}}, "'sweep': names no field to vary, as in 'circuit.latents: [16, 32]'"),
+    ({"sweep": []}, "'sweep' is empty; give at least 1"),
+    (
+        {"sweep": {"seed": [1, 2]}},
+        "'sweep': 'seed' is no field of circuit, train, cluster or teacher, which are what a sweep "
+        "varies, as in 'circuit.latents: [16, 32]'",
+    ),
+    ({"sweep": {"circuit.latents": []}}, "'sweep': 'circuit.latents' lists no values"),
+    (
+        {"sweep": {"circuit.latnets": [4]}},
+        "at '4 latnets' of 'sweep': there is no field 'circuit.latnets'; did you mean 'latents'?",
+    ),
+    (
+        {"sweep": {"train.pseudocount": [0.1, 1.0]}, "tune": {}},
+        "'sweep.train.pseudocount' is what 'tune' chooses; leave out one of the two",
+    ),
+    (
+        {"sweep": {"train.epochs": list(range(1, 99)), "circuit.latents": [2, 3]}},
+        "'sweep': has 196 points, but may have at most 100",
+    ),
+    (
+        {"sweep": [{"circuit.latents": [2]}, {"train.epochs": [3]}]},
+        "'sweep': all its grids must vary the same fields, in the same order",
+    ),
     (
         {"data": TEXT, "circuit": PATCHES},
         "'circuit.kind: patches' models images, but 'data.kind' is 'text'; use 'hmm'",
@@ -172,14 +196,17 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         "'train.epochs' is 1, but counting is one pass; use at least 2",
     ),
     (
-        {"data": TEXT, "sweep": {"states": [4, 4]}},
-        "'sweep.states': the same number is listed twice",
+        {"data": TEXT, "sweep": {"circuit.states": [4, 4]}},
+        "'sweep': the point '4 states' is listed twice",
     ),
     (
         {"data": TEXT, "sweep": {"states": [4, 8], "pseudocounts": [0.1]}},
-        "'sweep': 'pseudocounts' has 1 entries, but 'states' has 2; give one for each",
+        "'sweep': the field 'states' is now 'circuit.states'",
     ),
-    ({"data": TEXT, "sweep": {"states": [1]}}, "'sweep.states.0' is 1, but must be at least 2"),
+    (
+        {"data": TEXT, "sweep": {"circuit": {"states": [1]}}},
+        "at '1 states' of 'sweep': 'circuit.states' is 1, but must be at least 2",
+    ),
     (
         {"data": TEXT, "circuit": {"latents": 4}},
         "'circuit.latents' belongs to 'circuit.kind: hclt'",
@@ -399,14 +426,17 @@ def test_text_has_kinds_of_its_own_by_default() -> None:
     assert (config.teacher.kind, config.circuit.kind) == ("text", "hmm")
     assert config.data.stride == config.data.window == 32
     assert config.cluster.scope == "pooled" and config.arms == ["lvd", "random"]
-    assert config.sizes == [None]
-    several = make_config({"name": "a", "data": TEXT, "sweep": {"states": [4, 2]}})
-    assert several.sizes == [4, 2]
-    assert several.pseudocount_of(4) == several.train.pseudocount
-    sweep = {"states": [4, 2], "pseudocounts": [0.5, 2.0]}
-    each = make_config({"name": "a", "data": TEXT, "sweep": sweep})
-    assert [each.pseudocount_of(size) for size in each.sizes] == [0.5, 2.0]
-    for checked in (config, several):
+    assert config.points == (({}, config),)
+    grid = {"circuit.states": [4, 2], "train": {"pseudocount": [0.5, 2.0]}}
+    several = make_config({"name": "a", "data": TEXT, "sweep": grid})
+    found = [(own.circuit.states, own.train.pseudocount) for _, own in several.points]
+    assert found == [(4, 0.5), (4, 2.0), (2, 0.5), (2, 2.0)]
+    labels = [label_of(point) for point, _ in several.points]
+    assert labels == ["4-0.5", "4-2.0", "2-0.5", "2-2.0"]
+    pairs = [{"circuit.states": [n], "train.pseudocount": [n / 8]} for n in (4, 2)]
+    listed = make_config({"name": "a", "data": TEXT, "sweep": pairs})
+    assert [own.train.pseudocount for _, own in listed.points] == [0.5, 0.25]
+    for checked in (config, several, listed):
         assert (
             Config.model_validate(yaml.safe_load(yaml.safe_dump(checked.model_dump()))) == checked
         )

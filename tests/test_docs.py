@@ -290,6 +290,8 @@ def _describe(annotation: Any, metadata: Sequence[Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in inner)
     if origin is list:
         return f"list of: {_describe(inner[0], ())}"
+    if origin is dict:
+        return "section"
     if annotation is bool:
         return "`true`, `false`"
     words = {int: "whole number", float: "number", str: "text"}[annotation]

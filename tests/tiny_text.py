@@ -48,7 +48,7 @@ def config(source: Path, **changes: Any) -> dict[str, Any]:
         "teacher": {"kind": "text", "source": str(source)},
         "cluster": {"iterations": 5},
         "train": {"epochs": 3, "batch_size": 16},
-        "sweep": {"states": [3, 5]},
+        "sweep": {"circuit.states": [3, 5]},
         "report": {"samples": 3, "inpaint": 2},
         "engine": "torch",
     }

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyjuice_bridge.cli.options import JSON
 from pyjuice_bridge.errors import UserError
 
 if TYPE_CHECKING:
     from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.cluster.assignments import Assignments
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@_JSON
+@JSON
 def show(path: Path, as_json: bool) -> None:
     """Describe a run, a folder of runs, a model or assignments.
 
@@ -151,7 +150,7 @@ def _print_json(value: Any) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_JSON
+@JSON
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Compare runs over their seeds.
 

@@ -16,6 +16,7 @@ from pyjuice_bridge.cli.inspect import clean, compare, show
 from pyjuice_bridge.cli.julia import julia
 from pyjuice_bridge.cli.models import evaluate, infill, inpaint, sample
 from pyjuice_bridge.cli.run import init, run
+from pyjuice_bridge.cli.steer import steer
 from pyjuice_bridge.cli.streams import (
     OutputClosedError,
     accept_any_text,
@@ -71,5 +72,5 @@ def main() -> None:
 
 for command in (run, init, doctor, show, compare, evaluate, sample, inpaint, infill):
     main.add_command(command)
-for command in (convert, data, julia, clean):
+for command in (steer, convert, data, julia, clean):
     main.add_command(command)

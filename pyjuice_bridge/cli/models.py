@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyjuice_bridge.cli.options import DEVICE, ENGINE, JSON, SEED
 from pyjuice_bridge.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
 
 _Measured = tuple[float, Any, str, str]
 
-_ENGINE = click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "julia"]),
-    default="auto",
-    show_default=True,
-    help="What runs the circuit.",
-)
-_DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
-_SEED = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    help="Same seed, same samples; drawn anew every time if not given.",
-)
 _SPLIT = click.option(
     "--split",
     type=click.Choice(["train", "valid", "test"]),
@@ -48,9 +34,9 @@ _ROOT = click.option(
 @_SPLIT
 @_ROOT
 @click.option("--limit", type=click.IntRange(1), help="Use at most this many images or windows.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_ENGINE
-@_DEVICE
+@JSON
+@ENGINE
+@DEVICE
 def evaluate(
     model: Path,
     data: str,
@@ -157,9 +143,9 @@ def _table_figure(
     help="A name that ends in .npy gets an array.  Default: samples.png for images, the screen "
     "for text and tables.",
 )
-@_SEED
-@_ENGINE
-@_DEVICE
+@SEED
+@ENGINE
+@DEVICE
 def sample(
     model: Path, n: int, out: Path | None, seed: int | None, engine: str, device: str
 ) -> None:
@@ -190,9 +176,9 @@ def sample(
 )
 @click.option("--n", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many.")
 @click.option("--out", type=click.Path(path_type=Path), default="inpainted.png", show_default=True)
-@_SEED
-@_ENGINE
-@_DEVICE
+@SEED
+@ENGINE
+@DEVICE
 def inpaint(
     model: Path,
     data: str,
@@ -242,9 +228,9 @@ def inpaint(
 @click.option(
     "--n", type=click.IntRange(1, 10**6), default=3, show_default=True, help="How many draws."
 )
-@_SEED
-@_ENGINE
-@_DEVICE
+@SEED
+@ENGINE
+@DEVICE
 def infill(model: Path, text: str, n: int, seed: int | None, engine: str, device: str) -> None:
     """Fill in the gaps of TEXT, a line for every draw.
 

@@ -15,7 +15,7 @@ from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.compare import ComparedArm, Spread
 from pyjuice_bridge.report.run_dir import SPLITS, Run, read_run
-from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, seconds_text
+from pyjuice_bridge.report.words import arm_name, bytes_text, impossible, percent, seconds_text
 
 if TYPE_CHECKING:
     from pyjuice_bridge.runner.plan import Plan
@@ -40,14 +40,17 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def results_table(run: Run) -> Table:
     """Tabulate the final figures of a run, one arm per line."""
-    table = _table(
-        f"{run.name}: {run.measure.unit}", ["arm", "parameters", *SPLITS, "time", "peak memory"]
-    )
+    known = any(result.accuracy for result in run.results)
+    accuracy = ["accuracy"] if known else []
+    columns = ["arm", "parameters", *SPLITS, *accuracy, "time", "peak memory"]
+    table = _table(f"{run.name}: {run.measure.unit}", columns)
     for result in run.results:
         figures = [result.measure.text(result.values[split]) for split in SPLITS]
         size = "–" if result.parameters is None else f"{result.parameters:,}"
+        if known:
+            figures.append(percent(result.accuracy.get("test")))
         spent = [seconds_text(result.seconds), bytes_text(result.peak_memory_bytes)]
-        table.add_row(arm_name(result.arm, result.states), size, *figures, *spent)
+        table.add_row(arm_name(result.arm, result.point), size, *figures, *spent)
     table.caption = "\n".join(line for result in run.results for line in impossible(result)) or None
     return table
 
@@ -65,7 +68,7 @@ def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
         if not run.results:
             table.add_row(path.name, run.dataset or "–", "–", "–", "–", "unfinished")
         for result in run.results:
-            name = arm_name(result.arm, result.states)
+            name = arm_name(result.arm, result.point)
             figure = result.measure.phrase(result.values["test"])
             spent = seconds_text(result.seconds)
             table.add_row(path.name, run.dataset or "–", name, figure, spent, "finished")
@@ -84,7 +87,7 @@ def compare_rows(rows: Sequence[ComparedArm]) -> Table:
         spent = seconds_text(row.seconds.mean) if row.seconds else "–"
         table.add_row(
             str(1 + labels.index(row.label)),
-            arm_name(row.arm, row.states),
+            arm_name(row.arm, row.point),
             str(len(row.runs)),
             size,
             *figures,
@@ -100,7 +103,7 @@ def plan_table(plan: Plan) -> Table:
     for arm in plan.arms:
         memory = bytes_text(arm.memory_bytes)
         time = seconds_text(arm.seconds)
-        name = arm_name(arm.arm, arm.states)
+        name = arm_name(arm.arm, arm.point)
         table.add_row(name, f"{arm.parameters:,}", str(arm.passes), memory, time)
     table.caption = plan.note
     return table

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from pyjuice_bridge.config.sweep import Grid, check_grids, grids_of
 from pyjuice_bridge.config.train import Train, Tune
 from pyjuice_bridge.engines.base import Precision
-from pyjuice_bridge.sections import A_FEW, Amount, Arm, KindSection, Section, States, at_most
+from pyjuice_bridge.sections import A_FEW, Arm, KindSection, Section, at_most
 from pyjuice_bridge.teachers.base import TeacherSection
 
 _ONE_PAGE = "all of them are shown on one page"
 _KMEANS = "each one reads all the points"
 _IN_MEMORY = "all the points are in memory"
+
+
+def _checked_grids(grids: list[Grid]) -> list[Grid]:
+    check_grids(grids)
+    return grids
+
+
+Sweep = Annotated[
+    list[dict[str, list[Any]]], BeforeValidator(grids_of), A_FEW, AfterValidator(_checked_grids)
+]
+"""Fields and their values, of which all combinations are trained; or a list of such grids."""
 
 
 class Report(Section):
@@ -34,34 +46,6 @@ class Cluster(Section):
     iterations: Annotated[int, Field(ge=1), at_most(10_000, _KMEANS)] = 20
     restarts: Annotated[int, Field(ge=1), at_most(1000, _KMEANS)] = 1
     points_per_centroid: Annotated[int, Field(ge=1), at_most(10**6, _IN_MEMORY)] = 256
-
-
-class Sweep(Section):
-    """Several numbers of states, each trained in every arm; they replace ``circuit.states``.
-
-    ``pseudocounts`` has one for every number of states, in place of ``train.pseudocount``: the more
-    states, the fewer tokens of a mini-batch belong to each.
-    """
-
-    states: Annotated[list[States], A_FEW] = Field(default=[128, 256, 512, 1024])
-    pseudocounts: list[Amount] | None = None
-
-    @field_validator("states")
-    @classmethod
-    def _each_once(cls, states: list[int]) -> list[int]:
-        if len(set(states)) != len(states):
-            raise ValueError("the same number is listed twice")
-        return states
-
-    @model_validator(mode="after")
-    def _one_each(self) -> Sweep:
-        pseudocounts = self.pseudocounts
-        if pseudocounts is not None and len(pseudocounts) != len(self.states):
-            raise ValueError(
-                f"'pseudocounts' has {len(pseudocounts)} entries, but 'states' has "
-                f"{len(self.states)}; give one for each"
-            )
-        return self
 
 
 class Settings(Section):
@@ -101,17 +85,6 @@ class Settings(Section):
             raise ValueError("the same arm is listed twice")
         return arms
 
-    @property
-    def sizes(self) -> list[int | None]:
-        """Numbers of states to train, or a single None where there is one size."""
-        return [None] if self.sweep is None else [*self.sweep.states]
-
     def fitted(self, rows: int) -> Self:
         """Return the config with what ``train`` leaves open fitted to so many training rows."""
         return self.model_copy(update={"train": self.train.fitted(rows)})
-
-    def pseudocount_of(self, states: int | None) -> float:
-        """Return the pseudocount of training at one of ``sizes``."""
-        if self.sweep is None or self.sweep.pseudocounts is None or states is None:
-            return self.train.pseudocount
-        return self.sweep.pseudocounts[self.sweep.states.index(states)]

@@ -65,6 +65,8 @@ class Train(Section):
     patch training, latent training and those of ``observed`` are passes of ``lvd``, fine-tuning
     has the rest.  With ``candidates`` three of four passes over whole samples evaluate only so many
     values of a latent variable above sub-circuits (patch circuits and growing heads).
+    ``start`` is a run's folder or a circuit's file, with which the arm of that name
+    begins.
     """
 
     optimizer: Optimizer = FitOptions.optimizer
@@ -74,6 +76,7 @@ class Train(Section):
     pseudocount: Amount = FitOptions.pseudocount
     patience: Count | None = FitOptions.patience
     candidates: Count | None = FitOptions.candidates
+    start: str | None = None
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None
     observed: Annotated[list[ObservedPhase], A_FEW] | None = None

@@ -31,6 +31,8 @@ class Dataset(SplitData):
         categories: number of values a pixel can take (256; 17 for the digits).
         meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from),
             ``seed``, ``limit`` and, where a name stands for several sets, ``variant``.
+        labels: by split the number of every image's class, int32 [N]; empty without labels.
+        classes: their names.
     """
 
     counted = "images"
@@ -41,6 +43,25 @@ class Dataset(SplitData):
     test: Images
     categories: int = 256
     meta: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+    def of_class(self, number: int) -> Dataset:
+        """Return the images of a class; where there are none for testing, those for validation.
+
+        Raises:
+            UserError: there is none to train on or none for validation.
+        """
+        rows = {split: np.flatnonzero(self.labels[split] == number) for split in SPLITS}
+        for split in ("train", "valid"):
+            if not len(rows[split]):
+                raise UserError(
+                    f"{self.name} has no {split} images of the class {self.classes[number]}."
+                )
+        parts = {split: getattr(self, split)[rows[split]] for split in SPLITS}
+        if not len(parts["test"]):
+            parts["test"] = parts["valid"]
+        return Dataset(self.name, **parts, categories=self.categories, meta=self.meta)
 
     @property
     def shape(self) -> tuple[int, int, int]:

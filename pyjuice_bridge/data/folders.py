@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pyjuice_bridge.data.dataset import Images
@@ -72,6 +73,15 @@ def read_folder(name: str, folder: Path, *, mode: Mode | None = None) -> Images:
     if mode is None:
         mode = "L" if read_picture(files[0]).shape[-1] == 1 else "RGB"
     return stacked(f"{name}-{mode}", files, lambda: _batches(files, mode))
+
+
+def class_folders(folder: Path) -> NDArray[np.str_] | None:
+    """Return for every picture below ``folder`` the folder that it lies in; None if one is loose.
+
+    In the order of :func:`read_folder`.
+    """
+    names = [path.relative_to(folder).parts for path in visible_files(folder, _ENDINGS)]
+    return np.array([name[0] for name in names]) if all(len(n) > 1 for n in names) else None
 
 
 def read_picture(path: Path, mode: Mode | None = None) -> Images:

@@ -75,11 +75,13 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
 
 
-def read_csv_images(path: Path, side: int, where: str) -> NDArray[np.uint8]:
-    """Read rows of ``side * side`` pixels and a label (dropped), comma-separated, raw or gzip.
+def read_csv_images(
+    path: Path, side: int, where: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read rows of ``side * side`` pixels and a label, comma-separated, raw or gzip.
 
     Returns:
-        uint8 [N, side, side, 1].
+        Images uint8 [N, side, side, 1] and labels [N].
     """
     text = read_bytes(path).decode("ascii", "replace")
     with (
@@ -90,7 +92,8 @@ def read_csv_images(path: Path, side: int, where: str) -> NDArray[np.uint8]:
     pixels = table[:, : side * side]
     if table.shape[1] != side * side + 1 or not ((pixels >= 0) & (pixels <= 255)).all():
         raise UserError(f"{path} is not {where}: expected {side * side} pixels 0..255 and a label.")
-    return pixels.astype(np.uint8).reshape(-1, side, side, 1)
+    images = pixels.astype(np.uint8).reshape(-1, side, side, 1)
+    return images, table[:, -1].astype(np.int64)
 
 
 def planes_to_images(rows: NDArray[Any], side: int, where: str) -> Images:

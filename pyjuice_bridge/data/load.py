@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyjuice_bridge.data.catalogue import DataSet, known_set, names_of
 from pyjuice_bridge.data.dataset import Dataset, Images, limited, split_off
 from pyjuice_bridge.data.obtain import find
 from pyjuice_bridge.data.readers import FoundImages
-from pyjuice_bridge.data.splits import Division, divided, whole_number
+from pyjuice_bridge.data.splits import Division, Found, divided, whole_number
 from pyjuice_bridge.errors import UserError
 
 _READERS = {**readers.READERS, "natural": natural.read}
@@ -40,7 +40,8 @@ def load_dataset(
     Args:
         source: one of :func:`names`; a folder of pictures, a ``.npy`` or an ``.npz`` file; an
             array [N, H, W] or [N, H, W, C] of uint8; or a mapping with arrays ``train`` and,
-            where there are some, ``valid`` and ``test``.  A folder may have subfolders and an
+            where there are some, ``valid``, ``test``, and labels ``train_labels`` ….  Folders in
+            which all pictures lie are their labels, too.  A folder may have subfolders and an
             ``.npz`` file arrays of those names (or training, validation, val, dev, eval, testing,
             in upper or lower case).
         root: for a set known by name: a folder with its files, or with a folder ``name``.  By
@@ -69,14 +70,41 @@ def load_dataset(
         "test": lambda whole, _: max(1, whole // found.test_one_in),
         "valid": lambda whole, left: valid or _valid_count(found, whole, left),
     }
+    labels, classes = _labels(name, found, counts, seed)
     done = divided(name, found, _IMAGES, counts, {"valid": valid}, seed)
     _one_shape(name, list(done.parts.values()))
     return Dataset(
         name=name,
         **{split: limited(part, limit, seed) for split, part in done.parts.items()},
         categories=found.categories,
+        labels={split: limited(part, limit, seed) for split, part in labels.items()},
+        classes=classes,
         meta={**found.meta, "sources": done.sources, "seed": seed, "limit": limit},
     )
+
+
+def _labels(
+    name: str,
+    found: FoundImages,
+    counts: Mapping[str, Callable[[int, int], int]],
+    seed: int,
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """Divide labels as their images will be; return them as numbers of classes, and the names.
+
+    Raises:
+        UserError: a class has no training image.
+    """
+    if found.labels is None:
+        return {}, ()
+    copies = {split: each.copy() for split, each in found.labels.items()}
+    parts = divided(name, Found(copies, dict(found.sources)), _IMAGES, counts, {}, seed).parts
+    classes = np.unique(parts["train"])
+    for split, part in parts.items():
+        unknown = np.setdiff1d(part, classes)
+        if len(unknown):
+            raise UserError(f"{name}: no training image has the label {unknown[0]} of its {split}.")
+    numbers = {s: np.searchsorted(classes, part).astype(np.int32) for s, part in parts.items()}
+    return numbers, tuple(map(str, classes.tolist()))
 
 
 def load_undivided(source: str | Path) -> Images | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.data.catalogue import DataSet
 from pyjuice_bridge.data.dataset import Images, as_images
-from pyjuice_bridge.data.folders import picture_folders, read_folder
+from pyjuice_bridge.data.folders import class_folders, picture_folders, read_folder
 from pyjuice_bridge.data.formats import (
     map_npy,
     npz_names,
@@ -24,12 +25,22 @@ from pyjuice_bridge.data.formats import (
     read_idx,
     read_npz_array,
 )
-from pyjuice_bridge.data.splits import Found, is_hidden, one_by_split, refuse_without_train
+from pyjuice_bridge.data.splits import (
+    Found,
+    is_hidden,
+    one_by_split,
+    refuse_without_train,
+    split_called,
+)
 from pyjuice_bridge.data.stack import stacked
 from pyjuice_bridge.errors import UserError
 
 OLD_IMAGENET = "old release: PNG folders, 1,281,149 train and 49,999 test images in full"
 NEW_IMAGENET = "new release: batches, 1,281,167 train and 50,000 test images in full"
+
+
+_LABELS = re.compile(r"images([-.])idx3")
+"""In the name of a file of images, what is another in that of their labels."""
 
 
 @dataclass
@@ -41,27 +52,36 @@ class FoundImages(Found[Images]):
         categories: number of values a pixel can take.
         test_one_in: one image in so many is for test, where there is no test split.
         valid_one_in: the same for valid; by default one in ten, at most 5,000.
+        labels: by part the class of every image, numbers or text; None where there are none.
     """
 
     groups: NDArray[np.int32] | None = None
     categories: int = 256
     test_one_in: int = 10
     valid_one_in: int | None = None
+    labels: dict[str, NDArray[Any]] | None = None
 
 
 def read_csv(entry: DataSet, folder: Path) -> FoundImages:
     """Read a table of square grey images and their labels."""
     (path,) = _files(entry, folder)
     options = dict(entry.options)
-    images = read_csv_images(path, options.pop("side"), entry.name)
-    return FoundImages({"train": images}, {"train": path.name}, _source(entry, [path]), **options)
+    images, labels = read_csv_images(path, options.pop("side"), entry.name)
+    source = _source(entry, [path])
+    return FoundImages(
+        {"train": images}, {"train": path.name}, source, labels={"train": labels}, **options
+    )
 
 
 def read_idx_files(entry: DataSet, folder: Path) -> FoundImages:
     """Read MNIST or a set in its form from idx files."""
     paths = _files(entry, folder)
     arrays = [as_images(read_idx(path), str(path)) for path in paths]
-    return _published(dict(zip(("train", "test"), arrays, strict=True)), _source(entry, paths))
+    found = _published(dict(zip(("train", "test"), arrays, strict=True)), _source(entry, paths))
+    files = [path.with_name(_LABELS.sub(r"labels\1idx1", path.name)) for path in paths]
+    if all(file.is_file() for file in files):
+        found.labels = dict(zip(("train", "test"), map(read_idx, files), strict=True))
+    return found
 
 
 def read_cifar(entry: DataSet, folder: Path) -> FoundImages:
@@ -123,26 +143,56 @@ def own(path: Path) -> FoundImages:
         folders = picture_folders(path)
         parts = {s or "train": read_folder(f"{path.name}-{s}", p) for s, p in folders.items()}
         sources = {s or "train": f"{p.name}/" for s, p in folders.items()}
+        labels = {s or "train": class_folders(p) for s, p in folders.items()}
     elif path.suffix.lower() == ".npy":
         parts, sources = {"train": as_images(map_npy(path), str(path))}, {"train": path.name}
+        labels = {}
     elif path.suffix.lower() == ".npz":
-        sources = npz_splits(path)
+        keys = label_names(npz_names(path))
+        sources = npz_splits(path, without=keys.values())
         parts = {
             s: as_images(read_npz_array(path, key), f"{path}: {key}") for s, key in sources.items()
         }
+        labels = {split: read_npz_array(path, key) for split, key in keys.items()}
     else:
         raise UserError(f"{path} is neither a folder of pictures nor a .npy or .npz file.")
     refuse_without_train(parts, str(path))
-    return FoundImages(parts, sources, meta)
+    return FoundImages(parts, sources, meta, labels=checked_labels(labels, parts, str(path)))
 
 
-def npz_splits(path: Path) -> dict[str, str]:
-    """Return the array of each split in an ``.npz`` file; the only one is ``train``.
+def label_names(names: Iterable[str]) -> dict[str, str]:
+    """Return by split the names that end in ``labels``; ``labels`` alone are those of ``train``."""
+    found = {n: n.removesuffix("labels").rstrip("_-") for n in names if n.endswith("labels")}
+    splits = {n: split_called(word) if word else "train" for n, word in found.items()}
+    return {split: n for n, split in splits.items() if split}
+
+
+def checked_labels(
+    labels: Mapping[str, NDArray[Any] | None], parts: Mapping[str, Images], where: str
+) -> dict[str, NDArray[Any]] | None:
+    """Return the labels of all parts; None where a part has none.
+
+    Raises:
+        UserError: labels without images, or not a number or a text for every image.
+    """
+    there = {split: np.asarray(each) for split, each in labels.items() if each is not None}
+    for split, each in there.items():
+        count = len(parts.get(split, ()))
+        if each.shape != (count,) or each.dtype.kind not in "biuU":
+            raise UserError(
+                f"{where}: its {split} labels are {each.dtype} {list(each.shape)}; give a whole "
+                f"number or a text for each of {count:,} images."
+            )
+    return there if there and parts.keys() <= there.keys() else None
+
+
+def npz_splits(path: Path, without: Collection[str] = ()) -> dict[str, str]:
+    """Return the array of each split in an ``.npz`` file, ``without`` some; an only one is train.
 
     Raises:
         UserError: it holds several arrays, none of them for train.
     """
-    names = npz_names(path)
+    names = [name for name in npz_names(path) if name not in without]
     splits = one_by_split(names, str(path))
     if not splits and len(names) == 1:
         return {"train": names[0]}
@@ -156,7 +206,8 @@ def npz_splits(path: Path) -> dict[str, str]:
 
 def arrays(splits: Mapping[str, NDArray[Any]]) -> FoundImages:
     """Take arrays in memory; they are copied, so that the caller's stay as they are."""
-    names = mapping_splits(splits, "arrays")
+    keys = label_names(map(str, splits))
+    names = mapping_splits({n: a for n, a in splits.items() if n not in keys.values()}, "arrays")
     parts = {
         split: as_images(
             np.ma.array(splits[n]) if np.ma.isMA(splits[n]) else np.array(splits[n]), f"array {n}"
@@ -164,7 +215,10 @@ def arrays(splits: Mapping[str, NDArray[Any]]) -> FoundImages:
         for split, n in names.items()
     }
     return FoundImages(
-        parts, {split: f"array {n}" for split, n in names.items()}, {"source": ["memory"]}
+        parts,
+        {split: f"array {n}" for split, n in names.items()},
+        {"source": ["memory"]},
+        labels=checked_labels({s: splits[n] for s, n in keys.items()}, parts, "arrays"),
     )
 
 

@@ -59,9 +59,6 @@ class Initialisation:
         parents: the artifacts that it is made from; cost and engines are read off their ancestry.
         stages: trainings before; their passes count towards the arm's.
         z: validation latents int32 [N, positions] for the bound, None where the arm has none.
-        states: the size of the arm where a run has several, else None.
-        finish: what is done to the trained circuit before it is kept.
-        work: of one pass of its training, in the unit of the run's other arms.
         frozen: the layers that its training leaves as they are.
     """
 
@@ -71,15 +68,7 @@ class Initialisation:
     parents: tuple[Artifact, ...]
     stages: tuple[Stage, ...] = ()
     z: NDArray[np.int32] | None = None
-    states: int | None = None
-    finish: Callable[[Circuit], Circuit] = lambda circuit: circuit
-    work: float = 1.0
     frozen: tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The arm, and its size where there are several: ``lvd-256``."""
-        return self.arm if self.states is None else f"{self.arm}-{self.states}"
 
     @property
     def passes(self) -> int:
@@ -105,10 +94,12 @@ class Kind:
         check: fills in the defaults of other sections and refuses what does not fit, by ValueError.
         scopes: from the section and the data's shape the variables of each latent's scope, int32
             [positions, size]; None for kinds without latents that a teacher can fill.
-        structure: from the section, an arm, the data's shape and a number of states the circuit of
-            an arm without numbers, over a stand-in for what is learnt from data.
+        structure: from the section, an arm and the data's shape the circuit of the arm without
+            numbers, over a stand-in for what is learnt from data.
         initialise: every arm of the config at its beginning.
         trial: the section of a smaller circuit, on which a plan measures time.
+        finish: what is done to a trained circuit before it is kept.
+        fixed: whether ``structure`` has the size of every trained circuit.
     """
 
     name: str
@@ -117,6 +108,8 @@ class Kind:
     arms: tuple[Arm, ...]
     check: Callable[[Settings], None]
     scopes: Callable[[Any, Shape], IntArray] | None
-    structure: Callable[[Any, str, Shape, int | None], Circuit]
+    structure: Callable[[Any, str, Shape], Circuit]
     initialise: Callable[[Context], Sequence[Initialisation]]
     trial: Callable[[Any], KindSection] = lambda section: section
+    finish: Callable[[Context, Circuit], Circuit] = lambda _, circuit: circuit
+    fixed: bool = True

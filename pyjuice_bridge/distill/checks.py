@@ -6,6 +6,7 @@ from pyjuice_bridge.config.settings import Settings
 
 _PHASES = {
     "patch_training": ("patches", "growing"),
+    "candidates": ("patches", "growing"),
     "latent_training": ("patches", "growing"),
     "observed": ("region_graph",),
 }
@@ -21,12 +22,6 @@ def refuse_phases(config: Settings) -> None:
             )
 
 
-def refuse_sweep(config: Settings) -> None:
-    """Refuse several numbers of states, which only HMMs have."""
-    if config.sweep is not None:
-        raise ValueError("'sweep' belongs to 'circuit.kind: hmm' only")
-
-
 def default_ring(config: Settings, ring: int) -> None:
     """Set the context of a teacher of raw pixels, unless the config does."""
     if getattr(config.teacher, "ring", ring) is None:
@@ -36,7 +31,7 @@ def default_ring(config: Settings, ring: int) -> None:
 def check_counted(config: Settings) -> None:
     """Check what holds wherever counting is the distillation."""
     refuse_phases(config)
-    if config.train.epochs < 2:
+    if config.train.epochs < 2 and "lvd" in (config.arms or []):
         raise ValueError("'train.epochs' is 1, but counting is one pass; use at least 2")
 
 

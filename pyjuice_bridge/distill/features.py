@@ -65,6 +65,14 @@ def features_of(context: Context, patch: int) -> Features:
     Raises:
         UserError: the teacher does not fit, or what it returns.
     """
+    name = f"features {patch} {context.config.teacher.model_dump_json()}"
+    if name not in context.shared:
+        context.shared[name] = _features_of(context, patch)
+    features: Features = context.shared[name]
+    return features
+
+
+def _features_of(context: Context, patch: int) -> Features:
     section, samples, teacher = context.config.teacher, context.data.samples, context.teacher
     assert isinstance(section, TeacherSection)
     if isinstance(section, ObjectSection) != (teacher is not None):

@@ -29,7 +29,7 @@ from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows, deal, take
-from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
+from pyjuice_bridge.distill.checks import default_ring, pool
 from pyjuice_bridge.distill.features import features_of
 from pyjuice_bridge.distill.hclt import hclt_of_size
 from pyjuice_bridge.distill.heads import (
@@ -120,7 +120,6 @@ class GrowingCircuit(LeafySection):
 def _check(config: Settings) -> None:
     section = config.circuit
     assert isinstance(section, GrowingCircuit)
-    refuse_sweep(config)
     if getattr(config.teacher, "assignments", None) is not None:
         raise ValueError(
             "'teacher.assignments' are cluster ids, but 'circuit.kind: growing' clusters heads by "
@@ -136,7 +135,7 @@ def _scopes(section: GrowingCircuit, shape: Shape) -> IntArray:
     return patch_variables(shape.sides, section.patch)
 
 
-def _structure(section: GrowingCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
+def _structure(section: GrowingCircuit, arm: str, shape: Shape) -> Circuit:
     places = _scopes(section, shape)
     positions, size = places.shape
     sizes = shape.categories[places[0]]
@@ -168,7 +167,7 @@ def _initialise(context: Context) -> list[Initialisation]:
             "lvd": lambda parts: _grown(parts, section),
             "random": lambda parts: _random(parts, section),
         },
-        lambda: _structure(section, "hclt", context.data.shape, None),
+        lambda: _structure(section, "hclt", context.data.shape),
     )
 
 
@@ -471,6 +470,7 @@ KIND = Kind(
     check=_check,
     scopes=_scopes,
     structure=_structure,
+    fixed=False,
     initialise=_initialise,
     trial=_trial,
 )

@@ -13,7 +13,7 @@ from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
-from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
+from pyjuice_bridge.distill.checks import check_counted, default_ring
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.distill.leaves import LeafySection
@@ -64,7 +64,6 @@ def random_hclt_like(context: Context, structure: Circuit) -> Initialisation:
 
 
 def _check(config: Settings) -> None:
-    refuse_sweep(config)
     if config.teacher.patches_only:
         raise ValueError(
             f"'teacher.kind: {config.teacher.kind}' describes patches, while 'circuit.kind: hclt' "
@@ -81,7 +80,7 @@ def _scopes(_: HcltCircuit, shape: Shape) -> IntArray:
     return np.arange(len(shape.categories), dtype=np.int32).reshape(-1, channels)
 
 
-def _structure(section: HcltCircuit, _: str, shape: Shape, __: int | None) -> Circuit:
+def _structure(section: HcltCircuit, _: str, shape: Shape) -> Circuit:
     tree = balanced_parents(len(shape.categories))
     return section.leafy(hclt(tree, section.latents, shape.categories))
 
@@ -95,7 +94,7 @@ def _initialise(context: Context) -> list[Initialisation]:
         if arm == "lvd":
             scopes = _scopes(section, context.data.shape)
             positions = (len(scopes), scopes.size)
-            (assignments,) = latents(context, [section.latents], positions)
+            assignments = latents(context, section.latents, positions)
             initialisations.append(_counted(context, section, tree, assignments))
         else:
             initialisations.append(random_hclt(context, tree, arm, section.latents))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
-from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
@@ -23,9 +21,6 @@ from pyjuice_bridge.distill.latents import LatentValues, latents
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import KindSection, Pseudocount, States
-
-_STEP_FLOPS = 50
-"""What a parameter costs in an M-step, in operations of a matrix product."""
 
 
 class HmmCircuit(KindSection):
@@ -50,14 +45,13 @@ def _scopes(_: HmmCircuit, shape: Shape) -> IntArray:
     return np.arange(len(shape.categories), dtype=np.int32)[:, None]
 
 
-def _structure(section: HmmCircuit, _: str, shape: Shape, states: int | None) -> Circuit:
+def _structure(section: HmmCircuit, _: str, shape: Shape) -> Circuit:
     vocabulary, length = int(shape.categories[0]), len(shape.categories)
-    return random_hmm(states or section.states, vocabulary, None).circuit(length)
+    return random_hmm(section.states, vocabulary, None).circuit(length)
 
 
 def _initialise(context: Context) -> list[Initialisation]:
-    """Begin every arm in every size, the sizes one after the other."""
-    section, arms = context.config.circuit, context.config.arms or []
+    section = context.config.circuit
     assert isinstance(section, HmmCircuit)
     values = context.data.categories
     if values.min() != values.max():
@@ -65,31 +59,21 @@ def _initialise(context: Context) -> list[Initialisation]:
             f"'circuit.kind: hmm' reads rows as sequences of one kind of value, but the columns of "
             f"{context.data.name} have {values.min()} to {values.max()} values; use 'hclt'"
         )
-    sizes, initialisations = context.config.sizes, []
-    length = len(context.data.categories)
-    # The last state marks the end; it has no cluster.
-    ended = _end(context) is not None
-    assignments = latents(context, [(size or section.states) - ended for size in sizes], (length,))
-    for size in sizes:
-        for arm in arms:
-            if arm == "lvd":
-                initialisations.append(_counted(context, section, size, next(assignments)))
-            else:
-                initialisations.append(_random(context, section, size))
+    initialisations, length = [], len(context.data.categories)
+    for arm in context.config.arms or []:
+        if arm == "lvd":
+            # The last state marks the end; it has no cluster.
+            clusters = section.states - (_end(context) is not None)
+            found = latents(context, clusters, (length,))
+            initialisations.append(_counted(context, section, found))
+        else:
+            initialisations.append(_random(context, section))
     return initialisations
 
 
-def _work(context: Context, section: HmmCircuit, size: int | None) -> float:
-    """Estimate a pass: matrix products of every window, and the M-steps."""
-    rows = len(context.data.rows["train"])
-    steps = -(-rows // context.config.train.batch_size)
-    measured = size_of(_structure(section, "random", context.data.shape, size))
-    return rows * measured.flops + steps * _STEP_FLOPS * measured.parameters
-
-
-def _random(context: Context, section: HmmCircuit, size: int | None) -> Initialisation:
+def _random(context: Context, section: HmmCircuit) -> Initialisation:
     """Begin with Dirichlet(1) rows."""
-    seed, count, builders = context.config.seed, size or section.states, builders_of(context.engine)
+    seed, count, builders = context.config.seed, section.states, builders_of(context.engine)
     vocabulary, length = int(context.data.categories[0]), len(context.data.categories)
     key = {
         "random": "hmm",
@@ -104,17 +88,12 @@ def _random(context: Context, section: HmmCircuit, size: int | None) -> Initiali
         key,
         lambda: builders.random_hmm(count, vocabulary, length, seed=seed),
         (),
-        states=size,
-        work=_work(context, section, size),
-        finish=_finish(context),
     )
 
 
-def _counted(
-    context: Context, section: HmmCircuit, size: int | None, found: LatentValues
-) -> Initialisation:
+def _counted(context: Context, section: HmmCircuit, found: LatentValues) -> Initialisation:
     """Begin with the HMM counted in one pass over the windows and their latents."""
-    data, count, finish = context.data, size or section.states, _finish(context)
+    data, count = context.data, section.states
     vocabulary, end = int(data.categories[0]), _end(context)
     builders = builders_of(context.engine)
 
@@ -126,9 +105,9 @@ def _counted(
         start = builders.random_hmm(count, vocabulary, x.shape[1], seed=0)
         counted = builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
         smooth = interpolate(Hmm.of(counted), x, z, section.smoothing)
-        return finish(smooth.circuit(x.shape[1]))
+        return _finish(context, smooth.circuit(x.shape[1]))
 
-    start = counted_start(
+    return counted_start(
         context,
         f"counting ({count:,} states)",
         make,
@@ -140,7 +119,6 @@ def _counted(
         parents=(found.artifact,),
         valid=known("valid"),
     )
-    return replace(start, states=size, work=_work(context, section, size), finish=finish)
 
 
 def _end(context: Context) -> int | None:
@@ -148,15 +126,13 @@ def _end(context: Context) -> int | None:
     return getattr(context.data.codec, "end", None)
 
 
-def _finish(context: Context) -> Callable[[Circuit], Circuit]:
-    """Return a function that restores the end state's rows, which pseudocounts fill."""
+def _finish(context: Context, circuit: Circuit) -> Circuit:
+    """Restore the end state's rows, which pseudocounts fill."""
     end = _end(context)
     if end is None:
-        return lambda circuit: circuit
-    return lambda circuit: replace(
-        circuit,
-        layers=with_end_state(Hmm.of(circuit), end).circuit(circuit.num_vars).layers,
-    )
+        return circuit
+    ended = with_end_state(Hmm.of(circuit), end).circuit(circuit.num_vars)
+    return replace(circuit, layers=ended.layers)
 
 
 def _with_end(
@@ -217,4 +193,5 @@ KIND = Kind(
     scopes=_scopes,
     structure=_structure,
     initialise=_initialise,
+    finish=_finish,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,33 +34,26 @@ class LatentValues:
 
 
 def latents(
-    context: Context, clusters: Sequence[int], positions: Sequence[int], *, patch: int = 1
-) -> Iterator[LatentValues]:
+    context: Context, clusters: int, positions: Sequence[int], *, patch: int = 1
+) -> LatentValues:
     """Cluster the teacher's embeddings, or read the user's cluster ids.
 
     Args:
         context: of the run.
-        clusters: numbers of values of a latent variable, which share the embeddings.
+        clusters: the number of values of a latent variable.
         positions: how many positions of a sample the circuit can take latent values for.
         patch: side of a patch of an image in pixels, 1 where positions are pixels.
-
-    Yields:
-        Latent values for every number of clusters, in order.
 
     Raises:
         UserError: the teacher, its embeddings or the ids do not fit the data or the circuit.
     """
     section, samples = context.config.teacher, context.data.samples
     if isinstance(section, FileSection) and section.assignments is not None:
-        for count in clusters:
-            yield _given(context, count, positions, section.assignments)
-        return
-    features = features_of(context, patch)
-    for count in clusters:
-        artifact = _clustered(context, count, features)
-        z = Assignments.load(artifact.path / FILE).z
-        _check(context, positions, z, "the teacher")
-        yield LatentValues(_ended(samples, z), artifact)
+        return _given(context, clusters, positions, section.assignments)
+    artifact = _clustered(context, clusters, features_of(context, patch))
+    z = Assignments.load(artifact.path / FILE).z
+    _check(context, positions, z, "the teacher")
+    return LatentValues(_ended(samples, z), artifact)
 
 
 def _clustered(context: Context, clusters: int, features: Features) -> Artifact:
@@ -103,10 +96,8 @@ def _check_points(context: Context, embeddings: Embeddings, clusters: int) -> No
         points, unit = int(samples.lengths["train"].sum()), "tokens"
     if points >= clusters:
         return
-    config = context.config
-    field = _field(config.circuit)
-    section = "circuit" if config.sweep is None else "sweep"
-    fewer = f"set '{section}.{field}' to at most {points:,}, or " if points >= 2 else ""
+    field = _field(context.config.circuit)
+    fewer = f"set 'circuit.{field}' to at most {points:,}, or " if points >= 2 else ""
     raise UserError(
         f"the {rows:,} training {samples.noun} hold {points:,} {unit}, which cannot fill "
         f"{clusters:,} clusters; {fewer}train on more {samples.noun}"

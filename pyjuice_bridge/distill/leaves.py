@@ -14,9 +14,13 @@ from pyjuice_bridge.sections import KindSection
 
 
 class LeafySection(KindSection):
-    """Base of the sections of circuits whose leaves may be of any family."""
+    """Base of the sections of circuits whose leaves may be of any family.
+
+    With ``classes`` there is one such circuit for every label of the images, p(x | class).
+    """
 
     leaves: Leaves = Field(default_factory=Categorical)
+    classes: bool = False
 
     def leafy(self, circuit: Circuit, seed: int | None = None) -> Circuit:
         """Give a circuit the leaves of this section, random ones where there is a seed."""

@@ -51,7 +51,7 @@ def set_phases(config: Settings, rounds: int = 1) -> None:
     train.patch_training = train.patch_training or Phase()
     train.latent_training = train.latent_training or LatentPhase()
     before = rounds * train.patch_training.epochs + train.latent_training.epochs
-    if train.epochs <= before:
+    if train.epochs <= before and "lvd" in (config.arms or []):
         raise ValueError(
             f"'train.epochs' is {train.epochs}, but patch and latent training already take "
             f"{before} of the passes; use at least {before + 1}"
@@ -88,7 +88,7 @@ class PatchParts:
         sides = context.data.shape.sides
         assert sides is not None
         places = patch_variables(sides, patch)
-        (assignments,) = latents(context, [clusters], (len(places),), patch=patch)
+        assignments = latents(context, clusters, (len(places),), patch=patch)
         train = context.data.rows["train"]
         some = train[: max(1, _PATCH_ROWS // len(places))]
         patches = some[:, places].reshape(-1, places.shape[1])

@@ -23,7 +23,7 @@ from pyjuice_bridge.distill.above import AboveName, latent_structure
 from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
-from pyjuice_bridge.distill.checks import default_ring, pool, refuse_sweep
+from pyjuice_bridge.distill.checks import default_ring, pool
 from pyjuice_bridge.distill.hclt import hclt_of_size
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
@@ -57,7 +57,6 @@ class PatchCircuit(LeafySection):
 
 
 def _check(config: Settings) -> None:
-    refuse_sweep(config)
     pool(config, "patch circuits")
     default_ring(config, 0)
     set_phases(config)
@@ -68,7 +67,7 @@ def _scopes(section: PatchCircuit, shape: Shape) -> IntArray:
     return patch_variables(shape.sides, section.patch)
 
 
-def _structure(section: PatchCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
+def _structure(section: PatchCircuit, arm: str, shape: Shape) -> Circuit:
     assert shape.sides is not None
     places = _scopes(section, shape)
     size = places.shape[1]
@@ -91,7 +90,7 @@ def _initialise(context: Context) -> list[Initialisation]:
             "lvd": lambda parts: _distilled(parts, section),
             "random": lambda parts: _random(parts, section),
         },
-        lambda: _structure(section, "hclt", context.data.shape, None),
+        lambda: _structure(section, "hclt", context.data.shape),
         section.above,
     )
 

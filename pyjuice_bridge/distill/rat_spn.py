@@ -17,7 +17,7 @@ from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
-from pyjuice_bridge.distill.checks import refuse_phases, refuse_sweep
+from pyjuice_bridge.distill.checks import refuse_phases
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.domains.base import Context, Shape
@@ -55,7 +55,6 @@ class RatSpnCircuit(LeafySection):
 
 
 def _check(config: Settings) -> None:
-    refuse_sweep(config)
     refuse_phases(config)
 
 
@@ -72,7 +71,7 @@ def _graph(section: RatSpnCircuit, variables: int, seed: int) -> RegionGraph:
     return graph
 
 
-def _structure(section: RatSpnCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
+def _structure(section: RatSpnCircuit, arm: str, shape: Shape) -> Circuit:
     sizes = shape.categories
     graph = _graph(section, len(sizes), 0)
     circuit = section.leafy(rat_spn(graph, section.sums, section.inputs or section.sums, sizes))
@@ -87,7 +86,7 @@ def _initialise(context: Context) -> list[Initialisation]:
         if arm == "random":
             initialisations.append(_random(context, section))
         else:
-            structure = _structure(section, arm, context.data.shape, None)
+            structure = _structure(section, arm, context.data.shape)
             initialisations.append(random_hclt_like(context, structure))
     return initialisations
 

@@ -41,7 +41,7 @@ def region_latents(
     """
     section = context.config.teacher
     if isinstance(section, FileSection) and section.assignments is not None:
-        return next(latents(context, [int(values.max())], (len(values),)))
+        return latents(context, int(values.max()), (len(values),))
     features = region_features(context, graph, patch)
     settings = context.config.cluster.model_dump()
     inputs = {

@@ -37,7 +37,7 @@ from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import ObservedPhase
 from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
-from pyjuice_bridge.distill.checks import check_counted, default_ring, refuse_sweep
+from pyjuice_bridge.distill.checks import check_counted, default_ring
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.counting import count_parameters
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
@@ -237,7 +237,6 @@ def _graph(
 def _check(config: Settings) -> None:
     section = config.circuit
     assert isinstance(section, RegionCircuit)
-    refuse_sweep(config)
     if config.data.kind != "images":
         for name, wanted in (("graph", section.graph in _OF_IMAGES), ("share", section.share)):
             if wanted:
@@ -254,7 +253,7 @@ def _check(config: Settings) -> None:
         )
 
 
-def _structure(section: RegionCircuit, arm: str, shape: Shape, _: int | None) -> Circuit:
+def _structure(section: RegionCircuit, arm: str, shape: Shape) -> Circuit:
     regions = regions_of(section, shape, 0, lambda: balanced_parents(len(shape.categories)))
     circuit = section.leafy(regions.circuit(shape.categories, None))
     return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape, section)
@@ -272,7 +271,7 @@ def _initialise(context: Context) -> list[Initialisation]:
         elif arm == "random":
             initialisations.append(_random(context, section, regions, trees))
         else:
-            structure = _structure(section, arm, shape, None)
+            structure = _structure(section, arm, shape)
             initialisations.append(random_hclt_like(context, structure))
     return initialisations
 

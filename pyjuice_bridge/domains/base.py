@@ -7,7 +7,7 @@ text and tables differ; stages, kinds of circuits and reports see rows of intege
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -196,10 +196,14 @@ class Context(Tools):
     Attributes:
         data: the rows.
         teacher: one handed over from Python, in place of the config's.
+        start: the circuit that the arm ``start`` begins with, handed over from Python.
+        shared: what the arms of a sweep have in common, by name.
     """
 
     data: Prepared
     teacher: object | None = None
+    start: Circuit | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def engine_key(self) -> dict[str, str]:
@@ -218,10 +222,6 @@ class Arm(Protocol):
     @property
     def arm(self) -> str:
         """Its name, without its size."""
-
-    @property
-    def states(self) -> int | None:
-        """Its size where a run has several."""
 
     @property
     def artifact(self) -> Artifact:
@@ -244,8 +244,9 @@ class Domain:
         load: the data of a config, or those handed over from Python (None: the config's).
         split: another source's data set, split as the config says; also from a root folder.
         shape: the data's shape for a plan, without the data where they are known.
-        show: leaves what the report shows in the run's folder; gets the arms, the best of them and
-            the scopes of the latents, int32 [positions, size] or None.
+        show: leaves what the report shows in the run's folder; gets the arms (at the best point of
+            a sweep), the best of them and the scopes of the latents, int32 [positions, size] or
+            None.
     """
 
     name: str

@@ -74,6 +74,20 @@ class ImageData(Prepared):
     dataset: Dataset
     colour: str
 
+    def by_class(self) -> list[ImageData]:
+        """Return the data of every class.
+
+        Raises:
+            UserError: the images have no labels, or a class has too few of them.
+        """
+        dataset = self.dataset
+        if not dataset.classes:
+            raise UserError(
+                f"'circuit.classes' needs labels, but {dataset.name} has none: give each class a "
+                "folder, or arrays train_labels, valid_labels and test_labels"
+            )
+        return [prepare(dataset.of_class(k), self.colour) for k in range(len(dataset.classes))]
+
     def facts(self) -> dict[str, Any]:
         """Return the set behind a figure; ``variant`` if its name means several sets."""
         dataset = self.dataset
@@ -198,6 +212,8 @@ def _show(
 ) -> None:
     """Leave ``figures.npz`` and ``assignments.h5`` in the run's folder."""
     clusters = next((a for arm in arms if (a := ancestor(arm, "clusters"))), None)
+    if getattr(context.config.circuit, "classes", False):
+        clusters = None  # every class has its own
     drawn = _figures(context, arms, clusters, scopes)
     copy_file(drawn.path / FIGURES, folder / FIGURES)
     copy_clusters(clusters, folder)

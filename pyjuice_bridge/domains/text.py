@@ -290,8 +290,7 @@ def show_text(
     lengths: NDArray[np.int64],
 ) -> None:
     """Leave examples, pictures and the best arm's clusters in the run's folder."""
-    shown = [arm for arm in arms if arm.states == best.states]
-    drawn = examples(context, shown, vocabulary, decode, lengths)
+    drawn = examples(context, arms, vocabulary, decode, lengths)
     for name in (EXAMPLES, PICTURES):
         copy_file(drawn.path / name, folder / name)
     copy_clusters(ancestor(best, "clusters"), folder)

@@ -231,7 +231,7 @@ def _parts(count: int) -> dict[str, slice]:
 
 
 def _codec(section: WrittenSection, size: int, source: str, end: int | None) -> TextCodec:
-    vocabulary = _vocabulary(source, size)
+    vocabulary = vocabulary_of(source, size)
     return TextCodec(
         size,
         section.length,
@@ -244,7 +244,7 @@ def _codec(section: WrittenSection, size: int, source: str, end: int | None) -> 
     )
 
 
-def _vocabulary(source: str, size: int) -> Vocabulary | None:
+def vocabulary_of(source: str, size: int) -> Vocabulary | None:
     """Return the strings of the model's ids, where it has a fast tokenizer."""
     try:
         pieces = WordPieces(source)

@@ -21,15 +21,15 @@ from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs.table import TableCodec
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import Coding, RawTable
-from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.table import prepare
 from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.runner.arms import train_arm
+from pyjuice_bridge.runner.arms import train_arm, trainings
 from pyjuice_bridge.runner.config import make_config
+from pyjuice_bridge.runner.start import OBJECT
 from pyjuice_bridge.stages.progress import Reporter, pass_line, progress_console
 from pyjuice_bridge.stages.store import Store
 
@@ -165,7 +165,9 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return None
 
     def _fit(self, X: Any, y: Any) -> Self:
-        coding, rows = self._read(X, y)
+        goes_on = self.warm_start and hasattr(self, "_parts")
+        known = getattr(self, "classes_", None)
+        coding, rows = self._read(X, y, self._coding if goes_on else None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if y is None:
             self.__dict__.pop("classes_", None)
@@ -176,9 +178,16 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_, labels = np.unique(y, return_inverse=True)
             priors = np.bincount(labels) / len(labels)
             parts = [rows[labels == k] for k in range(len(self.classes_))]
+        if goes_on and not np.array_equal(known, getattr(self, "classes_", None)):
+            raise DataError("y: with warm_start its classes must be those of the first fit.")
+        starts = self._parts if goes_on else [None] * len(parts)
         self.history_: list[list[float]] = []
         with TemporaryDirectory(prefix="pyjuice_bridge-") as folder:
-            trained = [self._trained(part, coding, seed, Path(folder)) for part in parts]
+            trained = [
+                self._trained(part, coding, seed, Path(folder), start)
+                for part, start in zip(parts, starts, strict=True)
+            ]
+        self._parts, self._coding = trained, coding
         circuit = trained[0]
         if len(trained) > 1:
             circuit = mixture(trained, priors, latent=CLASS)
@@ -193,14 +202,21 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _engine(self) -> Any:
         return open_engine(choose_engine(self.engine, self.device))
 
-    def _trained(self, rows: NDArray[np.int32], coding: Coding, seed: int, folder: Path) -> Circuit:
+    def _trained(
+        self,
+        rows: NDArray[np.int32],
+        coding: Coding,
+        seed: int,
+        folder: Path,
+        start: Circuit | None,
+    ) -> Circuit:
         """Train one circuit as a run does, keeping only the circuit."""
         train, valid = _held_out(rows, self.validation, seed)
         clusters = self._clusters()
-        distilled = clusters is not None and len(train) >= clusters
+        distilled = start is None and clusters is not None and len(train) >= clusters
         teacher = self._teacher(coding.categories) if distilled else None
         own = {} if teacher is None else {"teacher": {"kind": "object"}}
-        start, end = self.step_size
+        first, last = self.step_size
         values = {
             "name": "estimator",
             "seed": seed,
@@ -211,12 +227,13 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "train": {
                 "epochs": self.epochs,
                 "batch_size": self.batch_size,
-                "step_size": {"start": float(start), "end": float(end)},
+                "step_size": {"start": float(first), "end": float(last)},
                 "pseudocount": float(self.pseudocount),
                 "patience": self.patience,
+                "start": None if start is None else OBJECT,
             },
             "cluster": {"restarts": self._restarts},
-            "arms": ["lvd" if distilled else "random"],
+            "arms": ["lvd" if distilled else "random" if start is None else "start"],
             **own,
         }
         config = make_config(_plain(values), type(self).__name__)
@@ -228,14 +245,14 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with Reporter(console) as reporter:
             store = Store(folder, reporter=reporter)
             tools = Tools(config, self._engine(), store, reporter)
-            context = Context(**vars(tools), data=prepare(table), teacher=teacher)
-            (initial,) = KINDS[self._kind].initialise(context)
-            done = train_arm(context, initial, lambda row, _: reporter.say(pass_line(row)))
+            context = Context(**vars(tools), data=prepare(table), teacher=teacher, start=start)
+            (training,) = trainings(context)
+            done = train_arm(training, lambda row, _: reporter.say(pass_line(row)))
         self.history_.append([epoch["valid"] for epoch in done.artifact.info["history"]])
         return done.circuit()
 
-    def _read(self, X: Any, y: Any) -> tuple[Coding, NDArray[np.int32]]:
-        """Learn the values of every column; return them and the codes of the rows."""
+    def _read(self, X: Any, y: Any, known: Coding | None) -> tuple[Coding, NDArray[np.int32]]:
+        """Learn the values of every column, unless they are known; return them and the codes."""
         least = self._clusters() or 1
         if _is_frame(X):
             validate_data(self, X, y, skip_check_array=True)
@@ -252,6 +269,9 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 else validate_data(self, X, y, **asked)[0]
             )
             raw = RawTable(None, list(_codes(X).T))
+        if known is not None:
+            names = known.columns or tuple(f"x{i}" for i in range(len(known.categories)))
+            return known, replace(known, columns=names).encode(raw, "X")
         coding = Coding.of(raw, "X")
         if self.categories is not None:
             sizes = np.asarray(self.categories)

@@ -25,6 +25,7 @@ _FIT = """
         engine: ``torch``, ``julia`` or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda``.
         random_state: of clusters, starts and mini-batches.
+        warm_start: whether another call of ``fit`` continues with what the one before has learnt.
         verbose: say how far training is.
 """
 
@@ -57,6 +58,7 @@ class HCLT(CircuitEstimator):
         engine: str = "torch",
         device: str = "auto",
         random_state: Any = None,
+        warm_start: bool = False,
         verbose: bool = False,
     ) -> None:
         self.latents = latents
@@ -72,6 +74,7 @@ class HCLT(CircuitEstimator):
         self.engine = engine
         self.device = device
         self.random_state = random_state
+        self.warm_start = warm_start
         self.verbose = verbose
 
     def _circuit_section(self, folder: Path) -> dict[str, Any]:
@@ -115,6 +118,7 @@ class HMM(CircuitEstimator):
         engine: str = "torch",
         device: str = "auto",
         random_state: Any = None,
+        warm_start: bool = False,
         verbose: bool = False,
     ) -> None:
         self.states = states
@@ -130,6 +134,7 @@ class HMM(CircuitEstimator):
         self.engine = engine
         self.device = device
         self.random_state = random_state
+        self.warm_start = warm_start
         self.verbose = verbose
 
     def _circuit_section(self, folder: Path) -> dict[str, Any]:
@@ -176,6 +181,7 @@ class RegionCircuit(CircuitEstimator):
         engine: str = "torch",
         device: str = "auto",
         random_state: Any = None,
+        warm_start: bool = False,
         verbose: bool = False,
     ) -> None:
         self.graph = graph
@@ -193,6 +199,7 @@ class RegionCircuit(CircuitEstimator):
         self.engine = engine
         self.device = device
         self.random_state = random_state
+        self.warm_start = warm_start
         self.verbose = verbose
 
     def _circuit_section(self, folder: Path) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class TextModel:
         hmm: the model.
         engine: runs the circuit of the length that a question needs.
         codec: with the vocabulary, or None.
-        precision: of the arithmetic outside the engine.
+        precision: of the arithmetic outside the engine; ``bf16`` stores the tables in half the
+            memory and computes in float32.
     """
 
     hmm: Hmm
@@ -130,6 +131,17 @@ class TextModel:
                 )
             found.append(ids.tolist())
         return found
+
+    def spellings(self, text: str) -> list[list[int]]:
+        """Return the ids of a phrase at the beginning of a text and, if they differ, within one.
+
+        Raises:
+            UserError: the phrase is empty, or holds a word that the vocabulary lacks.
+        """
+        (alone,) = self.phrases([text])
+        before, after = (self.vocabulary.encode(word).tolist() for word in ("a", f"a {text}"))
+        within = after[len(before) :]
+        return [alone] if after != before + within or within == alone else [alone, within]
 
     def log_likelihood(self, x: Texts) -> NDArray[np.float64]:
         """Compute log p of the observed tokens of every text, in nats: float64 [N]."""
@@ -235,7 +247,8 @@ class TextModel:
     @cached_property
     def _tensors(self) -> HmmTensors:
         dtype = torch.float64 if self.precision == "float64" else torch.float32
-        return HmmTensors.of(self.hmm, self.engine.device, dtype)
+        stored = torch.bfloat16 if self.precision == "bf16" else None
+        return HmmTensors.of(self.hmm, self.engine.device, dtype, stored)
 
     def _chunks(self, count: int) -> list[slice]:
         step = max(1, _ROWS // self.hmm.states)

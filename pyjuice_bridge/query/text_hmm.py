@@ -7,9 +7,11 @@ that texts of any length stay in range; logarithms of the scales are added up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.types import MISSING
@@ -17,11 +19,16 @@ from pyjuice_bridge.errors import UserError
 
 _ENTRIES = 1 << 26
 """Most numbers in one block of rows by tokens."""
+_BLOCK = 1 << 24
+"""Entries of a table that are converted at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class HmmTensors:
     """The parameters of an HMM on one device.
+
+    The tables may be stored in bf16, which halves their memory; what is computed with them has the
+    type of ``initial``.
 
     Attributes:
         initial: [H].
@@ -34,13 +41,20 @@ class HmmTensors:
     emission: torch.Tensor
 
     @classmethod
-    def of(cls, hmm: Hmm, device: torch.device | str, dtype: torch.dtype) -> HmmTensors:
-        """Return the model's parameters as tensors."""
-        initial, transition, emission = (
-            torch.as_tensor(np.ascontiguousarray(array)).to(device, dtype)
-            for array in (hmm.initial, hmm.transition, hmm.emission)
-        )
-        return cls(initial, transition, emission.t().contiguous())
+    def of(
+        cls,
+        hmm: Hmm,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        stored: torch.dtype | None = None,
+    ) -> HmmTensors:
+        """Return the model's parameters as tensors, the tables of another type if ``stored``."""
+
+        def table(array: NDArray[Any]) -> torch.Tensor:
+            return torch.as_tensor(np.ascontiguousarray(array)).to(device, stored or dtype)
+
+        initial = torch.as_tensor(np.ascontiguousarray(hmm.initial)).to(device, dtype)
+        return cls(initial, table(hmm.transition), table(hmm.emission).t().contiguous())
 
     @property
     def device(self) -> torch.device:
@@ -48,8 +62,33 @@ class HmmTensors:
 
     def evidence(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
-        observed = self.emission[tokens.clamp(min=0)]
+        observed = self.emission[tokens.clamp(min=0)].to(self.initial.dtype)
         return torch.where((tokens == MISSING)[:, None], torch.ones_like(observed), observed)
+
+
+def times(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Return ``x @ table``, the table read in blocks where it is of another type."""
+    if x.dtype == table.dtype:
+        return x @ table
+    out = x.new_zeros(len(x), table.shape[1])
+    for rows in _blocks(table):
+        out.addmm_(x[:, rows], table[rows].to(x.dtype))
+    return out
+
+
+def times_transposed(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Return ``x @ table.T``, the table read in blocks where it is of another type."""
+    if x.dtype == table.dtype:
+        return x @ table.t()
+    out = x.new_empty(len(x), len(table))
+    for rows in _blocks(table):
+        out[:, rows] = x @ table[rows].to(x.dtype).t()
+    return out
+
+
+def _blocks(table: torch.Tensor) -> list[slice]:
+    step = max(1, _BLOCK // table.shape[1])
+    return [slice(i, i + step) for i in range(0, len(table), step)]
 
 
 def scaled(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +117,7 @@ def advance(
     seen = state * evidence
     total = seen.sum(1)
     seen = seen / torch.where(total > 0, total, 1.0)[:, None]
-    return seen @ hmm.transition, total.double().log() + scale
+    return times(seen, hmm.transition), total.double().log() + scale
 
 
 def predict(
@@ -136,9 +175,8 @@ def token_distribution(hmm: HmmTensors, x: torch.Tensor, positions: torch.Tensor
     future = after
     for t in reversed(range(length - 1)):
         # p(x_{t+1} … | z_t), up to a factor per row.
-        future, _ = scaled(
-            (future * scaled(hmm.evidence(others[:, t + 1]))[0]) @ hmm.transition.t()
-        )
+        seen = future * scaled(hmm.evidence(others[:, t + 1]))[0]
+        future, _ = scaled(times_transposed(seen, hmm.transition))
         after = torch.where((positions == t)[:, None], future, after)
     both, _ = scaled(before * after)
     possible(both.amax(1).log(), "x")
@@ -150,6 +188,6 @@ def _tokens(hmm: HmmTensors, state: torch.Tensor) -> torch.Tensor:
     step = max(1, _ENTRIES // len(hmm.emission))
     parts = []
     for chunk in state.split(step):
-        weights = chunk @ hmm.emission.t()
+        weights = times_transposed(chunk, hmm.emission)
         parts.append(weights / weights.sum(1, keepdim=True))
     return torch.cat(parts) if parts else state.new_empty(0, len(hmm.emission))

@@ -20,7 +20,7 @@ from annotated_types import Interval
 from pyjuice_bridge.errors import UserError, shown
 from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.query.text_automaton import Groups, Phrase, phrase_automaton
-from pyjuice_bridge.query.text_hmm import HmmTensors, scaled
+from pyjuice_bridge.query.text_hmm import HmmTensors, scaled, times, times_transposed
 
 _MOST_TOKENS = 10**6
 """Every token that is looked ahead has a table over the states, and more ids there are not."""
@@ -159,10 +159,10 @@ class Lookahead:
             torch.as_tensor(array, device=hmm.device)
             for array in (automaton.special, automaton.table, automaton.found)
         )
-        others = hmm.emission.new_ones(vocabulary)
-        others[sorted(used)] = 0.0
-        named = hmm.emission[self._special]
-        self._mass = torch.cat([named, (others @ hmm.emission)[None]])
+        others = hmm.initial.new_ones(1, vocabulary)
+        others[0, sorted(used)] = 0.0
+        named = hmm.emission[self._special].to(others.dtype)
+        self._mass = torch.cat([named, times(others, hmm.emission)])
         """p(a token of the column | hidden state): [S + 1, H]."""
 
     @cached_property
@@ -208,11 +208,11 @@ class Lookahead:
         hmm, eos = self.hmm, self.constraint.eos
         after = self._values[self.constraint.tokens - step - 1]
         row = state.clamp(max=self.over - 1)
-        plain = (hidden @ hmm.emission.t()).double()
+        plain = times_transposed(hidden, hmm.emission).double()
         if self.constraint.may_go_on(step):
             other = self._table[row, -1]
             weights, shift = scaled(hidden * after.value[other])
-            fulfilled = (weights @ hmm.emission.t()).double()
+            fulfilled = times_transposed(weights, hmm.emission).double()
             out = fulfilled.log_() + (shift + after.scale[other])[:, None]
             for column, token in enumerate(self._special.tolist()):
                 target = self._table[row, column]
@@ -234,7 +234,7 @@ class Lookahead:
         yield values
         for step in reversed(range(1, self.constraint.tokens)):
             before = self._before(step, values)
-            moved, scale = scaled(before.value @ self.hmm.transition.t())
+            moved, scale = scaled(times_transposed(before.value, self.hmm.transition))
             values = Values(moved, before.scale + scale)
             yield values
 
@@ -257,6 +257,7 @@ class Lookahead:
             reached = after.value[targets[:, column]]
             total.addcmul_(reached * factors[:, column, None], self._mass[column])
         if eos is not None:
-            total.addcmul_((ends - shift).exp().to(total.dtype)[:, None], self.hmm.emission[eos])
+            ending = self.hmm.emission[eos].to(total.dtype)
+            total.addcmul_((ends - shift).exp().to(total.dtype)[:, None], ending)
         value, scale = scaled(total)
         return Values(value, scale + shift)

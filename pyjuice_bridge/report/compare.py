@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyjuice_bridge.config.sweep import Point
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
@@ -35,8 +36,8 @@ class ComparedArm:
     device: str
     parameters: int | None
     """None when the runs disagree (a tree learnt from other images may have other sizes)."""
-    states: int | None
-    """Size of the arm, in runs over several sizes."""
+    point: Point
+    """Where in the runs' sweep; empty without one."""
     measure: Measure
     values: Mapping[str, Spread | None]
     """Figure of each split ("train", "valid", "test"); None unless every run has it."""
@@ -59,10 +60,19 @@ def compare_table(run_dirs: Iterable[Path]) -> list[ComparedArm]:
         groups.setdefault(json.dumps(_settings(run), sort_keys=True, default=str), []).append(run)
     labels = _labels(list(groups.values()))
     return [
-        _row(label, *arm, group)
+        _row(label, arm, point, group)
         for label, group in zip(labels, groups.values(), strict=True)
-        for arm in dict.fromkeys((r.arm, r.states) for run in group for r in run.results)
+        for arm, point in _arms(group)
     ]
+
+
+def _arms(group: Sequence[Run]) -> list[tuple[str, Point]]:
+    """List the arms of runs with their points, each once."""
+    arms: list[tuple[str, Point]] = []
+    for result in (result for run in group for result in run.results):
+        if (result.arm, result.point) not in arms:
+            arms.append((result.arm, result.point))
+    return arms
 
 
 def _complete(path: Path) -> Run:
@@ -107,9 +117,9 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
             yield f"{prefix}{key}", value
 
 
-def _row(label: str, arm: str, states: int | None, group: Sequence[Run]) -> ComparedArm:
+def _row(label: str, arm: str, point: Point, group: Sequence[Run]) -> ComparedArm:
     pairs = [(run.path, result) for run in group for result in run.results]
-    runs_of_arm = [(path, r) for path, r in pairs if (r.arm, r.states) == (arm, states)]
+    runs_of_arm = [(path, r) for path, r in pairs if (r.arm, r.point) == (arm, point)]
     _refuse_repeats(arm, runs_of_arm)
     results = [result for _, result in runs_of_arm]
     parameters = {result.parameters for result in results}
@@ -117,7 +127,7 @@ def _row(label: str, arm: str, states: int | None, group: Sequence[Run]) -> Comp
     return ComparedArm(
         label=label,
         arm=arm,
-        states=states,
+        point=point,
         runs=tuple(path for path, _ in runs_of_arm),
         seeds=tuple(result.seed for result in results),
         engine=", ".join(dict.fromkeys(result.engine for result in results)),

@@ -1,5 +1,6 @@
 """Learning curves, the bound, and figures against sizes, as inline SVG."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from statistics import median
@@ -7,6 +8,7 @@ from statistics import median
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from pyjuice_bridge.config.sweep import short_name, text
 from pyjuice_bridge.measure import Measure
 from pyjuice_bridge.report.charts import (
     FAINT,
@@ -70,39 +72,55 @@ def learning_curves(
 
 
 @styled
-def sizes_chart(
-    results: Sequence[ArmResult], arms: Sequence[str], measure: Measure, split: str, *, ident: str
+def sweep_chart(
+    results: Sequence[ArmResult],
+    arms: Sequence[str],
+    measure: Measure,
+    split: str,
+    name: str,
+    *,
+    ident: str,
 ) -> str:
-    """Draw the figures of every arm against its number of states, on a logarithmic axis.
+    """Draw the best figure of every arm at each value of a field.
 
     Args:
-        results: of a run over several sizes; those without a figure on the split are passed over.
+        results: of a sweep; those without a figure on the split are passed over.
         arms: all arms of the run; the place of an arm here gives its colour.
         measure: of the figures.
-        split: "train", "valid" or "test".
+        split: "train", "valid" or "test"; where other fields are varied too, the best of them on
+            validation counts.
+        name: of the field.
         ident: prefix of every id in the drawing, unique on the page.
+
+    Returns:
+        The SVG element; an empty text where the field has no two numbers.
     """
+    values = {r.point[name] for r in results if type(r.point.get(name)) in (int, float)}
+    if len(values) < 2:
+        return ""
     figure = new_figure(5.6, 3.7)
     axes = figure.add_axes((0.115, 0.15, 0.63, 0.8))
     plain(axes)
-    axes.set_xscale("log", base=2)
+    if min(values) > 0 and max(values) >= 4 * min(values):
+        axes.set_xscale("log", base=2)
     ends: list[tuple[float, float, int]] = []
     for index, arm in enumerate(arms):
-        points = sorted(
-            (r.states, value)
-            for r in results
-            if r.arm == arm and r.states is not None and (value := r.values[split]) is not None
-        )
+        mine = [r for r in results if r.arm == arm and r.values[split] is not None]
+        points = []
+        for value in sorted(values):
+            there = [r for r in mine if r.point.get(name) == value]
+            best = min(there, key=_on_validation, default=None)
+            if best is not None and (reached := best.values[split]) is not None:
+                points.append((float(value), reached))
         if points:
             axes.plot(*zip(*points, strict=True), LINES[index % len(LINES)], color=colour_of(index))
             axes.plot(
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=colour_of(index)
             )
-            ends.append((float(points[-1][0]), points[-1][1], index))
-    sizes = sorted({r.states for r in results if r.states is not None})
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            ends.append((*points[-1], index))
+    axes.set_xticks(sorted(values), [text(value) for value in sorted(values)])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("states")
+    axes.set_xlabel(short_name(name, results[0].point))
     axes.set_ylabel(f"{split} {measure.unit}")
     axes.margins(y=0.12)
     end_labels(axes, ends, arms, measure)
@@ -135,13 +153,23 @@ def bound_chart(bounds: Sequence[StageBound], measure: Measure, *, ident: str) -
     for row, stage in enumerate(bounds):
         figures = [v for v in (stage.marginal, stage.bound) if v is not None]
         if max(figures) > high:
-            text = " – ".join(measure.text(v) for v in figures) + " →"
+            outside = " – ".join(measure.text(v) for v in figures) + " →"
             axes.text(
-                0.99, row - 0.12, text, transform=axes.get_yaxis_transform(), ha="right", color=INK
+                0.99,
+                row - 0.12,
+                outside,
+                transform=axes.get_yaxis_transform(),
+                ha="right",
+                color=INK,
             )
     axes.set_xlabel(f"validation {measure.unit} (ring: bound, dot: marginal)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return svg_of(figure, ident)
+
+
+def _on_validation(result: ArmResult) -> float:
+    valid = result.values["valid"]
+    return math.inf if valid is None else valid
 
 
 def _reach(bounds: Sequence[StageBound]) -> tuple[float, float]:

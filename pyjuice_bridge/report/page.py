@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pyjuice_bridge.config.sweep import short_name, words_of
 from pyjuice_bridge.files import write_text
 from pyjuice_bridge.report import words
 from pyjuice_bridge.report.images import HIDDEN_COLOUR
@@ -46,10 +47,21 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The two drawings of the learning curves of one size."""
+class Sweep:
+    """The figures of a sweep on a split, drawn against every field of numbers."""
 
-    states: int | None
+    split: str
+    charts: tuple[tuple[str, str], ...]
+    """(field, drawing)."""
+    several: bool
+    """Whether more than one field is varied."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The two drawings of the learning curves at one point of a sweep."""
+
+    point: str
     seconds: str
     passes: str
     cropped: bool
@@ -59,9 +71,9 @@ class Curves:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The stages of LVD in one size, and their drawing."""
+    """The stages of LVD at one point of a sweep, and their drawing."""
 
-    states: int | None
+    point: str
     stages: tuple[StageBound, ...]
     svg: str
 
@@ -94,7 +106,7 @@ def results_html(run_dir: Path) -> str:
     rows = []
     for result in run.results:
         size = "–" if result.parameters is None else f"{result.parameters:,}"
-        cells = [html.escape(words.arm_name(result.arm, result.states)), size]
+        cells = [html.escape(words.arm_name(result.arm, result.point)), size]
         for split in SPLITS:
             value = result.values[split]
             text = result.measure.text(value)
@@ -147,8 +159,10 @@ def _render(run: Run) -> str:
         best=_best(run.results),
         colour={arm: i % ARM_COLOURS for i, arm in enumerate(arms)},
         seeds=sorted({r.seed for r in run.results if r.seed is not None}),
-        curves=[found for size in run.sizes if (found := _curves(run, arms, size))],
-        bounds=[stages for size in run.sizes if (stages := _bounds(run, size))],
+        accuracy=any(r.accuracy for r in run.results),
+        sweep=_sweep(run, arms),
+        curves=[found for i in range(len(run.points)) if (found := _curves(run, arms, i))],
+        bounds=[stages for i in range(len(run.points)) if (stages := _bounds(run, i))],
         safe=Markup,
         config=_config(run),
         facts=_provenance(run.results),
@@ -175,7 +189,6 @@ def _images(run: Run, arms: Sequence[str]) -> dict[str, Any]:
     return {
         "kind": "images",
         "definition": "",
-        "sizes_chart": "",
         "samples": gallery.samples(arms),
         "inpaintings": gallery.inpaintings(arms),
         "clusters": gallery.clusters(),
@@ -197,37 +210,55 @@ _VIEWS: Mapping[str, Callable[[Run, Sequence[str]], dict[str, Any]]] = {
 def _arms(run: Run, gallery: Gallery) -> list[str]:
     """List every arm that the run mentions; its index decides its colour."""
     named = [r.arm for r in run.results] + [e.arm for e in run.epochs] + gallery.arms()
-    usual = ("lvd", "random", "hclt")
+    usual = ("lvd", "random", "hclt", "start")
     return [a for a in usual if a in named] + [a for a in dict.fromkeys(named) if a not in usual]
 
 
-def _curves(run: Run, arms: Sequence[str], states: int | None) -> Curves | None:
+def _sweep(run: Run, arms: Sequence[str]) -> Sweep | None:
+    """Draw the figures of a sweep against every field whose values are numbers."""
+    from pyjuice_bridge.report.curves import sweep_chart
+
+    point = run.points[0]
+    measured = (s for s in reversed(SPLITS) if any(r.values[s] is not None for r in run.results))
+    split = next(measured, None)
+    if split is None:
+        return None
+    drawn = tuple(
+        (short_name(name, point), chart)
+        for i, name in enumerate(point)
+        if (chart := sweep_chart(run.results, arms, run.measure, split, name, ident=f"sweep-{i}"))
+    )
+    return Sweep(split, drawn, several=len(point) > 1) if drawn else None
+
+
+def _curves(run: Run, arms: Sequence[str], number: int) -> Curves | None:
     from pyjuice_bridge.report.curves import learning_curves
 
-    epochs = [e for e in run.epochs if e.states == states]
+    point = run.points[number]
+    epochs = [e for e in run.epochs if e.point == point]
     last = {e.arm: e.valid for e in epochs if e.valid is not None}
     if not last:
         return None
-    size = "" if states is None else f"-{states}"
     drawn = {
         against: learning_curves(
-            epochs, arms, run.measure, against=against, ident=f"{against}{size}"
+            epochs, arms, run.measure, against=against, ident=f"{against}-{number}"
         )
         for against in ("seconds", "passes")
     }
     seconds, cropped = drawn["seconds"]
     described = tuple((words.arm_name(arm), run.measure.text(v)) for arm, v in last.items())
-    return Curves(states, seconds, drawn["passes"][0], cropped, described)
+    return Curves(words_of(point), seconds, drawn["passes"][0], cropped, described)
 
 
-def _bounds(run: Run, states: int | None) -> Bounds | None:
+def _bounds(run: Run, number: int) -> Bounds | None:
     from pyjuice_bridge.report.curves import bound_chart
 
-    stages = tuple(b for b in run.bounds if b.states == states)
+    point = run.points[number]
+    stages = tuple(b for b in run.bounds if b.point == point)
     if not stages:
         return None
-    ident = "bound" if states is None else f"bound-{states}"
-    return Bounds(states, stages, bound_chart(stages, run.measure, ident=ident))
+    chart = bound_chart(stages, run.measure, ident=f"bound-{number}")
+    return Bounds(words_of(point), stages, chart)
 
 
 def _best(results: Sequence[ArmResult]) -> Mapping[str, float]:
@@ -237,7 +268,7 @@ def _best(results: Sequence[ArmResult]) -> Mapping[str, float]:
 
 
 def _provenance(results: Sequence[ArmResult]) -> tuple[Fact, ...]:
-    rows = [(words.arm_name(r.arm, r.states), dict(r.extra) | {"seed": r.seed}) for r in results]
+    rows = [(words.arm_name(r.arm, r.point), dict(r.extra) | {"seed": r.seed}) for r in results]
     names = dict.fromkeys(name for _, row in rows for name in row)
     ordered = [n for n in _FIRST_FACTS if n in names]
     ordered += [n for n in names if n not in _FIRST_FACTS]

@@ -4,7 +4,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyjuice_bridge.config.parse import parse_yaml
+from pyjuice_bridge.config.sweep import Point, words_of
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import BITS, PERPLEXITY, ROW_BITS, Measure, measure_of
 
@@ -31,7 +32,8 @@ _MEASURES = {"images": BITS, "text": PERPLEXITY, "written": PERPLEXITY, "table":
 T = TypeVar("T")
 _KNOWN = {
     "model",
-    "states",
+    "sweep",
+    "accuracy",
     "engine",
     "device",
     "parameters",
@@ -46,8 +48,8 @@ class ArmResult:
     """One line of results.json: the final figures of one arm."""
 
     arm: str
-    states: int | None
-    """Size of the arm, in runs over several sizes."""
+    point: Point
+    """Where in the run's sweep; empty without one."""
     engine: str
     device: str
     parameters: int | None
@@ -61,6 +63,8 @@ class ArmResult:
     """Everything else the line holds: command, machine, versions, date, …"""
     impossible: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Of the splits without a figure for it: how many rows have probability 0, of how many."""
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    """Of the splits of a run with classes: the share of rows whose class is found."""
 
     @property
     def measure(self) -> Measure:
@@ -79,7 +83,7 @@ class Epoch:
     total_seconds: float
     valid: float | None
     """Figure on validation; None where the stage has none."""
-    states: int | None = None
+    point: Point = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class StageBound:
     stage: str
     bound: float
     marginal: float | None
-    states: int | None = None
+    point: Point = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,9 @@ class Run:
         return _MEASURES.get(self.domain, BITS)
 
     @property
-    def sizes(self) -> list[int | None]:
-        """Numbers of states in a run over several sizes, ascending; else a single None."""
-        states = {r.states for r in self.results} | {e.states for e in self.epochs}
-        states |= {b.states for b in self.bounds}
-        return [*sorted(n for n in states if n is not None)] or [None]
+    def points(self) -> list[Point]:
+        """The points of the run's sweep; without one a single empty one."""
+        return points_in([*self.results, *self.epochs, *self.bounds]) or [{}]
 
     @property
     def dataset(self) -> str | None:
@@ -143,6 +145,15 @@ class Run:
         if not isinstance(data, str):
             data = next((r.extra["dataset"] for r in self.results if "dataset" in r.extra), None)
         return data if isinstance(data, str) and data else None
+
+
+def points_in(lines: Iterable[ArmResult | Epoch | StageBound]) -> list[Point]:
+    """List the points that lines belong to, each once, in their order."""
+    points: list[Point] = []
+    for line in lines:
+        if line.point not in points:
+            points.append(line.point)
+    return points
 
 
 def read_run(run_dir: Path) -> Run:
@@ -205,7 +216,7 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
     units = [f["unit"] for f in figures.values() if f is not None and "unit" in f]
     return ArmResult(
         arm=str(row["model"]),
-        states=_integer(row.get("states")),
+        point=_point(row),
         engine=str(row.get("engine") or "–"),
         device=str(row.get("device") or "–"),
         parameters=_integer(row.get("parameters")),
@@ -220,31 +231,32 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
             for split, figure in figures.items()
             if figure is not None and figure.get("impossible")
         },
+        accuracy={split: float(v) for split, v in row.get("accuracy", {}).items()},
     )
 
 
 def _bound(row: Mapping[str, Any]) -> StageBound | None:
     """Read a stage's bound; None where it is infinite, so that nothing can be drawn."""
-    marginal, states = _number(row.get("marginal")), _integer(row.get("states"))
-    bound = _number(row["bound"])
-    return None if bound is None else StageBound(str(row["stage"]), bound, marginal, states)
+    bound, marginal = _number(row["bound"]), _number(row.get("marginal"))
+    return None if bound is None else StageBound(str(row["stage"]), bound, marginal, _point(row))
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
     lines = _text_bytes(path).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     epochs: list[Epoch] = []
-    passes: dict[tuple[str, int | None], float] = {}
+    passes: dict[tuple[str, str], float] = {}
     for number, line in enumerate(lines):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            key = str(row["arm"]), _integer(row.get("states"))
+            point = _point(row)
+            key = str(row["arm"]), words_of(point)
             passes[key] = float(row.get("passes") or passes.get(key, 0.0) + 1.0)
             valid, seconds = _number(row.get("valid")), float(row["total_seconds"])
             stage = str(row.get("stage", ""))
-            epochs.append(Epoch(key[0], stage, passes[key], seconds, valid, key[1]))
+            epochs.append(Epoch(key[0], stage, passes[key], seconds, valid, point))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == last:
                 break
@@ -277,6 +289,14 @@ def _number(value: Any) -> float | None:
         return None
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    """Return the point of a line; of a run from before sweeps had fields, its number of states."""
+    point = row.get("sweep") or ({"circuit.states": row["states"]} if "states" in row else {})
+    if not isinstance(point, dict):
+        raise TypeError("'sweep' is no section")
+    return point
 
 
 def _integer(value: Any) -> int | None:

@@ -61,7 +61,6 @@ def table_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
     return {
         "kind": "table",
         "definition": "",
-        "sizes_chart": "",
         "columns": columns,
         "column_arms": shown,
         "columns_in_all": of,

@@ -8,7 +8,7 @@ from typing import Any
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import read_json
 from pyjuice_bridge.report.pictures import matrices
-from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run
+from pyjuice_bridge.report.run_dir import ArmResult, Run
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,12 @@ def definition(results: Sequence[ArmResult]) -> str:
 
 def text_view(run: Run, arms: Sequence[str]) -> dict[str, Any]:
     """Return what the page shows of a run on text alone."""
-    from pyjuice_bridge.report.curves import sizes_chart
-
     examples = read_examples(run.path / "text.json")
-    measured = (s for s in reversed(SPLITS) if any(r.values[s] is not None for r in run.results))
-    split = next(measured, None)
-    several = len(run.sizes) > 1 and split is not None
-    chart = ""
-    if several and split is not None:
-        chart = sizes_chart(run.results, arms, run.measure, split, ident="sizes")
     token = next((str(r.extra["token"]) for r in run.results if "token" in r.extra), "tokens")
     return {
         "kind": "text",
         "definition": definition(run.results),
         "token": token,
         "examples": examples,
-        "sizes_chart": chart,
-        "sizes_split": split,
         "transitions": matrices(run.figures, "transitions", run.path / "figures.npz"),
     }

@@ -3,25 +3,32 @@
 import math
 from collections.abc import Sequence
 
+from pyjuice_bridge.config.sweep import Point, words_of
 from pyjuice_bridge.measure import Measure
-from pyjuice_bridge.report.run_dir import ArmResult
+from pyjuice_bridge.report.run_dir import ArmResult, points_in
 
 _ARMS = {
     "lvd": ("LVD", "latent variables distilled from the teacher, then trained on the data alone"),
     "random": ("Random start", "the same graph, started from Dirichlet(1) rows"),
+    "start": ("Warm start", "continued from the circuit of train.start"),
     "hclt": (
         "Plain HCLT",
         "one hidden tree over all variables, with as nearly as possible as many parameters",
     ),
 }
-_IN_A_SENTENCE = {"lvd": "LVD", "random": "the random start", "hclt": "the plain HCLT"}
+_IN_A_SENTENCE = {
+    "lvd": "LVD",
+    "random": "the random start",
+    "hclt": "the plain HCLT",
+    "start": "the warm start",
+}
 _SPLIT = {"test": "test", "valid": "validation"}
 
 
-def arm_name(arm: str, states: int | None = None) -> str:
-    """Return an arm's short name for labels, with its size if there are several."""
+def arm_name(arm: str, point: Point | None = None) -> str:
+    """Return an arm's short name for labels, with its point in a sweep."""
     name = _ARMS[arm][0] if arm in _ARMS else arm
-    return name if states is None else f"{name}, {states:,} states"
+    return f"{name}, {words_of(point)}" if point else name
 
 
 def arm_description(arm: str) -> str:
@@ -32,7 +39,8 @@ def arm_description(arm: str) -> str:
 def outcome(results: Sequence[ArmResult], dataset: str | None) -> str:
     """Name the best arm in a sentence, by how much, and on which split (test if possible).
 
-    Of an arm in several sizes its best counts, and another sentence says what holds at each size.
+    Of an arm at several points of a sweep its best counts, and another sentence says what holds at
+    each point.
     An arm that gives rows probability 0 is behind all others, and a sentence says so.
     """
     whole = (s for s in _SPLIT if results and all(_scored(r, s) for r in results))
@@ -51,19 +59,19 @@ def outcome(results: Sequence[ArmResult], dataset: str | None) -> str:
         if value == math.inf
     ]
     sentence = " ".join(found)
-    sizes = sorted({r.states for r in results if r.states is not None})
-    if len(sizes) < 2 or "lvd" not in arms or len(arms) < 2:
+    points = points_in(results)
+    if len(points) < 2 or "lvd" not in arms or len(arms) < 2:
         return sentence
     ahead = [
-        min((r for r in results if r.states == size), key=lambda r: figure[id(r)]).arm == "lvd"
-        for size in sizes
+        min((r for r in results if r.point == point), key=lambda r: figure[id(r)]).arm == "lvd"
+        for point in points
     ]
-    return f"{sentence} LVD is ahead at {sum(ahead)} of {len(sizes)} sizes."
+    return f"{sentence} LVD is ahead at {sum(ahead)} of {len(points)} points of the sweep."
 
 
 def impossible(result: ArmResult) -> list[str]:
     """Return a line for every split of which an arm rules rows out."""
-    name = arm_name(result.arm, result.states)
+    name = arm_name(result.arm, result.point)
     return [
         f"{name} on {_SPLIT.get(split, split)}: {result.measure.impossible(count, rows)}"
         for split, (count, rows) in result.impossible.items()
@@ -116,6 +124,11 @@ def seconds_text(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def percent(share: float | None) -> str:
+    """Format a share: 97.31 %."""
+    return "–" if share is None else f"{100 * share:.2f} %"
+
+
 def bytes_text(size: int | None) -> str:
     """Format a number of bytes in MiB, or in GiB from 1024 MiB on."""
     if size is None:
@@ -136,7 +149,7 @@ def _subject(result: ArmResult) -> str:
 
 def _object(result: ArmResult) -> str:
     name = _IN_A_SENTENCE.get(result.arm, result.arm)
-    return name if result.states is None else f"{name} with {result.states:,} states"
+    return f"{name} with {words_of(result.point)}" if result.point else name
 
 
 def _difference(best: float, other: float, measure: Measure) -> str:

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.config.read import put, read_values
+from pyjuice_bridge.config.sweep import label_of
 from pyjuice_bridge.data.splits import SPLITS
 from pyjuice_bridge.data.text_load import Source
-from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.images import Images
@@ -28,9 +28,10 @@ from pyjuice_bridge.measure import measure_of
 from pyjuice_bridge.report.page import write_report
 from pyjuice_bridge.report.words import seconds_text
 from pyjuice_bridge.runner import results
-from pyjuice_bridge.runner.arms import Trained, train_arm
+from pyjuice_bridge.runner.arms import Trained, Training, train_arm, trainings
 from pyjuice_bridge.runner.config import Config, default_kinds, make_config
 from pyjuice_bridge.runner.doubts import doubts
+from pyjuice_bridge.runner.start import OBJECT, circuit_of
 from pyjuice_bridge.stages.lock import locked
 from pyjuice_bridge.stages.progress import (
     Reporter,
@@ -44,12 +45,12 @@ from pyjuice_bridge.stages.store import Artifact, Store
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from pyjuice_bridge.circuit.types import Circuit
     from pyjuice_bridge.query.model import Model
 
 
 _COLUMNS = (
     "model",
-    "states",
     "engine",
     "device",
     "parameters",
@@ -70,10 +71,12 @@ class Given:
     Attributes:
         data: at most one entry, by the domain's name.
         teacher: an object with ``embed``.
+        start: the circuit that the arm ``start`` begins with.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
     teacher: object | None = None
+    start: Circuit | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,10 @@ class RunResult:
         rows = [
             {
                 **{name: row[name] for name in _COLUMNS if name in row},
+                **row.get("sweep", {}),
                 **{split: row[split]["value"] for split in SPLITS},
                 "unit": row["test"]["unit"],
+                **({"accuracy": row["accuracy"]["test"]} if "accuracy" in row else {}),
             }
             for row in self.results
         ]
@@ -129,10 +134,10 @@ class RunResult:
 
     def __repr__(self) -> str:
         measure = measure_of(self.results[0]["test"]["unit"])
-        sizes = [f"-{row['states']}" if "states" in row else "" for row in self.results]
         figures = ", ".join(
-            f"{row['model']}{size} {measure.text(row['test']['value'])}"
-            for row, size in zip(self.results, sizes, strict=True)
+            "-".join(filter(None, [row["model"], label_of(row.get("sweep", {}))]))
+            + f" {measure.text(row['test']['value'])}"
+            for row in self.results
         )
         return f"RunResult({self.path}: test {measure.unit} {figures})"
 
@@ -145,6 +150,7 @@ def run(
     table: Any = None,
     writer: Any = None,
     teacher: object | None = None,
+    start: Model | Circuit | str | Path | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
     progress: bool = True,
@@ -169,6 +175,8 @@ def run(
             hub, in place of the config's (``data.kind: written``).
         teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
             of images, tokens or rows; a dictionary instead changes the config's section.
+        start: a circuit, a model, a file or a run's folder with which an arm begins, in place of
+            the config's ``train.start``.
         out: the run's folder; default ``runs/<name>``.  Artifacts go to ``artifacts`` beside it.
         fresh: compute every stage anew.
         progress: whether to report it.
@@ -184,7 +192,11 @@ def run(
     if isinstance(teacher, Mapping):
         overrides, teacher = {**overrides, "teacher": teacher}, None
     own = {"images": images, "text": text, "table": table, "written": writer}
-    given = Given({name: data for name, data in own.items() if data is not None}, teacher)
+    began = circuit_of(start) if start is not None and not isinstance(start, str | Path) else None
+    if start is not None:
+        train = {**overrides.get("train", {}), "start": str(start) if began is None else OBJECT}
+        overrides = {**overrides, "train": train}
+    given = Given({name: data for name, data in own.items() if data is not None}, teacher, began)
     checked = _checked(config, given, overrides)
     folder = Path(out) if out is not None else Path("runs") / checked.name
     artifacts = folder.absolute().parent / "artifacts"
@@ -280,14 +292,12 @@ def _run(
         domain = DOMAINS[config.data.kind]
         tools = Tools(config, engine, store, reporter)
         data = domain.load(tools, given.data.get(domain.name))
-        config = config.fitted(len(data.rows["train"]))
-        context = Context(config, engine, store, reporter, data, given.teacher)
+        context = Context(config, engine, store, reporter, data, given.teacher, given.start)
         if processes.leads():
             processes.meet()
             results.write_config(context, folder)
             _start(engine, reporter)
-        starts = KINDS[config.circuit.kind].initialise(context)
-        trained = _train(context, folder, starts, on_epoch)
+        trained = _train(context, folder, trainings(context), on_epoch)
         scores = [results.score(context, arm) for arm in trained]
         for line in doubts(context, trained, scores):
             reporter.say(f"warning: {line}")
@@ -313,31 +323,31 @@ def _start(engine: Engine, reporter: Reporter) -> None:
 
 
 def _train(
-    context: Context, folder: Path, starts: Sequence[Initialisation], on_epoch: OnPass | None
+    context: Context, folder: Path, arms: Sequence[Training], on_epoch: OnPass | None
 ) -> list[Trained]:
     """Train every arm, reporting each pass."""
     reporter = context.reporter
     metrics = results.Metrics(folder / "metrics.jsonl") if processes.leads() else None
-    left = TimeLeft(starts, context.config.train.epochs)
+    left = TimeLeft(arms)
     trained = []
     reporter.say(pass_heading(context.data.measure))
-    for start in starts:
+    for arm in arms:
 
-        def tell(row: dict[str, Any], now: bool, start: Initialisation = start) -> None:
+        def tell(row: dict[str, Any], now: bool, arm: Training = arm) -> None:
             if metrics is not None:
                 metrics.add(row)
             if on_epoch is not None:
                 on_epoch(dict(row))
-            left.add(start, row["seconds"], now)
+            left.add(arm, row["seconds"], now)
             if now:
                 reporter.say(pass_line(row) + left.text())
             elif row["seconds"] is None:
                 reporter.say(f"{pass_line(row)} (reused)")
 
-        arm = train_arm(context, start, tell)
-        if arm.artifact.reused:
-            reporter.say(f"{pass_line(arm.metrics[-1])} (reused)")
-        trained.append(arm)
+        done = train_arm(arm, tell)
+        if done.artifact.reused:
+            reporter.say(f"{pass_line(done.metrics[-1])} (reused)")
+        trained.append(done)
     return trained
 
 
@@ -345,13 +355,15 @@ def _write(
     context: Context, folder: Path, trained: list[Trained], scores: list[Artifact]
 ) -> list[dict[str, Any]]:
     """Write figures, models, results and the report; return the entries of ``results.json``."""
-    config, command = context.config, results.command_line()
+    command = results.command_line()
     pairs = zip(trained, scores, strict=True)
     rows = [results.result_row(context, arm, score, command) for arm, score in pairs]
     best = results.best_arm(trained, scores)
-    kind = KINDS[config.circuit.kind]
-    scopes = kind.scopes(config.circuit, context.data.shape) if kind.scopes else None
-    DOMAINS[config.data.kind].show(context, folder, trained, best, scopes)
+    there, alike = best.training.context, [arm for arm in trained if arm.point == best.point]
+    section = there.config.circuit
+    kind = KINDS[section.kind]
+    scopes = kind.scopes(section, there.data.shape) if kind.scopes else None
+    DOMAINS[context.config.data.kind].show(there, folder, alike, best, scopes)
     results.write_models(folder, trained, best)
     results.write_bounds(context, folder, trained)
     write_json(folder / "results.json", finite(rows))

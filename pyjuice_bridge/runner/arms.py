@@ -1,30 +1,79 @@
-"""Train an arm from its start: the small grid first where there is one, then the passes left."""
+"""Train an arm from its start: tuning first where there is any, then the passes left."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.config.sweep import Point, label_of
 from pyjuice_bridge.config.train import Tune
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.engines.base import Epoch, FitOptions
 from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.report.words import arm_name
+from pyjuice_bridge.runner.classes import FIELD, class_contexts, mixed_classes
+from pyjuice_bridge.runner.config import Config
+from pyjuice_bridge.runner.start import warm_start
 from pyjuice_bridge.stages.store import Artifact
 
 OnEpoch = Callable[[dict[str, Any], bool], None]
 """Receives a line of ``metrics.jsonl`` and whether it was computed now."""
+_STEP_FLOPS = 50
+"""What a parameter costs in an M-step, in operations of a matrix product."""
 _DIAGNOSTIC = ("bounds",)
 """Stages that measure, and cost an arm nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """An arm to be trained.
+
+    Attributes:
+        context: the run, with the config at this point.
+        start: where it begins.
+        point: of the run's sweep; empty without one.
+        work: of one pass, in the unit of the run's other arms.
+        classes: the trainings of every class, whose circuits are mixed; none without classes.
+    """
+
+    context: Context
+    start: Initialisation
+    point: Point = field(default_factory=dict)
+    work: float = 1.0
+    classes: tuple[Training, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The arm, and its point in a sweep: ``lvd-256``."""
+        return "-".join([self.start.arm, label_of(self.point)] if self.point else [self.start.arm])
+
+    @property
+    def title(self) -> str:
+        """The arm in words."""
+        return arm_name(self.start.arm, self.point)
+
+    @property
+    def passes(self) -> int:
+        """Passes of its training on the data alone."""
+        if self.classes:
+            return sum(part.passes for part in self.classes)
+        return self.context.config.train.epochs - self.start.passes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What names it in the lines of files."""
+        return {"sweep": dict(self.point)} if self.point else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +81,7 @@ class Trained:
     """A finished arm.
 
     Attributes:
-        start: where it began.
+        training: what it was.
         artifact: holds ``circuit.h5``, the circuit of the best validation score.
         metrics: lines of ``metrics.jsonl``.
         bound: figures on validation (bound, marginal), None without latents.
@@ -40,7 +89,7 @@ class Trained:
         tuned: what the grid chose, None without one.
     """
 
-    start: Initialisation
+    training: Training
     artifact: Artifact
     metrics: list[dict[str, Any]]
     bound: tuple[float, float] | None
@@ -49,13 +98,13 @@ class Trained:
 
     @property
     def arm(self) -> str:
-        """Its name, without its size."""
-        return self.start.arm
+        """Its name, without its point in a sweep."""
+        return self.training.start.arm
 
     @property
-    def states(self) -> int | None:
-        """Its size where the run has several."""
-        return self.start.states
+    def point(self) -> Point:
+        """Its point in a sweep."""
+        return self.training.point
 
     @property
     def seconds(self) -> float:
@@ -73,7 +122,7 @@ class Trained:
             stage = artifact.stage.partition("-")[0]
             seconds[stage] += artifact.seconds
             engines[stage] = str(artifact.info.get("made_by", "python"))
-        engines["circuit"] = str(self.start.key.get("builders", "python"))
+        engines["circuit"] = str(self.training.start.key.get("builders", "python"))
         del seconds["train"]
         return {
             "passes": self.metrics[-1]["passes"],
@@ -85,31 +134,98 @@ class Trained:
         return [a for a in self.artifact.lineage() if a.stage not in _DIAGNOSTIC]
 
 
-def train_arm(context: Context, start: Initialisation, on_epoch: OnEpoch) -> Trained:
+def trainings(context: Context) -> list[Training]:
+    """List the arms at every point of a run's sweep, from their starts."""
+    config = context.config
+    assert isinstance(config, Config)
+    every = []
+    for point, own in config.points:
+        there = replace(context, config=own.fitted(len(context.data.rows["train"])))
+        work = _work(there) if point else 1.0
+        if getattr(own.circuit, "classes", False):
+            every += _class_trainings(context, own, point, work)
+        else:
+            every += [Training(there, start, point, work) for start in _starts(there)]
+    return every
+
+
+def _class_trainings(context: Context, config: Config, point: Point, work: float) -> list[Training]:
+    """List the arms, each with the trainings of all classes."""
+    whole, parts = replace(context, config=config), defaultdict[str, list[Training]](list)
+    for name, there in class_contexts(whole):
+        fitted = replace(there, config=config.fitted(len(there.data.rows["train"])))
+        for start in _starts(fitted):
+            parts[start.arm].append(Training(fitted, start, {**point, FIELD: name}))
+    return [
+        # Its circuit is that of the parts, so it begins with none of its own.
+        Training(
+            whole,
+            replace(each[0].start, stages=(), z=None),
+            point,
+            work / len(each),
+            tuple(each),
+        )
+        for each in parts.values()
+    ]
+
+
+def _starts(context: Context) -> list[Initialisation]:
+    """Begin every arm, those of the circuit's kind and a warm start."""
+    config, arms = context.config, context.config.arms or []
+    own = config.model_copy(update={"arms": [arm for arm in arms if arm != "start"]})
+    kind = KINDS[config.circuit.kind]
+    starts = {each.arm: each for each in kind.initialise(replace(context, config=own))}
+    if "start" in arms:
+        starts["start"] = warm_start(context)
+    return [starts[arm] for arm in arms]
+
+
+def _work(context: Context) -> float:
+    """Estimate a pass: matrix products of every row, and the M-steps."""
+    config, shape = context.config, context.data.shape
+    size = size_of(KINDS[config.circuit.kind].structure(config.circuit, "random", shape))
+    steps = -(-shape.train // config.train.batch_size)
+    return shape.train * size.flops + steps * _STEP_FLOPS * size.parameters
+
+
+def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
     """Train (or reuse) one arm; ``on_epoch`` receives each line of its learning curve."""
-    options, parents, best = _options(context, start), start.parents, None
+    if training.classes:
+        return _train_classes(training, on_epoch)
+    context, parents, best = training.context, training.start.parents, None
+    options = _options(training)
     if context.config.tune is not None:
-        tuned = _tune(context, start, options, context.config.tune)
+        tuned = _tune(training, options, context.config.tune)
         best, parents = tuned.info["best"], (*parents, tuned)
         options = _with(options, best)
-    curve = _Curve(context, start, sum(artifact.seconds for artifact in ancestry(parents)))
+    curve = _Curve(training, sum(artifact.seconds for artifact in ancestry(parents)))
     for row, reused in curve.before():
         on_epoch(row, not reused)
-    artifact = _train(context, start, parents, options, lambda e: on_epoch(curve.add(e), True))
+    artifact = _train(training, parents, options, lambda e: on_epoch(curve.add(e), True))
     if artifact.reused:
         for line in artifact.info["history"]:
             on_epoch(curve.add(Epoch(**line)), False)
     bound = artifact.info["bound"]
     value = context.data.value
     figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
-    return Trained(start, artifact, curve.rows, figures, options, best)
+    return Trained(training, artifact, curve.rows, figures, options, best)
+
+
+def _train_classes(training: Training, on_epoch: OnEpoch) -> Trained:
+    """Train the circuit of every class, one after the other, and mix them."""
+    parts = [train_arm(part, on_epoch) for part in training.classes]
+    arm = training.start.arm
+    mixed = mixed_classes(training.context, arm, [part.artifact for part in parts])
+    lines = [line for part in parts for line in part.metrics]
+    return Trained(training, mixed, lines, None, parts[0].options, None)
 
 
 class _Curve:
     """The learning curve of an arm: what came before it, then its epochs."""
 
-    def __init__(self, context: Context, start: Initialisation, seconds: float) -> None:
-        self._context, self._start = context, start
+    def __init__(self, training: Training, seconds: float) -> None:
+        self._training, self._start = training, training.start
+        self._data = training.context.data
         self._seconds, self._passes = seconds, 0
         self.rows: list[dict[str, Any]] = []
 
@@ -119,7 +235,7 @@ class _Curve:
         for stage in self._start.stages:
             self._passes += stage.passes
             if self._passes:
-                valid = self._context.data.value("valid", stage.marginal)
+                valid = self._data.value("valid", stage.marginal)
                 row = self._row(stage.name, valid=valid, total=stage.seconds, seconds=None)
                 lines.append((row, stage.artifacts[-1].reused))
         self.rows += [row for row, _ in lines]
@@ -129,7 +245,7 @@ class _Curve:
         """Append the line of a pass."""
         self._passes += 1
         self._seconds += epoch.seconds
-        value = self._context.data.value
+        value = self._data.value
         valid = None if epoch.valid is None else value("valid", epoch.valid)
         stage = "fine-tune" if self._start.arm == "lvd" else "train"
         row = self._row(stage, valid=valid, total=self._seconds, seconds=epoch.seconds)
@@ -140,33 +256,32 @@ class _Curve:
     def _row(
         self, stage: str, *, valid: float | None, total: float, seconds: float | None
     ) -> dict[str, Any]:
-        states = self._start.states
         return {
             "arm": self._start.arm,
-            **({} if states is None else {"states": states}),
+            **self._training.facts,
             "stage": stage,
             "epoch": self._passes,
             "passes": self._passes,
             "step_size": None,
             "train": None,
             "valid": valid,
-            "unit": self._context.data.measure.unit,
+            "unit": self._data.measure.unit,
             "seconds": seconds,
             "total_seconds": total,
         }
 
 
-def _options(context: Context, start: Initialisation) -> FitOptions:
-    train = context.config.train
+def _options(training: Training) -> FitOptions:
+    train = training.context.config.train
     return FitOptions(
         optimizer=train.optimizer,
-        epochs=train.epochs - start.passes,
+        epochs=training.passes,
         batch_size=train.batch_size,
         step_size=train.step_size.schedule,
-        pseudocount=context.config.pseudocount_of(start.states),
+        pseudocount=train.pseudocount,
         patience=train.patience,
-        frozen=start.frozen,
-        seed=context.config.seed,
+        frozen=training.start.frozen,
+        seed=training.context.config.seed,
         candidates=train.candidates,
     )
 
@@ -178,12 +293,12 @@ def _with(options: FitOptions, best: Mapping[str, float]) -> FitOptions:
 
 
 def _train(
-    context: Context,
-    start: Initialisation,
+    training: Training,
     parents: tuple[Artifact, ...],
     options: FitOptions,
     on_epoch: Callable[[Epoch], None],
 ) -> Artifact:
+    context, start = training.context, training.start
     rows = context.data.rows
 
     def measure(circuit: Circuit) -> Mapping[str, Any]:
@@ -192,13 +307,13 @@ def _train(
         return {"bound": bound_and_marginal(context.engine, circuit, rows["valid"], start.z)}
 
     def finish(circuit: Circuit) -> Circuit:
-        circuit = start.finish(circuit)
+        circuit = KINDS[context.config.circuit.kind].finish(context, circuit)
         return replace(circuit, meta=context.meta(circuit, start.arm))
 
     return train_stage(
         context,
         f"train-{start.arm}",
-        f"train {arm_name(start.arm, start.states)}",
+        f"train {training.title}",
         start.circuit,
         lambda: (rows["train"], None),
         options,
@@ -212,8 +327,9 @@ def _train(
     )
 
 
-def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tune) -> Artifact:
+def _tune(training: Training, options: FitOptions, tune: Tune) -> Artifact:
     """Try every pair of the grid on a few rows; ``info["best"]`` wins on validation."""
+    context, start = training.context, training.start
     trials = [
         {"pseudocount": pseudocount, "step_size": step}
         for pseudocount in tune.pseudocounts
@@ -227,7 +343,7 @@ def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tu
         tried: list[dict[str, float]] = processes.share(read_json(log) if log.exists() else [])
         for trial in trials[len(tried) :]:
             which = f"{len(tried) + 1}/{len(trials)}"
-            title = f"tune {arm_name(start.arm, start.states)} {which}"
+            title = f"tune {training.title} {which}"
             with context.reporter.task(title) as tick:
                 fitted = context.engine.fit(
                     start.circuit(),
@@ -243,7 +359,7 @@ def _tune(context: Context, start: Initialisation, options: FitOptions, tune: Tu
             context.reporter.say(f"{title}: {_trial_line(context, tried[-1])}")
             write_json(log, tried)
         best = max(tried, key=lambda t: t["valid"])
-        context.reporter.say(f"tuned {start.name}: {_trial_line(context, best)}")
+        context.reporter.say(f"tuned {training.title}: {_trial_line(context, best)}")
         return {
             "seconds": sum(t["seconds"] for t in tried),
             "best": {k: best[k] for k in ("pseudocount", "step_size")},

@@ -8,11 +8,18 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from pyjuice_bridge.config.messages import explain
-from pyjuice_bridge.config.read import read_values
+from pyjuice_bridge.config.read import put, read_values
 from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.config.sweep import Point, points_of, words_of
 from pyjuice_bridge.config.teacher import Teacher
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.registry import DOMAINS
@@ -48,6 +55,22 @@ class Config(Settings):
     data: Data
     teacher: Teacher
     circuit: Circuit
+    _points: tuple[tuple[Point, Config], ...] = PrivateAttr(default=())
+
+    @property
+    def points(self) -> tuple[tuple[Point, Config], ...]:
+        """The points of the sweep, each with its config; without one this config alone."""
+        return self._points or (({}, self),)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_points(cls, values: Any, check: ModelWrapValidatorHandler[Config]) -> Config:
+        config = check(values)
+        if config.sweep is not None:
+            config._points = tuple(
+                (point, _at(values, point, config)) for point in points_of(config.sweep)
+            )
+        return config
 
     @model_validator(mode="before")
     @classmethod
@@ -70,14 +93,23 @@ class Config(Settings):
                 f"is '{data}'; use '{DOMAINS[data].circuit}'"
             )
         self._teacher_fits(data)
-        wrong = [arm for arm in self.arms or [] if arm not in kind.arms]
+        if getattr(self.circuit, "classes", False) and (
+            data != "images" or self.teacher.kind == "file"
+        ):
+            why = "'data.kind' is not 'images'" if data != "images" else "'teacher.kind' is 'file'"
+            raise ValueError(f"'circuit.classes' divides images by their labels, but {why}")
+        self.arms = self.arms or (["start"] if self.train.start is not None else [*kind.arms])
+        if (self.train.start is not None) != ("start" in self.arms):
+            raise ValueError(
+                "the arm 'start' begins with 'train.start'; give both, or neither of them"
+            )
+        wrong = [arm for arm in self.arms if arm not in (*kind.arms, "start")]
         if wrong:
             *others, last = [each.name for each in KINDS.values() if wrong[0] in each.arms]
             having = f"{', '.join(others)} or {last}" if others else last
             raise ValueError(f"the arm '{wrong[0]}' belongs to 'circuit.kind: {having}' only")
         DOMAINS[data].check(self)
         kind.check(self)
-        self.arms = self.arms or [*kind.arms]
         return self
 
     def _teacher_fits(self, data: str) -> None:
@@ -87,6 +119,21 @@ class Config(Settings):
                 f"'teacher.kind: {name}' reads {' and '.join(reads)}, but 'data.kind' is '{data}'; "
                 f"use '{DOMAINS[data].teacher}'"
             )
+
+
+def _at(values: Mapping[str, Any], point: Point, config: Config) -> Config:
+    """Return the config at a point of its sweep."""
+    if config.tune is not None and (
+        tuned := [n for n in point if n.startswith(("train.pseudocount", "train.step_size"))]
+    ):
+        raise ValueError(f"'sweep.{tuned[0]}' is what 'tune' chooses; leave out one of the two")
+    changed = {name: value for name, value in values.items() if name != "sweep"}
+    for name, value in point.items():
+        put(changed, name, value, default_kinds)
+    try:
+        return Config.model_validate(changed)
+    except ValidationError as error:
+        raise ValueError(explain(error, Config, f"at '{words_of(point)}' of 'sweep'")) from None
 
 
 def make_config(values: Mapping[str, Any], where: str = "config") -> Config:

@@ -9,7 +9,6 @@ import numpy as np
 
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.engines.base import FitOptions
-from pyjuice_bridge.report.words import arm_name
 from pyjuice_bridge.runner.arms import Trained
 from pyjuice_bridge.stages.store import Artifact
 
@@ -22,9 +21,9 @@ def doubts(context: Context, arms: Sequence[Trained], scores: Sequence[Artifact]
     data, rows = context.data, len(context.data.rows["train"])
     chance = data.value("valid", _uniform(context))
     for arm, score in zip(arms, scores, strict=True):
-        name = arm_name(arm.arm, arm.states)
+        name = arm.training.title
         left = start_left(arm.options, rows)
-        if arm.arm != "lvd" and left > _LEFT:
+        if arm.arm not in ("lvd", "start") and left > _LEFT:
             yield (
                 f"{name}: {100 * left:.0f} % of the random start is left in the parameters after "
                 f"{_steps(arm.options, rows)} steps; raise 'train.epochs' or 'train.step_size', or "

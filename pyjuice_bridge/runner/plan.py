@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pyjuice_bridge.circuit.initialise import initialise
 from pyjuice_bridge.circuit.size import Size, balanced_parents, size_of
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.config.sweep import Point
 from pyjuice_bridge.distill.base import Kind
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Shape
@@ -20,6 +21,8 @@ from pyjuice_bridge.domains.registry import DOMAINS
 from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.runner.config import Config
+from pyjuice_bridge.stages.store import fingerprint
 
 _GPUS = (8, 16, 24, 40, 80, 140)
 """Memory of usual GPUs in GiB."""
@@ -39,7 +42,8 @@ class ArmPlan:
     """One arm.
 
     ``memory_bytes`` is parameters, counts, the best parameters so far, optimiser state, the
-    training data and the activations of one batch; ``seconds`` is the EM passes alone.
+    training data and the activations of one batch; ``seconds`` is the EM passes alone; ``point``
+    is where in the run's sweep.
     """
 
     arm: str
@@ -47,7 +51,7 @@ class ArmPlan:
     passes: int
     memory_bytes: int
     seconds: float
-    states: int | None = None
+    point: Point = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,36 +63,41 @@ class Plan:
     note: str
 
 
-def make_plan(config: Settings) -> Plan:
+def make_plan(config: Config) -> Plan:
     """Predict the run of ``config`` on this machine; published data sets need not be there."""
     choice = choose_engine(config.engine, config.device)
     engine = open_engine(choice, precision=config.precision)
-    kind = KINDS[config.circuit.kind]
     shape = DOMAINS[config.data.kind].shape(config)
-    config = config.fitted(shape.train)
     arms: list[ArmPlan] = []
-    measured: dict[tuple[str, int | None], float] = {}
-    for states in config.sizes:
-        for arm in config.arms or []:
+    measured: dict[str, float] = {}
+    for point, own in config.points:
+        there, kind = own.fitted(shape.train), KINDS[own.circuit.kind]
+        for arm in there.arms or []:
             # Only the arm of equal size has a structure of its own.
-            which = ("hclt" if arm == "hclt" else "own", states)
-            size = size_of(kind.structure(config.circuit, arm, shape, states))
+            which = fingerprint(
+                [arm == "hclt", there.circuit.model_dump(), _batch(there, shape)],
+            )
+            size = size_of(kind.structure(there.circuit, arm, shape))
             if which not in measured:
-                measured[which] = _pass_seconds(engine, kind, config, arm, shape, states)
-            passes = config.train.epochs
-            memory = _memory(config, shape, size, choice.device)
+                measured[which] = _pass_seconds(engine, kind, there, arm, shape)
+            passes = there.train.epochs
+            memory = _memory(there, shape, size, choice.device)
             seconds = passes * measured[which]
-            arms.append(ArmPlan(arm, size.parameters, passes, memory, seconds, states))
+            arms.append(ArmPlan(arm, size.parameters, passes, memory, seconds, point))
     most = max(arm.memory_bytes for arm in arms)
-    return Plan(config.name, tuple(arms), _note(config, shape, choice.device, most))
+    return Plan(
+        config.name, tuple(arms), _note(config.fitted(shape.train), shape, choice.device, most)
+    )
 
 
 def _note(config: Settings, shape: Shape, device: str, memory: int) -> str:
     fits = next((size for size in _GPUS if memory < 0.9 * size * 2**30), None)
     gpu = f"the largest arm fits a GPU of {fits} GiB" if fits else "no single GPU holds every arm"
+    every = getattr(config.circuit, "classes", False)
+    classes = "; every class has a circuit of this size" if every else ""
     return (
-        f"{shape.note}; time is that of the EM passes, from steps of a small circuit tried on "
-        f"{device}; teacher and clustering come on top; memory comes on top of PyTorch itself "
+        f"{shape.note}{classes}; time is that of the EM passes, from steps of a small circuit "
+        f"tried on {device}; teacher and clustering come on top; memory comes on top of PyTorch itself "
         f"(some 300 MiB) and holds the values of as many rows of a batch of "
         f"{_batch(config, shape)} as go through the circuit together on {device}: {gpu}"
     )
@@ -109,12 +118,10 @@ def _memory(config: Settings, shape: Shape, size: Size, device: str) -> int:
     return copies * size.parameters * bytes_each + shape.train * shape.row_bytes + activations
 
 
-def _pass_seconds(
-    engine: Engine, kind: Kind, config: Settings, arm: str, shape: Shape, states: int | None
-) -> float:
+def _pass_seconds(engine: Engine, kind: Kind, config: Settings, arm: str, shape: Shape) -> float:
     """Estimate an EM pass: rows cost time by the values computed, steps by the parameters."""
-    whole = size_of(kind.structure(config.circuit, arm, shape, states))
-    circuit = _small(kind, config, arm, shape, states)
+    whole = size_of(kind.structure(config.circuit, arm, shape))
+    circuit = _small(kind, config, arm, shape)
     small = size_of(circuit)
     batch = min(_batch(config, shape), shape.train)
     few, many = min(_FEW, batch), min(_MANY, batch)
@@ -128,9 +135,9 @@ def _pass_seconds(
     return rows + steps * per_step * whole.parameters / small.parameters
 
 
-def _small(kind: Kind, config: Settings, arm: str, shape: Shape, states: int | None) -> Circuit:
+def _small(kind: Kind, config: Settings, arm: str, shape: Shape) -> Circuit:
     """Build the structure of the smallest data of this kind that keep the engine busy."""
-    section, whole = config.circuit, kind.structure(config.circuit, arm, shape, states)
+    section, whole = config.circuit, kind.structure(config.circuit, arm, shape)
     if whole.meta["structure"] == "hclt":
         # Of equal size to another arm's, so its width belongs to the whole data.
         width = int(whole.meta["latent_states"])
@@ -139,12 +146,12 @@ def _small(kind: Kind, config: Settings, arm: str, shape: Shape, states: int | N
     section = kind.trial(section)
     for smaller in _smaller(shape):
         try:
-            circuit = kind.structure(section, arm, smaller, states)
+            circuit = kind.structure(section, arm, smaller)
         except UserError:
             continue
         if size_of(circuit).activations >= _VALUES:
             return initialise(circuit, 0)
-    return initialise(kind.structure(section, arm, shape, states), 0)
+    return initialise(kind.structure(section, arm, shape), 0)
 
 
 def _smaller(shape: Shape) -> Iterator[Shape]:

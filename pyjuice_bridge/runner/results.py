@@ -21,6 +21,7 @@ from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import copy_file, finite, write_json, write_jsonl, write_text
 from pyjuice_bridge.runner.arms import Trained
+from pyjuice_bridge.runner.classes import accuracies
 from pyjuice_bridge.sections import Arm
 from pyjuice_bridge.stages.store import Artifact
 
@@ -97,26 +98,28 @@ def score(context: Context, arm: Trained) -> Artifact:
         circuit = arm.circuit()
         figures: dict[str, Any] = {"impossible": {}}
         for split in SPLITS:
-            with context.reporter.task(f"score {arm.start.name} on {split}"):
+            with context.reporter.task(f"score {arm.training.name} on {split}"):
                 log_p = context.engine.log_likelihood(circuit, context.data.rows[split])
             figures[split] = float(np.mean(log_p))
             figures["impossible"][split] = int(np.isneginf(log_p).sum())
+        if right := accuracies(context, context.engine, circuit):
+            figures["accuracy"] = right
         return figures
 
     scores = context.store.stage("score", 3, inputs, build, parents=(arm.artifact,), together=True)
     for split, count in scores.info["impossible"].items():
         if count:
             said = context.data.measure.impossible(count, len(context.data.rows[split]))
-            context.reporter.say(f"{arm.start.name} on {split}: {said}")
+            context.reporter.say(f"{arm.training.name} on {split}: {said}")
     return scores
 
 
 def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -> dict[str, Any]:
     """Return an entry of ``results.json``."""
-    data, states = context.data, arm.states
+    data = context.data
     return {
         "model": arm.arm,
-        **({} if states is None else {"states": states}),
+        **arm.training.facts,
         "engine": context.engine.name,
         "device": context.engine.device,
         "parameters": arm.artifact.info["parameters"],
@@ -125,6 +128,8 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         "peak_memory_bytes": arm.artifact.info["peak_memory_bytes"],
         "seed": context.config.seed,
         **arm.costs(),
+        **({"start": arm.training.start.key["start"]} if arm.arm == "start" else {}),
+        **({"accuracy": scores.info["accuracy"]} if "accuracy" in scores.info else {}),
         **({} if arm.tuned is None else {"tuned": dict(arm.tuned)}),
         "pseudocount": arm.options.pseudocount,
         "step_size": asdict(arm.options.step_size),
@@ -169,7 +174,7 @@ def processor() -> str:
 
 
 def best_arm(arms: Sequence[Trained], scores: Sequence[Artifact]) -> Trained:
-    """Choose ``lvd`` or else the first arm; of several sizes the best on validation."""
+    """Choose ``lvd`` or else the first arm; of several points of a sweep the best on validation."""
     wanted = "lvd" if any(arm.arm == "lvd" for arm in arms) else arms[0].arm
     pairs = [pair for pair in zip(arms, scores, strict=True) if pair[0].arm == wanted]
     return max(pairs, key=lambda pair: float(pair[1].info["valid"]))[0]
@@ -178,7 +183,7 @@ def best_arm(arms: Sequence[Trained], scores: Sequence[Artifact]) -> Trained:
 def write_models(out: Path, arms: Sequence[Trained], best: Trained) -> None:
     """Write a file for every arm, and ``model.h5``, which is the best."""
     for arm in arms:
-        copy_file(arm.artifact.path / CIRCUIT, out / f"{arm.start.name}.h5")
+        copy_file(arm.artifact.path / CIRCUIT, out / f"{arm.training.name}.h5")
     copy_file(best.artifact.path / CIRCUIT, out / "model.h5")
 
 
@@ -187,13 +192,13 @@ def write_bounds(context: Context, out: Path, arms: Sequence[Trained]) -> None:
     rows, value, unit = [], context.data.value, context.data.measure.unit
     for arm in arms:
         found = [
-            (s.name, value("valid", s.bound), value("valid", s.marginal)) for s in arm.start.stages
+            (s.name, value("valid", s.bound), value("valid", s.marginal))
+            for s in arm.training.start.stages
         ]
         found += [("fine-tune", *arm.bound)] if arm.bound is not None else []
-        size = {} if arm.states is None else {"states": arm.states}
         for stage, bound, marginal in found:
             figures = {"bound": bound, "marginal": marginal, "unit": unit}
-            rows.append({"stage": stage, **size, **figures})
+            rows.append({"stage": stage, **arm.training.facts, **figures})
     write_json(out / "bound.json", finite(rows))
 
 

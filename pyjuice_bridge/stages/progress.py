@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pyjuice_bridge.config.sweep import label_of
 from pyjuice_bridge.measure import Measure, measure_of
 from pyjuice_bridge.report.words import arm_name, seconds_text, spoken
 
@@ -205,8 +206,9 @@ class _PlainTask:
 
 def pass_line(row: Mapping[str, Any]) -> str:
     """Put a line of ``metrics.jsonl`` into words; with the time left it fits 80 columns."""
-    size = f" {row['states']:,}" if "states" in row else ""
-    where = f"{arm_name(row['arm'])}{size}, pass {row['passes']} ({spoken(row['stage'])})"
+    swept = row.get("sweep")
+    name = f"{row['arm']}-{label_of(swept)}" if swept else arm_name(row["arm"])
+    where = f"{name}, pass {row['passes']} ({spoken(row['stage'])})"
     figure = measure_of(row["unit"]).text(row["valid"])
     return f"{where}: {figure}, {seconds_text(row['total_seconds'])}"
 
@@ -217,11 +219,11 @@ def pass_heading(measure: Measure) -> str:
 
 
 class Planned(Protocol):
-    """A training to come: ``passes`` done before it, ``work`` of each pass of it."""
+    """A training to come."""
 
     @property
     def passes(self) -> int:
-        """Passes that were done before."""
+        """Passes that it takes."""
 
     @property
     def work(self) -> float:
@@ -235,12 +237,11 @@ class TimeLeft:
 
     Args:
         trainings: everything to be trained.
-        passes: that each of them gets in all.
     """
 
-    def __init__(self, trainings: Sequence[Planned], passes: int) -> None:
-        self._passes = sum(passes - each.passes for each in trainings)
-        self._left = sum((passes - each.passes) * each.work for each in trainings)
+    def __init__(self, trainings: Sequence[Planned]) -> None:
+        self._passes = sum(each.passes for each in trainings)
+        self._left = sum(each.passes * each.work for each in trainings)
         self._done = self._seconds = 0.0
         self._compiled = False
 

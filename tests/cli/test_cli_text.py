@@ -99,7 +99,7 @@ def test_what_does_not_fit_into_memory_is_said(folder: Path, monkeypatch: Any) -
 
 def test_evaluate_repeats_the_figures_of_the_run(folder: Path) -> None:
     for row in results(folder):
-        name = f"{row['model']}-{row['states']}.h5"
+        name = f"{row['model']}-{row['sweep']['circuit.states']}.h5"
         for split in ("train", "valid", "test"):
             words = ("evaluate", folder / "r/0" / name, folder / "texts.txt", "--split", split)
             said = invoke(*words).output

@@ -81,10 +81,10 @@ def test_templates_name_every_choice(template: str, tmp_path: Path) -> None:
     teachers = [t for t in _models(Teacher) if domain in t.domains]
     words = {w for section in sections for w in choices(section, domain)}
     words |= {w for teacher in teachers for w in _literals(teacher)}
-    words |= set(choices(Settings, domain)) - {"sweep", "states", "object"}
+    words |= set(choices(Settings, domain)) - {"sweep", "object"}
     for_images = {"hclt", "patch_training", "latent_training", "report", "samples", "inpaint"}
     for_images |= {"quad_tree", "quad_graph", "poon_domingos", "steps", "splits", "share", "patch"}
-    for_images |= {"observed", "pixels"}
+    for_images |= {"observed", "pixels", "classes", "above", "candidates"}
     words -= {"switch"} | (set() if domain == "images" else for_images)
     assert {word for word in words if word not in text} <= {"object"}
     path = tmp_path / "c.yaml"

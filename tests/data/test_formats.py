@@ -80,7 +80,8 @@ def test_csv_drops_the_label(tmp_path: Path) -> None:
     rows = np.arange(10).reshape(2, 5)
     path = tmp_path / "d.csv"
     path.write_text("\n".join(",".join(map(str, row)) for row in rows))
-    np.testing.assert_array_equal(read_csv_images(path, 2, "toy").reshape(2, 4), rows[:, :4])
+    np.testing.assert_array_equal(read_csv_images(path, 2, "toy")[0].reshape(2, 4), rows[:, :4])
+    np.testing.assert_array_equal(read_csv_images(path, 2, "toy")[1], rows[:, 4])
     with pytest.raises(UserError, match="expected 9 pixels"):
         read_csv_images(path, 3, "toy")
 

@@ -53,7 +53,7 @@ class Lengths:
 
 def text_config(**changes: Any) -> dict[str, Any]:
     data = {"kind": "text", "name": "strings", "window": WINDOW, "tokens": "words"}
-    own = {"data": data, "teacher": {"kind": "object"}, "sweep": {"states": [STATES]}}
+    own = {"data": data, "teacher": {"kind": "object"}, "sweep": {"circuit.states": [STATES]}}
     return tiny_text.config(Path("none"), **{**own, "arms": ["lvd"], **changes})
 
 

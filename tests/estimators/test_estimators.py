@@ -282,3 +282,19 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(block, known)
     assert (tmp_path / "digits.h5").is_file()
+
+
+def test_a_warm_start_continues_with_every_class() -> None:
+    rows = some_rows()
+    labels = rows[:, 0] > 0
+    settings = {"latents": 2, "distill": False, **SMALL}
+    cold = pj.HCLT(**settings).fit(rows, labels).history_
+    estimator = pj.HCLT(warm_start=True, **settings).fit(rows, labels)
+    assert estimator.history_ == cold
+    warm = estimator.fit(rows, labels).history_
+    # The first pass of either class is ahead of the last pass before it.
+    assert all(after[0] > before[-1] for after, before in zip(warm, cold, strict=True))
+    with pytest.raises(ValueError, match="with warm_start its classes must be those of the first"):
+        estimator.fit(rows)
+    with pytest.raises(ValueError, match="x0"):
+        estimator.fit(rows + 5, labels)

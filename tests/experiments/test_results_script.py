@@ -144,7 +144,9 @@ def test_text_is_counted_per_token_and_every_size_is_a_row(tmp_path: Path) -> No
             for s in ("train", "valid", "test")
         }
         text = {"tokens": {"train": 500, "valid": 5, "test": 5}, "images": None, "shape": None}
-        sizes = [{**row, **figures, **text, "states": states} for states in (4, 8)]
+        sizes = [
+            {**row, **figures, **text, "sweep": {"circuit.states": states}} for states in (4, 8)
+        ]
         path.write_text(json.dumps(sizes))
         rows.append(tmp_path / str(seed))
     rendered = results.render(rows)

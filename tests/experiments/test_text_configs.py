@@ -14,7 +14,7 @@ from pyjuice_bridge.runner.plan import make_plan
 SMALL = (
     "cluster.iterations=3",
     "cluster.restarts=1",
-    "sweep.states=[2, 3]",
+    "sweep.circuit.states=[2, 3]",
     "train.epochs=3",
     "train.batch_size=64",
     "data.limit=150",
@@ -62,7 +62,7 @@ def test_wikitext2_from_file_to_report(tmp_path: Path, monkeypatch: pytest.Monke
         config = load_config(EXPERIMENTS / "wikitext2.yaml", changes)
         done = pj.run(config, out=tmp_path / "runs" / str(number))
         rows = json.loads((done.path / "results.json").read_text())
-        assert [(r["model"], r["states"]) for r in rows] == [
+        assert [(r["model"], r["sweep"]["circuit.states"]) for r in rows] == [
             (arm, n) for n in (2, 3) for arm in ("lvd", "random")
         ]
         for row in rows:
@@ -75,7 +75,7 @@ def test_wikitext2_from_file_to_report(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_paper_s_setting_fits_a_gpu() -> None:
-    config = load_config(EXPERIMENTS / "wikitext2.yaml", ["sweep.states=[1250]"])
+    config = load_config(EXPERIMENTS / "wikitext2.yaml", ["sweep.circuit.states=[1250]"])
     (lvd, random) = make_plan(config).arms
     assert lvd.parameters == random.parameters == 1250 * (1 + 1250 + 30_522)
     assert lvd.memory_bytes < 8 * 2**30
@@ -87,5 +87,6 @@ def test_the_paper_s_setting_fits_a_gpu() -> None:
 @pytest.mark.parametrize("name", ["wiki_hmm", "brown_hmm"])
 def test_local_configs_compare_four_sizes(name: str) -> None:
     config = load_config(EXPERIMENTS / f"{name}.yaml")
-    assert config.sizes == [128, 256, 512, 1024] and config.arms == ["lvd", "random"]
+    assert [own.circuit.states for _, own in config.points] == [128, 256, 512, 1024]
+    assert config.arms == ["lvd", "random"]
     assert config.data.kind == "text" and config.data.stride == 32

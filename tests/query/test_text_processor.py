@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from text_brute import (
 from pyjuice_bridge.circuit.hmm import Hmm, random_hmm
 from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.query import text_hmm
 from pyjuice_bridge.query.text import TextModel
 from pyjuice_bridge.query.text_phrases import Constraint
 from pyjuice_bridge.query.text_processor import PhraseProcessor
@@ -368,3 +370,33 @@ def test_what_is_remembered_does_not_grow() -> None:
     assert many <= few
     # The texts themselves: two copies of 2 rows, 179 tokens longer.
     assert after - before <= 2 * 2 * 179
+
+
+def test_tables_in_bf16_take_half_the_memory_and_steer_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against the same rounded tables in float32, read in blocks of a few rows."""
+    whole = TextModel(random_hmm(24, VOCABULARY, 0), TorchEngine())
+    monkeypatch.setattr(text_hmm, "_BLOCK", 100)
+    half = replace(whole, precision="bf16")
+    tables = half._tensors
+    assert tables.transition.dtype == tables.emission.dtype == torch.bfloat16
+    assert tables.initial.dtype == torch.float32
+    rounded = Hmm(
+        whole.hmm.initial,
+        tables.transition.float().numpy(),
+        np.ascontiguousarray(tables.emission.float().numpy().T),
+    )
+    same = TextModel(rounded, TorchEngine())
+    constraint = Constraint.all_of([[7, 8, 9], [20]], 12, eos=39)
+    prompts = [[1, 2], [3]]
+    chances = [m.phrase_probability(prompts, constraint) for m in (whole, same, half)]
+    np.testing.assert_allclose(chances[2], chances[1], rtol=1e-5)
+    np.testing.assert_allclose(chances[2], chances[0], rtol=0.02)
+    ids, scores = torch.tensor([[1, 2], [3, 4]]), torch.randn(2, VOCABULARY)
+    steered = [m.processor(constraint, prompt_length=2)(ids, scores).numpy() for m in (same, half)]
+    np.testing.assert_allclose(steered[1], steered[0], atol=1e-5)
+    x = np.array([[1, -1, 5, 39]])
+    np.testing.assert_allclose(
+        half.token_distribution(x, 1), same.token_distribution(x, 1), atol=1e-6
+    )

@@ -10,13 +10,13 @@ from test_report_page import Page, assert_nothing_is_loaded_or_run, drawn
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import BITS, PERPLEXITY, measure_of
 from pyjuice_bridge.report import write_report
-from pyjuice_bridge.report.curves import sizes_chart
+from pyjuice_bridge.report.curves import sweep_chart
 from pyjuice_bridge.report.run_dir import read_run
 from pyjuice_bridge.report.words import outcome
 
 VALUES = {("lvd", 4): 30.25, ("random", 4): 30.0, ("lvd", 8): 20.0, ("random", 8): 25.0}
 SECTIONS = [
-    "results", "sizes", "curves", "bound", "states", "infill", "transitions", "samples",
+    "results", "sweep", "curves", "bound", "states", "infill", "transitions", "samples",
     "definitions", "config", "provenance",
 ]  # fmt: skip
 
@@ -25,7 +25,7 @@ def rows(values=VALUES):
     return [
         {
             "model": arm,
-            "states": states,
+            "sweep": {"circuit.states": states},
             "engine": "torch",
             "device": "cpu",
             "parameters": 10 * states,
@@ -51,7 +51,7 @@ def lines():
         json.dumps(
             {
                 "arm": arm,
-                "states": states,
+                "sweep": {"circuit.states": states},
                 "stage": "train",
                 "valid": value + 2 - i,
                 "unit": "perplexity",
@@ -79,7 +79,8 @@ def run(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(rows()))
     (tmp_path / "metrics.jsonl").write_text(lines())
     bounds = [
-        {"stage": "counting", "states": n, "bound": 90.0, "marginal": 40.0 + n} for n in (4, 8)
+        {"stage": "counting", "sweep": {"circuit.states": n}, "bound": 90.0, "marginal": 40.0 + n}
+        for n in (4, 8)
     ]
     (tmp_path / "bound.json").write_text(json.dumps(bounds))
     (tmp_path / "text.json").write_text(json.dumps(examples()))
@@ -116,7 +117,7 @@ def test_sections_figures_and_definition(run):
 def test_outcome_compares_the_best_of_each_arm_and_every_size(run):
     assert outcome(read_run(run).results, "leads") == (
         "LVD with 8 states is best: perplexity 20.00 on the test windows of leads, 5.00 (20.0 %) "
-        "below the random start with 8 states. LVD is ahead at 1 of 2 sizes."
+        "below the random start with 8 states. LVD is ahead at 1 of 2 points of the sweep."
     )
     one = rows({("lvd", 8): 20.0})
     (run / "results.json").write_text(json.dumps(one))
@@ -131,7 +132,7 @@ def test_outcome_compares_the_best_of_each_arm_and_every_size(run):
 def test_a_partial_run_still_gives_a_whole_page(run, missing):
     (run / missing).unlink()
     html, page = read(run)
-    kept = [s for s in SECTIONS if s != "sizes" or missing != "results.json"]
+    kept = [s for s in SECTIONS if s != "sweep" or missing != "results.json"]
     assert page.sections == kept
     assert html.count('class="absent"') >= 1
 
@@ -161,15 +162,47 @@ def test_damaged_pictures_are_named(run, matrix):
         write_report(run)
 
 
-def test_chart_against_sizes_draws_every_arm_at_its_sizes(run):
+def test_chart_of_a_sweep_draws_every_arm_at_its_values(run):
     results = read_run(run).results
-    svg = sizes_chart(results, ["lvd", "random"], PERPLEXITY, "test", ident="s")
+    svg = sweep_chart(results, ["lvd", "random"], PERPLEXITY, "test", "circuit.states", ident="s")
     for colour, ends in (("--arm-0", (30.25, 20.0)), ("--arm-1", (30.0, 25.0))):
         points = drawn(svg, colour)
         assert len(points) == 2 and points[0, 0] < points[1, 0]
         # A higher figure is higher up: SVG counts from the top.
         assert points[0, 1] < points[1, 1] and ends[0] > ends[1]
     assert "test perplexity" in svg and ">states<" in svg
+
+
+def test_chart_of_a_grid_draws_the_best_on_validation_at_every_value(run):
+    grid = {(4, 0.1): (3, 9), (4, 1.0): (2, 8), (8, 0.1): (1, 7), (8, 1.0): (4, 5)}
+    (row, *_) = rows()
+    lines = [
+        {
+            **row,
+            "sweep": {"circuit.states": states, "train.pseudocount": pseudocount},
+            "valid": {"value": float(valid), "unit": "perplexity"},
+            "test": {"value": float(test), "unit": "perplexity"},
+        }
+        for (states, pseudocount), (valid, test) in grid.items()
+    ]
+    (run / "results.json").write_text(json.dumps(lines))
+    results = read_run(run).results
+    for name, wanted in (("circuit.states", [8, 7]), ("train.pseudocount", [7, 8])):
+        svg = sweep_chart(results, ["lvd"], PERPLEXITY, "test", name, ident="s")
+        assert len(drawn(svg, "--arm-0")) == 2
+        assert f">{wanted[-1]}.00<" in svg
+    assert not sweep_chart(results, ["lvd"], PERPLEXITY, "test", "teacher.source", ident="s")
+    html, page = read(run)
+    assert "Against states" in html and "Against pseudocount" in html
+    assert "4 states, pseudocount 0.1" in page.text["results"]
+
+
+def test_a_run_from_before_sweeps_had_fields_is_read(run):
+    old = [{**row, "states": row["sweep"]["circuit.states"]} for row in rows()]
+    for row in old:
+        del row["sweep"]
+    (run / "results.json").write_text(json.dumps(old))
+    assert [r.point for r in read_run(run).results][:2] == [{"circuit.states": 4}] * 2
 
 
 def test_measures():

@@ -55,7 +55,7 @@ def test_glued_sizes(
     chains = built(np.arange(-1, positions - 1), np.arange(-1, size - 1))
     balanced = built(balanced_parents(positions), balanced_parents(size))
     shape = shape_of(sides, sizes)
-    planned = size_of(KINDS["patches"].structure(section, "lvd", shape, None))
+    planned = size_of(KINDS["patches"].structure(section, "lvd", shape))
     # Leaves and edges inside a patch for each cluster, then those above. Trees decide only how
     # many blocks share a layer.
     inside = latents * int(sizes[:size].sum()) + (size - 1) * latents**2 + latents
@@ -63,7 +63,7 @@ def test_glued_sizes(
     assert planned.parameters == chains.num_parameters == clusters * inside + above
     assert planned == size_of(balanced)
     assert replace(planned, widest=0) == replace(size_of(chains), widest=0)
-    plain = KINDS["patches"].structure(section, "hclt", shape, None)
+    plain = KINDS["patches"].structure(section, "hclt", shape)
     width = plain.meta["latent_states"]
     gaps = {
         k: abs(
@@ -161,9 +161,9 @@ def test_seconds_of_a_pass_are_those_of_its_steps(
     values = tiny_runs.hclt_config(train={"epochs": 4, "batch_size": batch})
     config, sizes = make_config(values), np.full(36, 16, np.int32)
     shape = shape_of((6, 6, 1), sizes, rows)
-    circuit = KINDS["hclt"].structure(config.circuit, "lvd", shape, None)
+    circuit = KINDS["hclt"].structure(config.circuit, "lvd", shape)
     engine = Fake("torch", 2, clock, 1e-3, 2.0)
-    seconds = plans._pass_seconds(engine, KINDS["hclt"], config, "lvd", shape, None)  # type: ignore[arg-type]
+    seconds = plans._pass_seconds(engine, KINDS["hclt"], config, "lvd", shape)  # type: ignore[arg-type]
     tried, whole = size_of(engine.asked[0][0]), size_of(circuit)
     per_step = 2.0 * whole.parameters / tried.parameters
     per_row = 1e-3 * whole.activations / tried.activations
@@ -182,8 +182,8 @@ def test_steps_are_tried_on_a_small_circuit_of_the_same_sort() -> None:
     config = make_config(values)
     shape = shape_of((28, 28, 1), np.full(784, 256, np.int32))
     for arm in ("lvd", "hclt"):
-        whole = KINDS["patches"].structure(config.circuit, arm, shape, None)
-        small = plans._small(KINDS["patches"], config, arm, shape, None)
+        whole = KINDS["patches"].structure(config.circuit, arm, shape)
+        small = plans._small(KINDS["patches"], config, arm, shape)
         assert small.meta["structure"] == whole.meta["structure"]
         assert small.meta["latent_states"] == whole.meta["latent_states"]
         found, full = size_of(small), size_of(whole)

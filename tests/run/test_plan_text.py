@@ -19,8 +19,8 @@ def test_plan_of_a_text_that_is_there(tmp_path: Path, monkeypatch: pytest.Monkey
     plan = make_plan(make_config(config))
     assert not (tmp_path / "runs").exists()
     run = pj.run(config, out=tmp_path / "runs" / "x")
-    assert [(a.states, a.parameters) for a in plan.arms] == [
-        (r["states"], r["parameters"]) for r in run.results
+    assert [(a.point, a.parameters) for a in plan.arms] == [
+        (r["sweep"], r["parameters"]) for r in run.results
     ]
     row = run.results[0]
     assert (

@@ -219,7 +219,6 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
         {"arms": ["lvd"]},
         "the arm 'lvd' belongs to 'circuit.kind: hclt, patches, growing, region_graph or hmm' only",
     ),
-    ({"sweep": {"states": [2, 3]}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
     ({"train": {"latent_training": {"epochs": 1}}}, "'train.latent_training' belongs to"),
 ]
 

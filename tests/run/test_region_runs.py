@@ -171,7 +171,6 @@ CONFIGS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     ({"graph": "quad_graph", "layer": "tucker", "latents": 300}, {}, "use at most 256"),
     ({"graph": "hexagons"}, {}, "'circuit.graph'"),
-    ({}, {"sweep": {"states": [2, 3]}}, "'sweep' belongs to 'circuit.kind: hmm' only"),
     ({}, {"train": {"latent_training": {"epochs": 1}}}, "'train.latent_training' belongs to"),
     ({}, {"train": {"epochs": 1}}, "'train.epochs' is 1, but counting is one pass"),
     (

@@ -41,6 +41,11 @@ FILES = {
 }
 
 
+def size(row: dict[str, Any]) -> int:
+    """The number of states of a line of the run's files."""
+    return int(row["sweep"]["circuit.states"])
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("text")
@@ -60,8 +65,11 @@ def finished(home: Path) -> Any:
 def test_run_folder_is_complete(finished: Any) -> None:
     assert {p.name for p in finished.path.iterdir()} == FILES
     run = read_run(finished.path)
-    assert [(r.arm, r.states) for r in run.results] == ARMS
-    assert run.sizes == [3, 5] and run.measure.unit == "perplexity"
+    assert [(r.arm, r.point["circuit.states"]) for r in run.results] == ARMS
+    assert (
+        run.points == [{"circuit.states": 3}, {"circuit.states": 5}]
+        and run.measure.unit == "perplexity"
+    )
     rows = finished.results
     assert all(r["passes"] == 3 and r["token"] == "word pieces" for r in rows)
     assert [r["parameters"] for r in rows] == [n + n * n + n * 19 for _, n in ARMS]
@@ -70,7 +78,7 @@ def test_run_folder_is_complete(finished: Any) -> None:
 def test_perplexities_are_those_of_the_saved_models(finished: Any, home: Path) -> None:
     data = load_text(tiny_text.splits(), tokenizer=str(home / "bert"))
     for row in finished.results:
-        model = pj.load(finished.path / f"{row['model']}-{row['states']}.h5")
+        model = pj.load(finished.path / f"{row['model']}-{size(row)}.h5")
         for split in ("train", "valid", "test"):
             x = windows(getattr(data, split), 6, 6).x
             nats = -model.log_likelihood(x).sum() / x.size
@@ -82,8 +90,8 @@ def test_best_model_is_chosen_on_validation(finished: Any) -> None:
     lvd = [r for r in finished.results if r["model"] == "lvd"]
     best = min(lvd, key=lambda r: r["valid"]["value"])
     hmm = Hmm.of(pj.load(finished.path).circuit)
-    assert hmm.states == best["states"]
-    assert Assignments.load(finished.path / "assignments.h5").clusters == best["states"]
+    assert hmm.states == size(best)
+    assert Assignments.load(finished.path / "assignments.h5").clusters == size(best)
 
 
 def test_counting_starts_from_clusters_of_suffix_means(finished: Any, home: Path) -> None:
@@ -112,16 +120,16 @@ def test_counting_starts_from_clusters_of_suffix_means(finished: Any, home: Path
 
 def test_bound_and_curves_are_per_size(finished: Any) -> None:
     rows = json.loads((finished.path / "bound.json").read_text())
-    assert [(r["states"], r["stage"]) for r in rows] == [
+    assert [(size(r), r["stage"]) for r in rows] == [
         (n, stage) for n in (3, 5) for stage in ("counting", "fine-tune")
     ]
     assert all(r["bound"] >= r["marginal"] and r["unit"] == "perplexity" for r in rows)
     lines = [json.loads(x) for x in (finished.path / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["arm"], r["states"], r["passes"]) for r in lines] == [
+    assert [(r["arm"], size(r), r["passes"]) for r in lines] == [
         (arm, n, i) for arm, n in ARMS for i in (1, 2, 3)
     ]
     for row in finished.results:
-        own = [x for x in lines if (x["arm"], x["states"]) == (row["model"], row["states"])]
+        own = [x for x in lines if (x["arm"], size(x)) == (row["model"], size(row))]
         assert own[-1]["total_seconds"] == pytest.approx(row["seconds"])
     spent = [r["stage_seconds"]["states"] for r in finished.results if r["model"] == "lvd"]
     assert spent[0] == spent[1] > 0
@@ -155,13 +163,13 @@ def test_second_run_reuses_everything_and_a_fresh_one_has_equal_numbers(
 
 
 def test_sizes_share_the_states_and_other_sizes_add_to_them(finished: Any, home: Path) -> None:
-    config = tiny_text.config(home / "bert", sweep={"states": [5, 4]})
+    config = tiny_text.config(home / "bert", sweep={"circuit.states": [5, 4]})
     more = pj.run(config, text=tiny_text.splits(), out=home / "runs" / "more")
     names = json.loads((more.path / "artifacts.json").read_text())
     new = {name.rpartition("-")[0] for name in set(names) - set(more.reused)} - {"examples"}
     assert new == {"clusters", "counting", "train-lvd", "train-random", "score"}
     assert sum(name.startswith("states-") for name in names) == 1
-    wanted = {(r["model"], r["states"]): r["test"] for r in finished.results}
+    wanted = {(r["model"], size(r)): r["test"] for r in finished.results}
     for row in more.results[:2]:
         assert row["test"] == wanted[row["model"], 5]
 
@@ -209,7 +217,7 @@ def test_documents_apart_and_words(home: Path) -> None:
 
 
 def test_random_arm_needs_no_teacher_to_read(home: Path) -> None:
-    config = tiny_text.config(home / "bert", arms=["random"], sweep={"states": [3]})
+    config = tiny_text.config(home / "bert", arms=["random"], sweep={"circuit.states": [3]})
     run = pj.run(config, text=tiny_text.splits(), out=home / "runs" / "random", seed=1)
     names = json.loads((run.path / "artifacts.json").read_text())
     assert {name.rpartition("-")[0] for name in names} == {"train-random", "score", "examples"}
@@ -242,7 +250,7 @@ def test_texts_of_one_s_own_are_scored_and_filled_in(finished: Any, home: Path) 
 
 
 MISTAKES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"sweep": {"states": [900]}}, {}, "hold 378 tokens, which cannot fill 900 clusters"),
+    ({"sweep": {"circuit.states": [900]}}, {}, "hold 378 tokens, which cannot fill 900 clusters"),
     (
         {"data": {"kind": "text", "name": "s", "window": 99}},
         {},

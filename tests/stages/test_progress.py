@@ -66,8 +66,8 @@ class Training:
 
 
 def test_time_of_training_leaves_out_the_first_pass() -> None:
-    small, large = Training(0, 1.0), Training(1, 3.0)
-    left = TimeLeft([small, large], 4)
+    small, large = Training(4, 1.0), Training(3, 3.0)
+    left = TimeLeft([small, large])
     assert left.text() == ""
     left.add(small, 1000.0, True)
     assert left.text() == ""
@@ -136,14 +136,14 @@ def test_watching_ends_with_the_block() -> None:
     assert seen == [1, 2, 1]
 
 
-@pytest.mark.parametrize("states", [None, 1024])
+@pytest.mark.parametrize("point", [{}, {"circuit.states": 1024, "train.pseudocount": 0.05}])
 @pytest.mark.parametrize(
     ("arm", "stage"), [("random", "train"), ("lvd", "fine-tune"), ("lvd", "counting")]
 )
-def test_pass_lines_fit_80_columns(arm: str, stage: str, states: int | None) -> None:
+def test_pass_lines_fit_80_columns(arm: str, stage: str, point: dict[str, Any]) -> None:
     row = {
         "arm": arm,
-        **({} if states is None else {"states": states}),
+        **({"sweep": point} if point else {}),
         "stage": stage,
         "passes": 100,
         "valid": 512.3,
