@@ -18,7 +18,9 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.region_circuit import region_circuit
 from pyjuice_bridge.circuit.region_graph import random_region_graph
+from pyjuice_bridge.circuit.region_rectangles import quad_graph
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine
@@ -62,6 +64,7 @@ def structures() -> dict[str, Circuit]:
     graph = random_region_graph(size, 2, 2, seed=0)
     images = {
         "HCLT": hclt([-1, 0, 0, 2], 3, values, seed=0),
+        "quad graph": region_circuit(quad_graph((_HEIGHT, _WIDTH, 1)), 3, values, seed=0),
         "RAT-SPN": rat_spn(graph, 2, 2, values, seed=0),
         "glued patches": glue(hclt([-1, 0], 3, 3, seed=0), bundle, places),
     }
