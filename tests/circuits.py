@@ -9,8 +9,10 @@ import numpy as np
 from pyjuice_bridge.circuit.growing import choose_roots, widen
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
-from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.rat_spn import rat_spn, tucker_circuit
+from pyjuice_bridge.circuit.region_circuit import region_circuit
 from pyjuice_bridge.circuit.region_graph import random_region_graph
+from pyjuice_bridge.circuit.region_rectangles import congruent, quad_graph
 from pyjuice_bridge.circuit.types import Circuit, InputLayer, ProductLayer, SumLayer
 
 
@@ -87,6 +89,12 @@ def grown(seed: int) -> Circuit:
     return widen(bundle, np.array([False, False, True]), seed=seed)
 
 
+def shared_regions(seed: int) -> Circuit:
+    """Regions with two partitions each, of which halves of one shape share their parameters."""
+    graph = quad_graph((2, 2, 1))
+    return region_circuit(graph, 2, 2, shapes=congruent(graph, (2, 2, 1)), seed=seed)
+
+
 CIRCUITS: dict[str, Callable[[], Circuit]] = {
     "hclt": lambda: hclt([1, -1, 1, 2], 3, [2, 3, 2, 3], seed=1),
     "hmm": lambda: hmm(4, 3, 3, seed=2),
@@ -98,5 +106,7 @@ CIRCUITS: dict[str, Callable[[], Circuit]] = {
     ),
     "grown": lambda: grown(8),
     "rat_spn": lambda: rat_spn(random_region_graph(4, 2, 2, seed=0), 2, 2, [2, 3, 2, 2], seed=7),
+    "regions": lambda: shared_regions(9),
+    "tucker": lambda: tucker_circuit(quad_graph((2, 2, 1)), 2, [2, 3, 2, 2], seed=10),
     "mixture": lambda: mixture(4, 2, seed=6),
 }

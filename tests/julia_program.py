@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 
@@ -15,6 +16,16 @@ def skip_without_julia() -> None:
     state = julia_state()
     if not state.usable:
         pytest.skip(f"Julia {state.reason}")
+
+
+def narrow_pipe() -> int:
+    """Let Julia's worker be some 8 kB of messages ahead of its reader at most; return its id."""
+    from pyjuice_bridge.engines.julia.process import shared_worker
+
+    worker = shared_worker()
+    assert worker._process.stdout is not None
+    fcntl.fcntl(worker._process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    return worker.pid
 
 
 def run_julia(program: str, *arguments: object) -> str:

@@ -3,15 +3,17 @@
 """
     count_parameters(circuit, x, z; pseudocount)
 
-The HCLT or HMM `circuit` with its parameters set to relative frequencies.
+The `circuit` with its parameters set to relative frequencies: an HCLT, an HMM, or one over a
+region graph.
 
 With every hidden variable observed, log p(x, z) falls apart into one categorical
 distribution per parameter column, and the maximum is the relative frequency (Liu, Zhang &
 Van den Broeck, *Scaling Up Probabilistic Circuits by Latent Variable Distillation*, ICLR
 2023, section 4).
 
-- `circuit`: its `latents["z"]` lists the product block of each hidden variable; tied blocks
-  and layers add their counts;
+- `circuit`: its `latents["z"]` lists every block that stands for a hidden variable; tied
+  blocks and layers add their counts. The edges of one sum, where it has several, are a choice
+  that nothing is known about: each gets an equal share;
 - `x`: `[num_vars, rows]` integers, -1 where a value is missing (it is not counted);
 - `z`: `[hidden variables, rows]`, the value of every hidden variable from zero, -1 where
   there is none (nothing that involves it is counted);
@@ -38,61 +40,87 @@ function count_parameters(
     z::AbstractMatrix{<:Integer};
     pseudocount::Real,
 )
-    hidden, owner = hidden_variables(circuit)
+    nodes = hidden_nodes(circuit)
     check_counted(circuit, x, z)
-    pseudocount >= 0 || refuse("pseudocount must be at least 0.")
-    edges = [EdgeColumns() for _ in circuit.layers]
+    0 <= pseudocount < Inf || refuse("pseudocount must be a finite number of at least 0.")
+    sizes = [circuit.widths[layer_of(circuit, block)] for block in circuit.latents["z"]]
+    hidden(rows) = ColumnDigits(z, rows, sizes[rows], "z")
+    edges = [CountedEdge[] for _ in circuit.layers]
     for (i, layer) in enumerate(circuit.layers)
         layer isa ProductLayer && continue
         target = layer isa SumLayer && layer.tied_to > 0 ? edges[layer.tied_to] : edges[i]
-        for (b, block) in enumerate(layer_blocks(circuit, i))
-            given = owner[block] > 0 ? hidden[owner[block]] : 0
-            column = layer isa InputLayer ? layer.variables[b] : hidden[layer.children[b]]
-            push!(target, (layer.groups[b], given, column))
+        for (b, block) in enumerate(layer_blocks(circuit, i)), edge in edges_of(layer, b)
+            below = if layer isa InputLayer
+                ColumnDigits(x, Int[layer.variables[b]], [size(layer.params, 1)], "x")
+            else
+                hidden(nodes[layer.children[edge]])
+            end
+            push!(target, CountedEdge(layer.groups[edge], hidden(nodes[block]), below))
         end
     end
     params = map(circuit.layers, edges) do layer, found
-        owns_params(layer) || return nothing
-        name, data = layer isa InputLayer ? ("x", x) : ("z", z)
-        old = layer_params(layer)
-        layer isa InputLayer && !(layer.family isa Categorical) &&
-            return counted_leaves(layer, found, z, data, Float64(pseudocount))
-        return counted(old, found, z, data, name, Float64(pseudocount))
+        return owns_params(layer) ? counted(layer, found, Float64(pseudocount)) : nothing
     end
     return with_params(circuit, params)
 end
 
-"""
-One entry per block: its group, the row of `z` that picks the parameter column (0: there is
-one column), and the row of the counted data.
-"""
-const EdgeColumns = Vector{NTuple{3,Int}}
+"Rows of integer data that together are a number, digit by digit; `sizes` are their bases."
+struct ColumnDigits
+    data::AbstractMatrix{<:Integer}
+    rows::Vector{Int}
+    sizes::Vector{Int}
+    name::String
+end
 
-"By block: the hidden variable of a product block, and the product a block is a factor of."
-function hidden_variables(circuit)
+"What is counted into a group: which node is active above the edge, and which entry below."
+struct CountedEdge
+    group::Int
+    above::ColumnDigits
+    below::ColumnDigits
+end
+
+edges_of(::InputLayer, b) = b:b
+edges_of(layer::SumLayer, b) = child_range(layer, b)
+
+"""
+By block the hidden variables whose values say which of its nodes is active: its own, of a
+Kronecker product those of its children, else those of the product that it is a factor of; none
+at a root.
+"""
+function hidden_nodes(circuit)
     haskey(circuit.latents, "z") ||
         refuse("The circuit has no latents named \"z\"; build it with hclt().")
-    hidden, owner = zeros(Int, num_blocks(circuit)), zeros(Int, num_blocks(circuit))
-    hidden[circuit.latents["z"]] = eachindex(circuit.latents["z"])
-    for (i, layer) in enumerate(circuit.layers)
-        blocks = layer_blocks(circuit, i)
-        fits = if layer isa ProductLayer
-            for (b, block) in enumerate(blocks)
-                owner[view(layer.children, child_range(layer, b))] .= block
+    nodes = Vector{Union{Nothing,Vector{Int}}}(nothing, num_blocks(circuit))
+    for (variable, block) in enumerate(circuit.latents["z"])
+        nodes[block] = [variable]
+    end
+    nodes[circuit.roots] .= Ref(Int[])
+    for i in reverse(eachindex(circuit.layers))
+        layer = circuit.layers[i]
+        layer isa ProductLayer || continue
+        for (b, block) in enumerate(layer_blocks(circuit, i))
+            children = view(layer.children, child_range(layer, b))
+            if layer.kind === :kronecker
+                known = nodes[children]
+                nodes[block] = any(isnothing, known) ? nothing : reduce(vcat, known)
+            elseif layer.kind === :hadamard
+                for child in children
+                    nodes[child] = something(nodes[child], Some(nodes[block]))
+                end
             end
-            layer.kind === :hadamard && all(>(0), view(hidden, blocks))
-        elseif layer isa SumLayer
-            length(layer.children) == length(blocks) &&
-                all(>(0), view(hidden, layer.children))
-        else
-            true
         end
-        fits || refuse(
-            "The circuit is not a hidden tree with latents \"z\" at every product " *
-            "block: layer $i has other blocks.",
+    end
+    for (i, layer) in enumerate(circuit.layers)
+        known = all(!isnothing, view(nodes, layer_blocks(circuit, i)))
+        if known && layer isa SumLayer
+            known = all(child -> nodes[child] != Int[], layer.children)
+        end
+        known || refuse(
+            "The circuit is not an HCLT, an HMM or one over a region graph with latents " *
+            "\"z\" for all of its blocks: layer $i has other blocks.",
         )
     end
-    return hidden, owner
+    return Vector{Vector{Int}}(nodes)
 end
 
 function check_counted(circuit, x, z)
@@ -107,92 +135,118 @@ function check_counted(circuit, x, z)
 end
 
 "Columns of a leaf family, estimated from its pooled counts."
-function counted_leaves(layer::InputLayer, edges, z, data, pseudocount)
+function counted_leaves(layer::InputLayer, edges, pseudocount)
     family, old = layer.family, Float64.(layer.params)
-    work = CountWork(size(old, 1), size(old, 2), size(z, 2))
+    counts, pooled = zeros(Int, size(old)), zeros(size(old))
+    work = CountWork(edges)
+    for edge in edges
+        add_counts!(view(counts, :, :, edge.group), work, edge)
+    end
+    for group in axes(old, 3)
+        pooled[:, :, group] = pool(family, Float64.(counts[:, :, group]))
+    end
     table = similar(old)
     for group in axes(old, 3)
-        fill!(work.counts, 0)
-        for (_, given, column) in filter(edge -> edge[1] == group, edges)
-            add_counts!(work, z, given, data, column, "x")
-        end
-        pooled = pool(family, Float64.(work.counts))
-        normalise!(view(table, :, :, group), pooled, view(old, :, :, group), pseudocount)
+        normalise!(
+            view(table, :, :, group:group),
+            view(pooled, :, :, group:group),
+            view(old, :, :, group:group),
+            pseudocount,
+        )
     end
     seen = any(table .!= old; dims = 1)
     return convert(typeof(layer.params), ifelse.(seen, fit_rows!(family, copy(table)), old))
 end
 
-"Smoothed relative frequencies, `[entries, width, groups]` like `old`; uses all threads."
-function counted(old, edges, z, data, name, pseudocount)
+"Smoothed relative frequencies in place of a layer's parameters; uses all threads."
+function counted(layer, edges, pseudocount)
+    layer isa InputLayer &&
+        !(layer.family isa Categorical) &&
+        return counted_leaves(layer, edges, pseudocount)
+    old = layer_params(layer)
     new = similar(old)
-    edges = sort(edges; by = first)
-    number = size(old, 3)
-    @sync for part in Iterators.partition(1:number, cld(number, Threads.nthreads()))
+    edges = sort(edges; by = edge -> edge.group)
+    rows = group_lists(layer)
+    @sync for part in Iterators.partition(rows, cld(length(rows), Threads.nthreads()))
         Threads.@spawn begin
-            work = CountWork(size(old, 1), size(old, 2), size(z, 2))
-            for group in part
-                fill!(work.counts, 0)
-                for (_, given, column) in
-                    view(edges, searchsorted(edges, group; by = first))
-                    add_counts!(work, z, given, data, column, name)
+            work = CountWork(edges)
+            for groups in part
+                counts = zeros(Int, size(old, 1), size(old, 2), length(groups))
+                for (k, group) in enumerate(groups)
+                    found = searchsorted(edges, group; by = e -> e isa Int ? e : e.group)
+                    for edge in view(edges, found)
+                        add_counts!(view(counts, :, :, k), work, edge)
+                    end
                 end
-                normalise!(
-                    view(new, :, :, group),
-                    work.counts,
-                    view(old, :, :, group),
-                    pseudocount,
-                )
+                at(params) = view(params, :, :, groups)
+                normalise!(at(new), counts, at(old), pseudocount)
             end
         end
     end
     return new
 end
 
-"What one task needs: counts `[entries, width]` and two variables' values `[rows]`."
+"Groups whose columns sum to one together, those of the edges of one block."
+group_lists(layer::InputLayer) = [[g] for g in axes(layer.params, 3)]
+function group_lists(layer::SumLayer)
+    block, _ = first_uses(layer)
+    owners = unique(block)
+    return [Int.(layer.groups[child_range(layer, b)]) for b in owners]
+end
+
+"What one task needs: the active nodes above and below an edge, of every row."
 struct CountWork
-    counts::Matrix{Int}
-    given::Vector{Int32}
-    values::Vector{Int32}
-
-    CountWork(entries, width, rows) =
-        new(zeros(Int, entries, width), zeros(Int32, rows), zeros(Int32, rows))
+    above::Vector{Int}
+    below::Vector{Int}
 end
 
-function add_counts!(work, z, given, data, column, name)
-    entries, width = size(work.counts)
-    if given == 0
-        fill!(work.given, 0)
-    else
-        take_values!(work.given, z, given, width, "z")
-    end
-    take_values!(work.values, data, column, entries, name)
-    for row in eachindex(work.values)
-        value, state = work.values[row], work.given[row]
-        (value == MISSING || state == MISSING) && continue
-        work.counts[value+1, state+1] += 1
+function CountWork(edges)
+    rows = isempty(edges) ? 0 : size(first(edges).below.data, 2)
+    return CountWork(zeros(Int, rows), zeros(Int, rows))
+end
+
+"Count one more in `[entry, node]` for every row in which both are known."
+function add_counts!(counts, work, edge::CountedEdge)
+    take_digits!(work.above, edge.above)
+    take_digits!(work.below, edge.below)
+    for (node, entry) in zip(work.above, work.below)
+        (node == MISSING || entry == MISSING) && continue
+        counts[entry+1, node+1] += 1
     end
 end
 
-"One variable's values in all rows, once they are known to lie in `-1:(limit - 1)`."
-function take_values!(vals, data, variable, limit, name)
-    for row in eachindex(vals)
-        value = data[variable, row]
-        MISSING <= value < limit || refuse(
-            "$name must hold values from -1 to $(limit - 1) in row $variable, " *
-            "but has $value.",
+"The number in every row, -1 where a digit is missing, zero where there are none."
+function take_digits!(vals, number::ColumnDigits)
+    fill!(vals, 0)
+    for (row, base) in zip(number.rows, number.sizes)
+        take_digit!(vals, number.data, row, base, number.name)
+    end
+    return vals
+end
+
+"One more digit, once it is known to lie in `-1:(base - 1)`."
+function take_digit!(vals, data, row, base, name)
+    for i in eachindex(vals)
+        value = data[row, i]
+        MISSING <= value < base || refuse(
+            "$name must hold values from -1 to $(base - 1) in row $row, but has $value.",
         )
-        vals[row] = value
+        known = value != MISSING && vals[i] != MISSING
+        vals[i] = known ? vals[i] * base + value : MISSING
     end
 end
 
+"Columns `[entries, width, groups]` over all entries of all groups, plus pseudocounts."
 function normalise!(new, counts, old, pseudocount)
     extra = pseudocount / size(counts, 1)
     for column in axes(counts, 2)
-        total = sum(number -> number + extra, view(counts, :, column))
-        for entry in axes(counts, 1)
-            new[entry, column] =
-                total > 0 ? (counts[entry, column] + extra) / total : old[entry, column]
+        total = sum(number -> number + extra, view(counts, :, column, :))
+        for group in axes(counts, 3), entry in axes(counts, 1)
+            new[entry, column, group] = if total > 0
+                (counts[entry, column, group] + extra) / total
+            else
+                old[entry, column, group]
+            end
         end
     end
 end

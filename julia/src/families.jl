@@ -120,16 +120,16 @@ end
 
 "The solution of y - amount·y″ = row, without flow over the ends."
 function diffused(row, amount)
-    last = length(row)
-    last == 1 && return row
+    final = length(row)
+    final == 1 && return row
     share, y = similar(row), copy(row)
     share[1], y[1] = amount / (1 + amount), row[1] / (1 + amount)
-    for k = 2:last
-        left = 1 + amount * ((k < last ? 2 : 1) - share[k-1])
+    for k = 2:final
+        left = 1 + amount * ((k < final ? 2 : 1) - share[k-1])
         y[k] = (row[k] + amount * y[k-1]) / left
         share[k] = amount / left
     end
-    for k = (last-1):-1:1
+    for k = (final-1):-1:1
         y[k] += share[k] * y[k+1]
     end
     return y
@@ -227,13 +227,13 @@ end
 
 "Σ weights·log p at (κ, ν), and Newton's step from there."
 function climb(weights, κ, ν)
-    last = length(weights)
-    inner = sum(view(weights, 2:(last-1)); init = 0.0)
+    final = length(weights)
+    inner = sum(view(weights, 2:(final-1)); init = 0.0)
     grow = expm1(κ)
     height = inner * log(-expm1(-κ))
     up, side = inner / grow, 0.0
     a, b, c = inner * (grow + 1) / grow^2, 0.0, 0.0
-    for k = 1:(last-1)
+    for k = 1:(final-1)
         x = k - 0.5
         u = κ * x - ν
         logs, pair = log_sigmoid(u), weights[k] + weights[k+1]
@@ -250,12 +250,12 @@ function climb(weights, κ, ν)
 end
 
 function shape(::Logistic, (κ, ν), categories)
-    last = categories - 1
-    row = map(0:last) do v
+    final = categories - 1
+    row = map(0:final) do v
         u = κ * (v + 0.5) - ν
-        up = v < last ? log_sigmoid(u) : 0.0
+        up = v < final ? log_sigmoid(u) : 0.0
         down = v > 0 ? log_sigmoid(κ - u) : 0.0
-        return exp(up + down + (0 < v < last ? log(-expm1(-κ)) : 0.0))
+        return exp(up + down + (0 < v < final ? log(-expm1(-κ)) : 0.0))
     end
     return row ./ sum(row)
 end

@@ -149,8 +149,8 @@ function read_family(group)
     any(isnothing, given) && return F()
     try
         return F(given...)
-    catch error
-        error isa Union{ArgumentError,MethodError} || rethrow()
+    catch err
+        err isa Union{ArgumentError,MethodError} || rethrow()
         throw(BridgeError("$(item_place(group)): bad options of the family '$name'."))
     end
 end

@@ -8,14 +8,14 @@ const DEFLATE_RATIO = 1100
 const FILE_OVERHEAD = 1 << 20
 
 """
-    atomic_h5(writer, path, bytes)
+    atomic_file(writer, path, bytes)
 
-Write an HDF5 file that appears under `path` only when it is complete: `writer(file)` fills a
+Write a file that appears under `path` only when it is complete: `writer(temporary)` makes a
 temporary file in the same folder, which is then renamed. If it throws, `path` stays as it
-was. `bytes` is what the arrays take: libhdf5 can crash when a disk fills up, so the room is
-looked at before.
+was. `bytes` is what is written: libhdf5 can crash when a disk fills up, so the room is looked
+at before.
 """
-function atomic_h5(writer, path, bytes)
+function atomic_file(writer, path, bytes)
     folder = dirname(abspath(path))
     isdir(folder) ||
         throw(BridgeError("$path: the folder $folder does not exist; create it first."))
@@ -24,7 +24,7 @@ function atomic_h5(writer, path, bytes)
     ending = randstring(RandomDevice(), 8)
     temporary = joinpath(folder, ".$(basename(path)).$ending.tmp")
     try
-        HDF5.h5open(writer, temporary, "w"; libver_bounds = (v"1.10", v"1.10"))
+        writer(temporary)
         open(sync_to_disk, temporary, "r+")
         rename_over(temporary, path)
     catch err
@@ -34,6 +34,13 @@ function atomic_h5(writer, path, bytes)
         rm(temporary; force = true)
     end
     return nothing
+end
+
+"Write an HDF5 file, `writer(file)`, atomically."
+function atomic_h5(writer, path, bytes)
+    return atomic_file(path, bytes) do temporary
+        return HDF5.h5open(writer, temporary, "w"; libver_bounds = (v"1.10", v"1.10"))
+    end
 end
 
 "Rename a file, atomically, over one that may exist; `mv` would delete that first."

@@ -1,4 +1,4 @@
-# RAT-SPNs: circuits with dense sums and products over a region graph.
+# RAT-SPNs: circuits with dense sums and Kronecker products over a region graph.
 
 """
     rat_spn(graph, sums, inputs, categories; seed = default_rng())
@@ -23,7 +23,51 @@ function rat_spn(
     seed = default_rng(),
 )
     sums >= 1 && inputs >= 1 || refuse("sums and inputs must be at least 1.")
-    builder = RatSpn(graph, sums, inputs, generator(seed))
+    builder = built_rat_spn(graph, sums, inputs, categories, generator(seed))
+    meta = Dict{String,Any}(
+        "structure" => "rat-spn",
+        "sums" => Int(sums),
+        "inputs" => Int(inputs),
+    )
+    root = [builder.block[graph.root]]
+    return Circuit(graph.num_vars, builder.layers, root; meta)
+end
+
+"""
+    tucker_circuit(graph, latents, categories; seed = default_rng())
+
+A [`rat_spn`](@ref) in which every region but the root has a latent variable of `latents`
+values: `latents["z"]` lists their blocks.
+"""
+function tucker_circuit(
+    graph::RegionGraph,
+    latents::Integer,
+    categories;
+    seed = default_rng(),
+)
+    latents >= 1 || refuse("latents must be at least 1.")
+    length(graph.scopes) > 1 ||
+        refuse("The region graph has one region alone, which has nothing to mix.")
+    builder = built_rat_spn(graph, latents, latents, categories, generator(seed))
+    meta = Dict{String,Any}(
+        "structure" => "region graph",
+        "layer" => "tucker",
+        "latent_states" => Int(latents),
+    )
+    z = Int32[builder.block[r] for r in eachindex(graph.scopes) if r != graph.root]
+    root = [builder.block[graph.root]]
+    return Circuit(graph.num_vars, builder.layers, root; latents = Dict("z" => z), meta)
+end
+
+function built_rat_spn(graph, sums, inputs, categories, rng)
+    for (region, children...) in graph.partitions
+        length(children) == 2 && (isempty(graph.own) || isempty(graph.own[region])) ||
+            refuse(
+                "Region $(region - 1) has a partition into other than two regions, which " *
+                "Kronecker products cannot multiply.",
+            )
+    end
+    builder = RatSpn(graph, sums, inputs, rng)
     add_leaves!(builder, category_vector(categories, graph.num_vars))
     for regions in by_height(graph)
         add_regions!(builder, regions)
@@ -31,16 +75,11 @@ function rat_spn(
     if isempty(graph.splits[graph.root])
         add_sums!(builder, [graph.root], [[builder.block[graph.root]]], 1, inputs)
     end
-    meta = Dict{String,Any}(
-        "structure" => "rat-spn",
-        "sums" => Int(sums),
-        "inputs" => Int(inputs),
-    )
-    return Circuit(graph.num_vars, builder.layers, [builder.block[graph.root]]; meta)
+    return builder
 end
 
 "The layers so far, and the block that stands for each region."
-mutable struct RatSpn{R<:AbstractRNG}
+mutable struct RatSpn{R<:Union{Nothing,AbstractRNG}}
     const graph::RegionGraph
     const sums::Int
     const inputs::Int
@@ -62,7 +101,7 @@ function append_layer!(builder, layer)
 end
 
 "Input layers, one per number of categories, and the products of the leaf regions."
-function add_leaves!(builder, categories)
+function add_leaves!(builder::RatSpn, categories)
     graph = builder.graph
     regions = findall(isempty, graph.splits)
     factors = Dict(region => Int[] for region in regions)
@@ -81,11 +120,11 @@ function add_leaves!(builder, categories)
 end
 
 "The products of the partitions of `regions`, and the sums over them."
-function add_regions!(builder, regions)
+function add_regions!(builder::RatSpn, regions)
     graph = builder.graph
     for (width, alike) in by_width(builder, regions)
         halves = [pair for region in alike for pair in graph.splits[region]]
-        children, offsets = ragged([builder.block[collect(pair)] for pair in halves])
+        children, offsets = ragged([builder.block[pair] for pair in halves])
         ids = append_layer!(builder, ProductLayer(:kronecker, offsets, children))
         ends = cumsum(length(graph.splits[region]) for region in alike)
         edges = Dict(
@@ -122,10 +161,7 @@ end
 
 "One sum layer: a block of `width` nodes per region, over blocks of width `width_in`."
 function add_sums!(builder, regions, edges, width, width_in)
-    weights = map(edges) do ids
-        draws = dirichlet_columns(builder.rng, length(ids) * width_in, width)
-        return permutedims(reshape(draws, width_in, length(ids), width), (1, 3, 2))
-    end
+    weights = [row_weights(builder.rng, width_in, width, length(ids)) for ids in edges]
     children, offsets = ragged(edges)
     layer = SumLayer(offsets, children, 1:length(children), cat(weights...; dims = 3))
     return builder.block[regions] = append_layer!(builder, layer)
@@ -133,13 +169,8 @@ end
 
 "Regions with partitions, grouped by the longest way down to a leaf, lowest first."
 function by_height(graph::RegionGraph)
-    height = zeros(Int, length(graph.scopes))
-    for region in sortperm(length.(graph.scopes))
-        for pair in graph.splits[region], child in pair
-            height[region] = max(height[region], height[child] + 1)
-        end
-    end
-    return [findall(==(h), height) for h = 1:maximum(height)]
+    heights = region_heights(graph)
+    return [findall(==(h), heights) for h = 1:maximum(heights)]
 end
 
 "The lists one after another, and where each begins."

@@ -1,38 +1,49 @@
 # Region graphs: which sets of variables a circuit splits, and how.
 
 """
-    RegionGraph(num_vars, scopes, partitions)
+    RegionGraph(num_vars, scopes, partitions; own = [])
 
 Regions and partitions over `num_vars` variables, checked when made.
 
 - `scopes`: the variables of each region;
-- `partitions`: (region, left child, right child), indices into `scopes`; a region may have
-  several, and one without any is a leaf;
+- `partitions`: (region, child, child, …), indices into `scopes`; a region may have several,
+  and one without any is a leaf;
+- `own`: by region the variables that stay with it where it is split; empty if none do;
 - `root`: the region that is nobody's child;
-- `splits`: the partitions of each region as (left child, right child).
+- `splits`: the partitions of each region as its children.
 
 Ids count from one here and from zero in files.
 """
 struct RegionGraph
     num_vars::Int
     scopes::Vector{Vector{Int}}
-    partitions::Vector{NTuple{3,Int}}
+    partitions::Vector{Vector{Int}}
+    own::Vector{Vector{Int}}
     root::Int
-    splits::Vector{Vector{NTuple{2,Int}}}
+    splits::Vector{Vector{Vector{Int}}}
 
-    function RegionGraph(num_vars::Integer, scopes, partitions)
+    function RegionGraph(num_vars::Integer, scopes, partitions; own = Vector{Int}[])
+        1 <= num_vars <= ID_LIMIT ||
+            graph_error("num_vars is $num_vars, must be from 1 to $ID_LIMIT")
+        scopes, partitions, own =
+            map(lists -> Vector{Int}[collect(Int, list) for list in lists], (scopes, partitions, own))
         check_scopes(num_vars, scopes)
-        check_partitions(scopes, partitions)
+        check_partitions(scopes, partitions, own)
         root = top_region(num_vars, scopes, partitions)
-        splits = [NTuple{2,Int}[] for _ in scopes]
-        for (region, left, right) in partitions
-            push!(splits[region], (left, right))
+        splits = [Vector{Int}[] for _ in scopes]
+        for (region, children...) in partitions
+            push!(splits[region], children)
         end
-        return new(num_vars, scopes, partitions, root, splits)
+        return new(num_vars, scopes, partitions, own, root, splits)
     end
 end
 
 graph_error(problem) = throw(BridgeError("$problem."))
+
+Base.:(==)(a::RegionGraph, b::RegionGraph) =
+    all(name -> getfield(a, name) == getfield(b, name), (:num_vars, :scopes, :partitions, :own))
+Base.hash(graph::RegionGraph, seed::UInt) =
+    hash((graph.num_vars, graph.scopes, graph.partitions, graph.own), seed)
 
 function check_scopes(num_vars, scopes)
     for (i, scope) in enumerate(scopes)
@@ -45,15 +56,29 @@ function check_scopes(num_vars, scopes)
     end
 end
 
-function check_partitions(scopes, partitions)
-    for (i, (region, children...)) in enumerate(partitions)
-        all(r -> 1 <= r <= length(scopes), (region, children...)) || graph_error(
+function check_partitions(scopes, partitions, own)
+    isempty(own) ||
+        length(own) == length(scopes) ||
+        graph_error("own has $(length(own)) entries for $(length(scopes)) regions")
+    for (i, partition) in enumerate(partitions)
+        isempty(partition) && graph_error("partitions[$(i - 1)] must name a region")
+        all(r -> 1 <= r <= length(scopes), partition) || graph_error(
             "partitions[$(i - 1)] must name regions from 0 to $(length(scopes) - 1)",
         )
-        together = sort!([v for child in children for v in scopes[child]])
-        together == sort(scopes[region]) || graph_error(
+        region, children... = partition
+        mine = isempty(own) ? Int[] : own[region]
+        parts = [[mine]; scopes[children]]
+        together = sort!(reduce(vcat, parts))
+        together == sort(scopes[region]) && count(!isempty, parts) >= 2 || graph_error(
             "partitions[$(i - 1)].children must split the scope of region $(region - 1) " *
-            "in two",
+            "into two or more" *
+            (isempty(mine) ? "" : " (with its own variables)"),
+        )
+    end
+    for (region, mine) in enumerate(own)
+        isempty(mine) && continue
+        count(partition -> first(partition) == region, partitions) == 1 || graph_error(
+            "regions[$(region - 1)] has own variables, so it must have exactly one partition",
         )
     end
 end
@@ -95,31 +120,54 @@ function load_region_graph(path::AbstractString)
     end
 end
 
+"""
+    save_region_graph(graph, path)
+
+Write a region-graph file, which [`load_region_graph`](@ref) and Python read.
+"""
+function save_region_graph(graph::RegionGraph, path::AbstractString)
+    regions = map(eachindex(graph.scopes)) do region
+        scope = graph.scopes[region] .- 1
+        mine = isempty(graph.own) ? Int[] : graph.own[region] .- 1
+        return isempty(mine) ? (; scope) : (; scope, own = mine)
+    end
+    partitions = [
+        (; region = region - 1, children = children .- 1) for
+        (region, children...) in graph.partitions
+    ]
+    text = JSON3.write((; graph.num_vars, regions, partitions))
+    return atomic_file(temporary -> write(temporary, text), path, sizeof(text))
+end
+
 "The graph in parsed JSON, types checked entry by entry."
 function region_graph(data)
     check_keys(data, ("num_vars", "regions", "partitions"), "the file")
     num_vars = whole_number(data["num_vars"], "num_vars")
-    num_vars >= 1 || graph_error("num_vars must be at least 1")
     for key in ("regions", "partitions")
         data[key] isa AbstractVector || graph_error("$key must be a list")
     end
     scopes = map(enumerate(data["regions"])) do (i, region)
-        check_keys(region, ("scope",), "regions[$(i - 1)]")
-        return whole_numbers(region["scope"], "regions[$(i - 1)].scope") .+ 1
+        item = "regions[$(i - 1)]"
+        check_keys(region, ("scope",), item; optional = "own")
+        return whole_numbers(region["scope"], "$item.scope") .+ 1
+    end
+    own = map(enumerate(data["regions"])) do (i, region)
+        return whole_numbers(get(region, "own", []), "regions[$(i - 1)].own") .+ 1
     end
     partitions = map(enumerate(data["partitions"])) do (i, partition)
         item = "partitions[$(i - 1)]"
         check_keys(partition, ("region", "children"), item)
         region = whole_number(partition["region"], "$item.region")
         children = whole_numbers(partition["children"], "$item.children")
-        length(children) == 2 || graph_error("$item.children must name two regions")
-        return (region, children...) .+ 1
+        return [region; children] .+ 1
     end
-    return RegionGraph(num_vars, scopes, partitions)
+    return RegionGraph(num_vars, scopes, partitions; own = all(isempty, own) ? [] : own)
 end
 
-function check_keys(data, expected, item)
-    data isa AbstractDict && issetequal(string.(keys(data)), expected) && return
+function check_keys(data, expected, item; optional = "")
+    data isa AbstractDict &&
+        issetequal(filter(!=(optional), string.(keys(data))), expected) &&
+        return
     listed = join(expected, ", ")
     return graph_error("$item must be an object with the entries $listed and no others")
 end
@@ -130,4 +178,84 @@ whole_number(::Any, item) = graph_error("$item must be an integer")
 function whole_numbers(vals, item)
     vals isa AbstractVector || graph_error("$item must be a list of integers")
     return Int[whole_number(value, item) for value in vals]
+end
+
+"The longest way from each region down to a leaf."
+function region_heights(graph::RegionGraph)
+    heights = zeros(Int, length(graph.scopes))
+    for region in sortperm(length.(graph.scopes)),
+        children in graph.splits[region],
+        child in children
+
+        heights[region] = max(heights[region], heights[child] + 1)
+    end
+    return heights
+end
+
+"The variables that each region reads itself: a leaf's scope, another's own variables."
+function region_leaves(graph::RegionGraph)
+    return map(eachindex(graph.scopes)) do region
+        isempty(graph.splits[region]) && return graph.scopes[region]
+        return isempty(graph.own) ? Int[] : graph.own[region]
+    end
+end
+
+"""
+    random_region_graph(num_vars, depth, replicas; seed = default_rng())
+
+All variables split into random halves, `replicas` times below one root, `depth` times at
+most (Peharz et al., *Random Sum-Product Networks*, UAI 2019). Replicas meet at the root
+only.
+"""
+function random_region_graph(
+    num_vars::Integer,
+    depth::Integer,
+    replicas::Integer;
+    seed = default_rng(),
+)
+    num_vars >= 1 && depth >= 0 && replicas >= 1 ||
+        refuse("num_vars and replicas must be at least 1 and depth at least 0.")
+    rng = generator(seed)
+    scopes, partitions = [collect(1:num_vars)], Vector{Int}[]
+    level = fill(1, replicas)
+    for _ = 1:depth
+        below = Int[]
+        for region in level
+            scope = shuffle(rng, scopes[region])
+            length(scope) >= 2 || continue
+            half = length(scope) ÷ 2
+            push!(scopes, sort(scope[1:half]), sort(scope[(half+1):end]))
+            children = [length(scopes) - 1, length(scopes)]
+            push!(partitions, [region; children])
+            append!(below, children)
+        end
+        level = below
+    end
+    return RegionGraph(num_vars, scopes, partitions)
+end
+
+"""
+    tree_regions(parents)
+
+The regions of a tree over variables: every subtree, which owns its top variable.
+
+Of a [`chow_liu_tree`](@ref) these are the regions of an [`hclt`](@ref), of a chain (`parents
+= 0:(n - 1)`) those of an [`hmm`](@ref). Region `i` is the subtree of variable `i`.
+"""
+function tree_regions(parents)
+    tree = check_parents(parents)
+    scopes, children = [[i] for i in eachindex(tree)], [Int[] for _ in tree]
+    for level in reverse(tree_levels(tree)), i in level
+        tree[i] == 0 && continue
+        append!(scopes[tree[i]], scopes[i])
+        push!(children[tree[i]], i)
+    end
+    partitions = [[i; below] for (i, below) in enumerate(children) if !isempty(below)]
+    own = [isempty(below) ? Int[] : [i] for (i, below) in enumerate(children)]
+    return RegionGraph(
+        length(tree),
+        sort!.(scopes),
+        partitions;
+        own = length(tree) > 1 ? own : [],
+    )
 end

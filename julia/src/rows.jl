@@ -1,4 +1,4 @@
-# Random starting parameters: columns drawn uniformly from the simplex.
+# Starting parameters: columns drawn uniformly from the simplex, or uniform ones.
 
 """
     dirichlet_columns(rng, dims...)
@@ -16,7 +16,14 @@ function dirichlet_columns(rng::AbstractRNG, dims::Integer...)
     return out
 end
 
-"The generator a builder draws from: `rng` itself, or a new one seeded by a number."
+"Without a generator the columns are uniform."
+dirichlet_columns(::Nothing, dims::Integer...) = fill(1 / Float32(dims[1]), dims)
+
+"""
+The generator a builder draws from: `rng` itself, or a new one seeded by a number; `nothing`
+leaves uniform columns.
+"""
+generator(::Nothing) = nothing
 generator(seed) = Xoshiro(seed_number(seed))
 generator(rng::AbstractRNG) = rng
 

@@ -172,6 +172,9 @@ device_of(request) = request.facts["device"]
 
 precision_of(request::Request) = request.facts["precision"] == "float64" ? Float64 : Float32
 
+"The region graph of a request, the text of a file of one."
+graph_of(request) = region_graph(JSON3.read(String(copy(request.arrays["graph"]))))
+
 parents_of(request) = request.arrays["parents"] .+ Int32(1)
 
 # Building ------------------------------------------------------------------------------------
@@ -247,18 +250,31 @@ function answer(::Val{:count_hmm}, request, _)
 end
 
 function answer(::Val{:rat_spn}, request, _)
-    sizes, categories = request.arrays["sizes"], request.arrays["categories"]
-    stops = cumsum(sizes)
-    scopes = [
-        request.arrays["scopes"][(stop-number+1):stop] .+ 1 for
-        (stop, number) in zip(stops, sizes)
-    ]
-    partitions = [Tuple(column .+ 1) for column in eachcol(request.arrays["partitions"])]
-    graph = RegionGraph(length(categories), scopes, partitions)
-    sums, inputs = setting(request, "sums"), setting(request, "inputs")
-    return (;
-        made = rat_spn(graph, sums, inputs, categories; seed = setting(request, "seed"))
+    made = rat_spn(
+        graph_of(request),
+        setting(request, "sums"),
+        setting(request, "inputs"),
+        request.arrays["categories"];
+        seed = setting(request, "seed"),
     )
+    return (; made)
+end
+
+function answer(::Val{:tucker_circuit}, request, _)
+    graph, latents = graph_of(request), setting(request, "latents")
+    seed = get(request.facts, "seed", nothing)
+    return (; made = tucker_circuit(graph, latents, request.arrays["categories"]; seed))
+end
+
+function answer(::Val{:region_circuit}, request, _)
+    made = region_circuit(
+        graph_of(request),
+        request.arrays["latents"],
+        request.arrays["categories"];
+        shapes = request.arrays["shapes"] .+ 1,
+        seed = get(request.facts, "seed", nothing),
+    )
+    return (; made)
 end
 
 # Running -------------------------------------------------------------------------------------

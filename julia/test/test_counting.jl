@@ -1,15 +1,23 @@
-"log p(x, z) of an HCLT or HMM, from its parameters and the tree."
+"log p(x, z), the choice of an edge summed out, from the parameters and the graph."
 function joint_log_likelihood(circuit, x, z)
-    hidden, owner = JuiceBridge.hidden_variables(circuit)
+    nodes = JuiceBridge.hidden_nodes(circuit)
+    sizes = [circuit.widths[layer_of(circuit, b)] for b in circuit.latents["z"]]
+    number(rows) = foldl((n, row) -> n * sizes[row] + z[row], rows; init = 0)
     value = 0.0
     for (i, layer) in enumerate(circuit.layers)
         layer isa ProductLayer && continue
         for (b, block) in enumerate(layer_blocks(circuit, i))
-            given = owner[block] == 0 ? 1 : z[hidden[owner[block]]] + 1
-            entry =
-                layer isa InputLayer ? x[layer.variables[b]] : z[hidden[layer.children[b]]]
-            entry == MISSING && continue
-            value += log(layer_params(layer)[entry+1, given, layer.groups[b]])
+            given = number(nodes[block]) + 1
+            if layer isa InputLayer
+                entry = x[layer.variables[b]]
+                entry == MISSING && continue
+                value += log(layer.params[entry+1, given, layer.groups[b]])
+            else
+                value += log(sum(child_range(layer, b)) do e
+                    entry = number(nodes[layer.children[e]])
+                    return layer.weights[entry+1, given, layer.groups[e]]
+                end)
+            end
         end
     end
     return value
@@ -34,10 +42,15 @@ end
 end
 
 @testset "counts maximise the joint likelihood" begin
-    for circuit in (hclt(random_tree(5, 1), 3, 4; seed = 1), random_hmm(3, 4, 6; seed = 1))
-        n = circuit.num_vars
+    halves = quad_tree((2, 2, 1); splits = 2)
+    for circuit in (
+        hclt(random_tree(5, 1), 3, 4; seed = 1),
+        random_hmm(3, 4, 6; seed = 1),
+        region_circuit(quad_tree((2, 3, 1)), 3, 4; seed = 1),
+        tucker_circuit(halves, 3, 4; seed = 1),
+    )
         x = random_rows(num_categories(circuit), 80, 1)
-        z = random_rows(fill(3, n), 80, 2; missing_share = 0)
+        z = random_rows(fill(3, length(circuit.latents["z"])), 80, 2; missing_share = 0)
         best = count_parameters(circuit, x, z; pseudocount = 0)
         check(best)
         score(c) = sum(joint_log_likelihood(c, x[:, r], z[:, r]) for r = 1:80)
@@ -50,6 +63,23 @@ end
             end
             @test score(with_params(best, params)) < score(best)
         end
+    end
+end
+
+@testset "edges of a sum share evenly" begin
+    graph = quad_graph((2, 2, 1))
+    circuit = region_circuit(graph, 2, 3; seed = 1)
+    x = random_rows(fill(3, 4), 50, 1)
+    z = random_rows(fill(2, length(circuit.latents["z"])), 50, 2; missing_share = 0)
+    found = count_parameters(circuit, x, z; pseudocount = 0.5)
+    check(found)
+    top = found.layers[end]
+    @test length(top.children) == 2
+    first_choice, second_choice = eachslice(top.weights; dims = 3)
+    region = findall(==(1), latent_regions(graph))
+    for (weights, row) in zip((first_choice, second_choice), region)
+        counts = [count(==(v), z[row, :]) for v = 0:1]
+        @test weights[:, 1] ≈ (counts .+ 0.25) ./ (2 * (50 + 0.5))
     end
 end
 
@@ -102,7 +132,7 @@ end
         end
         @test error isa ArgumentError && startswith(error.msg, "$name must hold")
     end
-    @test_throws "not a hidden tree" count(mixture(2, 3, 1))
+    @test_throws "not an HCLT" count(mixture(2, 3, 1))
     @test_throws "no latents" count(Circuit(2, circuit.layers, circuit.roots))
 end
 
@@ -110,9 +140,11 @@ end
     circuit = hclt(random_tree(6, 1), 3, 4; seed = 1)
     x = random_rows(fill(4, 6), 4000, 1)
     z = random_rows(fill(3, 6), 4000, 2; missing_share = 0)
-    work = JuiceBridge.CountWork(4, 3, 4000)
-    JuiceBridge.add_counts!(work, z, 1, x, 2, "x")
-    @test @allocated(JuiceBridge.add_counts!(work, z, 1, x, 2, "x")) < 200
+    digits(data, size, name) = JuiceBridge.ColumnDigits(data, [2], [size], name)
+    edge = JuiceBridge.CountedEdge(1, digits(z, 3, "z"), digits(x, 4, "x"))
+    counts, work = zeros(Int, 4, 3), JuiceBridge.CountWork([edge])
+    JuiceBridge.add_counts!(counts, work, edge)
+    @test @allocated(JuiceBridge.add_counts!(counts, work, edge)) < 200
 end
 
 @testset "latent circuits" begin

@@ -34,7 +34,7 @@ def _of_family(layer: Layer, family: Family, rng: np.random.Generator | None) ->
     params = layer.params
     if rng is not None:
         params = family.rows(rng, params.shape).astype(params.dtype)
-    elif family.constrained and any(params.strides):
+    elif family.constrained and any(params.strides) and (params != params.flat[0]).any():
         params = fitted_rows(family, params.astype(np.float64), params, 0.0)
     return replace(layer, params=params, family=family)
 

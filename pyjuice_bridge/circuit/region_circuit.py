@@ -63,12 +63,12 @@ def region_circuit(
     Raises:
         UserError: an argument is not as described.
     """
-    widths = _per_region(latents, graph, "latents")
+    widths = per_region(latents, graph, "latents")
     if widths.min() < 1:
         raise UserError("latents must be at least 1.")
     sizes = category_array(categories, graph.num_vars)
     alike = (
-        np.full(len(graph.scopes), -1) if shapes is None else _per_region(shapes, graph, "shapes")
+        np.full(len(graph.scopes), -1) if shapes is None else per_region(shapes, graph, "shapes")
     )
     circuit = _CpBuilder(graph, widths, sizes, alike).circuit()
     return circuit if seed is None else initialise(circuit, seed)
@@ -248,7 +248,8 @@ def ragged(lists: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
     return flat, np.cumsum([0, *map(len, lists)]).astype(np.int32)
 
 
-def _per_region(values: ArrayLike, graph: RegionGraph, name: str) -> IntArray:
+def per_region(values: ArrayLike, graph: RegionGraph, name: str) -> IntArray:
+    """Return one number, or one for every region, as int32 [regions]."""
     array = np.asarray(values)
     count = len(graph.scopes)
     if array.dtype.kind not in "iu" or array.shape not in ((), (count,)):

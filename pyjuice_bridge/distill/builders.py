@@ -10,7 +10,8 @@ from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
-from pyjuice_bridge.circuit.rat_spn import rat_spn
+from pyjuice_bridge.circuit.rat_spn import rat_spn, tucker_circuit
+from pyjuice_bridge.circuit.region_circuit import region_circuit
 from pyjuice_bridge.circuit.region_graph import RegionGraph
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
@@ -56,6 +57,22 @@ class Builders(Protocol):
     ) -> Circuit:
         """Build the circuit of ``circuit.rat_spn.rat_spn``."""
 
+    def region_circuit(
+        self,
+        graph: RegionGraph,
+        latents: ArrayLike,
+        categories: ArrayLike,
+        *,
+        shapes: ArrayLike | None = None,
+        seed: int | None = None,
+    ) -> Circuit:
+        """Build the circuit of ``circuit.region_circuit.region_circuit``."""
+
+    def tucker_circuit(
+        self, graph: RegionGraph, latents: int, categories: ArrayLike, *, seed: int | None = None
+    ) -> Circuit:
+        """Build the circuit of ``circuit.rat_spn.tucker_circuit``."""
+
     def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
         """Build the circuit of ``circuit.hmm.random_hmm``."""
 
@@ -85,6 +102,8 @@ class PythonBuilders:
     patch_bundle = staticmethod(patch_bundle)
     glue = staticmethod(glue)
     rat_spn = staticmethod(rat_spn)
+    region_circuit = staticmethod(region_circuit)
+    tucker_circuit = staticmethod(tucker_circuit)
     count_parameters = staticmethod(count_parameters)
     latent_circuit = staticmethod(latent_circuit)
 

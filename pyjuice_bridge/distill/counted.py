@@ -27,7 +27,6 @@ def counted_start(
     key: Mapping[str, Any],
     parents: tuple[Artifact, ...],
     valid: NDArray[np.int32],
-    made_by: str | None = None,
 ) -> Initialisation:
     """Begin the distilled arm with a counted circuit, or reuse the one counted before.
 
@@ -38,7 +37,6 @@ def counted_start(
         key: what the circuit depends on besides the data, the engine and ``parents``.
         parents: the artifacts that it is made from.
         valid: int32 [N, positions], the latents of validation rows, for the bound.
-        made_by: the language that ``make`` counts in; that of the engine's builders by default.
     """
     inputs = {"data": context.data.key, "engine": context.engine_key, **key}
 
@@ -49,7 +47,7 @@ def counted_start(
             bound, marginal = bound_and_marginal(
                 context.engine, circuit, context.data.rows["valid"], valid
             )
-        language = made_by or builders_of(context.engine).name
+        language = builders_of(context.engine).name
         return {"bound": bound, "marginal": marginal, "made_by": language}
 
     counted = context.store.stage("counting", 2, inputs, build, parents=parents)

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pyjuice_bridge.circuit.rat_spn import tucker_circuit
-from pyjuice_bridge.circuit.region_circuit import latent_regions, region_circuit
+from pyjuice_bridge.circuit.region_circuit import latent_regions
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
     load_region_graph,
@@ -37,9 +36,9 @@ from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import ObservedPhase
 from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.builders import Builders, PythonBuilders, builders_of
 from pyjuice_bridge.distill.checks import check_counted, default_ring
 from pyjuice_bridge.distill.counted import counted_start
-from pyjuice_bridge.distill.counting import count_parameters
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
 from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.region_latents import region_latents
@@ -158,11 +157,13 @@ class Regions:
             return regions
         return np.flatnonzero(np.arange(len(self.graph.scopes)) != self.graph.root).astype(np.int32)
 
-    def circuit(self, sizes: IntArray, seed: int | None) -> Circuit:
+    def circuit(self, builders: Builders, sizes: IntArray, seed: int | None) -> Circuit:
         """Build the circuit, over uniform rows where there is no seed."""
         if self.layer == "cp":
-            return region_circuit(self.graph, self.values, sizes, shapes=self.shapes, seed=seed)
-        return tucker_circuit(self.graph, int(self.values[0]), sizes, seed=seed)
+            return builders.region_circuit(
+                self.graph, self.values, sizes, shapes=self.shapes, seed=seed
+            )
+        return builders.tucker_circuit(self.graph, int(self.values[0]), sizes, seed=seed)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def _check(config: Settings) -> None:
 
 def _structure(section: RegionCircuit, arm: str, shape: Shape) -> Circuit:
     regions = regions_of(section, shape, 0, lambda: balanced_parents(len(shape.categories)))
-    circuit = section.leafy(regions.circuit(shape.categories, None))
+    circuit = section.leafy(regions.circuit(PythonBuilders(), shape.categories, None))
     return circuit if arm != "hclt" else hclt_of_size(circuit.num_parameters, shape, section)
 
 
@@ -282,10 +283,11 @@ def _random(
     """Begin with the same structure and Dirichlet(1) rows."""
 
     def make() -> Circuit:
-        return section.leafy(regions.circuit(sizes, seed), seed)
+        return section.leafy(regions.circuit(builders, sizes, seed), seed)
 
-    seed, sizes = context.config.seed, context.data.categories
-    key = {"random": "region_graph", **regions.key, "seed": seed}
+    builders, seed = builders_of(context.engine), context.config.seed
+    sizes = context.data.categories
+    key = {"random": "region_graph", **regions.key, "seed": seed, "builders": builders.name}
     return Initialisation("random", {**key, **section.leaf_key}, make, trees)
 
 
@@ -302,9 +304,10 @@ def _counted(
         return np.ascontiguousarray(found.z[split][:, regions.positions])
 
     def make() -> Circuit:
-        start = section.leafy(regions.circuit(data.categories, None))
+        builders = builders_of(context.engine)
+        start = section.leafy(regions.circuit(builders, data.categories, None))
         x, z = data.rows["train"], positions("train")
-        return count_parameters(start, x, z, pseudocount=section.pseudocount)
+        return builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
 
     start = counted_start(
         context,
@@ -313,7 +316,6 @@ def _counted(
         key={**regions.key, "pseudocount": section.pseudocount, **section.leaf_key},
         parents=(*trees, found.artifact),
         valid=positions("valid"),
-        made_by="python",
     )
     sizes = np.array([len(scope) for scope in regions.graph.scopes])
     for phase in context.config.train.observed or []:

@@ -14,13 +14,27 @@ from julia_program import run_julia, skip_without_julia
 from random_circuits import random_circuit
 
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.growing import choose_roots, prune, widen
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.rat_spn import rat_spn
-from pyjuice_bridge.circuit.region_graph import load_region_graph, random_region_graph
+from pyjuice_bridge.circuit.region_circuit import latent_regions
+from pyjuice_bridge.circuit.region_graph import (
+    RegionGraph,
+    load_region_graph,
+    random_region_graph,
+    tree_regions,
+)
+from pyjuice_bridge.circuit.region_rectangles import (
+    congruent,
+    poon_domingos,
+    quad_graph,
+    quad_tree,
+)
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.distill.builders import Builders, PythonBuilders
+from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError
 
 PYTHON = PythonBuilders()
@@ -165,6 +179,159 @@ def test_rat_spns(julia: Builders) -> None:
             assert_same(found, expected, params=False)
             check(found)
     assert_same(julia.rat_spn(*given, seed=1), found)
+
+
+GRAPHS = """
+using JuiceBridge
+using JuiceBridge: congruent
+graphs = [
+    quad_tree((5, 3, 2)),
+    quad_tree((5, 3, 1); splits = 2),
+    quad_graph((6, 5, 1)),
+    poon_domingos((6, 4, 1), [2.5, 1.5]),
+    tree_regions([4, 0, 2, 2, 3, 3, 1]),
+    tree_regions(0:3),
+]
+for (i, graph) in enumerate(graphs)
+    save_region_graph(graph, joinpath(ARGS[1], "$(i - 1).json"))
+    println(join(latent_regions(graph) .- 1, ' '))
+end
+println(join(congruent(graphs[1], (5, 3, 2)) .- 1, ' '))
+println(join(congruent(graphs[3], (6, 5, 1)) .- 1, ' '))
+for graph in (graphs[3], graphs[5])
+    path = joinpath(ARGS[1], "again.json")
+    save_region_graph(graph, path)
+    @assert load_region_graph(path) == graph
+end
+"""
+
+
+def test_region_graphs_of_images_and_trees(tmp_path: Path) -> None:
+    graphs = [
+        quad_tree((5, 3, 2)),
+        quad_tree((5, 3, 1), 2),
+        quad_graph((6, 5, 1)),
+        poon_domingos((6, 4, 1), [2.5, 1.5]),
+        tree_regions([3, -1, 1, 1, 2, 2, 0]),
+        tree_regions([-1, 0, 1, 2]),
+    ]
+    printed = [list(map(int, line.split())) for line in run_julia(GRAPHS, tmp_path).splitlines()]
+    for i, graph in enumerate(graphs):
+        assert load_region_graph(tmp_path / f"{i}.json") == graph
+        assert printed[i] == latent_regions(graph).tolist()
+    assert printed[6] == congruent(graphs[0], (5, 3, 2)).tolist()
+    assert printed[7] == congruent(graphs[2], (6, 5, 1)).tolist()
+
+
+def region_circuits() -> list[tuple[RegionGraph, object, object, object]]:
+    """Graphs with the widths, categories and shapes of circuits over them."""
+    rng = np.random.default_rng(2)
+    tree, graph, halves = quad_tree((5, 3, 2)), quad_graph((4, 5, 1)), quad_tree((4, 4, 1), 2)
+    several, chain = random_region_graph(7, 3, 2, seed=1), tree_regions([-1, 0, 1, 2])
+    return [
+        (tree, 3, rng.integers(2, 5, 30), None),
+        (tree, 3, 4, congruent(tree, (5, 3, 2))),
+        (graph, rng.integers(1, 4, len(graph.scopes)), 3, None),
+        (graph, 2, 3, congruent(graph, (4, 5, 1))),
+        (halves, 3, 4, np.where(np.arange(31) > 2, congruent(halves, (4, 4, 1)), -1)),
+        (poon_domingos((4, 4, 1), [2.0]), 2, 2, None),
+        (several, 3, rng.integers(2, 4, 7), None),
+        (chain, 3, [2, 3, 2, 3], None),
+        (random_region_graph(1, 0, 1, seed=0), 2, 3, None),
+    ]
+
+
+def test_region_circuits(julia: Builders) -> None:
+    for graph, latents, sizes, shapes in region_circuits():
+        given = {"shapes": shapes, "seed": 1}
+        found, expected = (
+            b.region_circuit(graph, latents, sizes, **given) for b in (julia, PYTHON)
+        )
+        assert_same(found, expected, params=False)
+        check(found)
+        uniform = [b.region_circuit(graph, latents, sizes, shapes=shapes) for b in (julia, PYTHON)]
+        assert_same(*uniform)
+    assert_same(julia.region_circuit(graph, latents, sizes, **given), found)
+
+
+def test_tucker_circuits(julia: Builders) -> None:
+    for graph in (quad_graph((4, 3, 1)), random_region_graph(7, 3, 2, seed=1)):
+        made = [b.tucker_circuit(graph, 3, 4, seed=1) for b in (julia, PYTHON)]
+        assert_same(*made, params=False)
+        check(made[0])
+        assert_same(*(b.tucker_circuit(graph, 3, 4) for b in (julia, PYTHON)))
+    for graph in (quad_tree((2, 2, 1)), tree_regions([-1, 0, 1])):
+        with pytest.raises(UserError, match="other than two regions"):
+            julia.tucker_circuit(graph, 3, 4, seed=1)
+
+
+def test_counting_over_region_graphs(julia: Builders) -> None:
+    """Choices of a partition, pairs of a Kronecker product, and shared parameters."""
+    rng = np.random.default_rng(7)
+    graph, pairs = quad_graph((3, 4, 1)), quad_tree((3, 4, 1), 2)
+    for blank in (
+        PYTHON.region_circuit(graph, 3, 4, seed=1),
+        PYTHON.region_circuit(graph, 3, 4, shapes=congruent(graph, (3, 4, 1)), seed=1),
+        PYTHON.tucker_circuit(pairs, 3, 4, seed=1),
+    ):
+        x = rng.integers(0, 4, (60, 12))
+        z = rng.integers(0, 3, (60, len(blank.latents["z"])))
+        x[rng.random(x.shape) < 0.2] = -1
+        z[rng.random(z.shape) < 0.1] = -1
+        for pseudocount in (0.0, 0.7):
+            both = [
+                b.count_parameters(blank, x, z, pseudocount=pseudocount) for b in (julia, PYTHON)
+            ]
+            assert_same(*both, params=False)
+            check(both[0])
+            for a, b in zip(both[0].layers, both[1].layers, strict=True):
+                if layer_params(a) is not None:
+                    np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-6)
+
+
+GROW = """
+using JuiceBridge
+using JuiceBridge: grow, prune
+import HDF5
+circuit = load_circuit(joinpath(ARGS[1], "circuit.h5"))
+x = HDF5.h5open(file -> read(file["x"]), joinpath(ARGS[1], "x.h5"))
+chosen = choose_roots(circuit, [1, 1, 3, 2])
+save_circuit(chosen, joinpath(ARGS[1], "chosen.h5"))
+grown = grow(chosen, [false, true, false, true]; cross = 0.3, noise = 0)
+save_circuit(grown, joinpath(ARGS[1], "grown.h5"))
+counts = expected_counts(grown, x; precision = Float64)
+save_circuit(prune(grown, counts.layers, 0.05), joinpath(ARGS[1], "pruned.h5"))
+noisy = grow(chosen, [false, true, false, true]; seed = 1)
+save_circuit(noisy, joinpath(ARGS[1], "noisy.h5"))
+"""
+
+
+def test_growing(tmp_path: Path) -> None:
+    circuit = PYTHON.patch_bundle([1, -1, 1], 3, 2, [2, 3, 4], seed=3)
+    x = np.random.default_rng(4).integers(0, circuit.categories, (40, 9))
+    hdf5.save(circuit, tmp_path / "circuit.h5")
+    with h5py.File(tmp_path / "x.h5", "w", libver=("v110", "v110")) as file:
+        file["x"] = x
+    run_julia(GROW, tmp_path)
+    chosen = choose_roots(circuit, [0, 0, 2, 1])
+    assert_same(hdf5.load(tmp_path / "chosen.h5"), chosen)
+    expected = widen(chosen, [False, True, False, True], cross=0.3, noise=0)
+    grown = hdf5.load(tmp_path / "grown.h5")
+    counts = get_engine("torch", "cpu", precision="float64").expected_counts(expected, x)
+    for found, other in (
+        (grown, expected),
+        (hdf5.load(tmp_path / "pruned.h5"), prune(expected, counts.layers, 0.05)),
+    ):
+        assert_same(found, other, params=False)
+        check(found)
+        for a, b in zip(found.layers, other.layers, strict=True):
+            if layer_params(a) is not None:
+                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=2e-6)
+    pruned = layer_params(prune(expected, counts.layers, 0.05).layers[2])
+    assert pruned is not None and (pruned == 0).any()
+    noisy = hdf5.load(tmp_path / "noisy.h5")
+    check(noisy)
+    assert_same(noisy, expected, params=False)
 
 
 def test_counting(julia: Builders) -> None:

@@ -2,12 +2,12 @@
 
 "Turn collected counts into expected counts, in place."
 function finish_counts!(pass::Pass, counts)
-    for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
-        isempty(count) && continue
+    for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
+        isempty(flow) && continue
         if plan isa SumPlan
-            count .*= θ
+            flow .*= θ
         else
-            view(count, :, 1, :) .= 0
+            view(flow, :, 1, :) .= 0
         end
     end
     return counts
@@ -15,10 +15,10 @@ end
 
 "Expect the missing values too: the flow of a missing value counts θ for each category."
 function spread_missing!(pass::Pass, counts)
-    for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
-        plan isa InputPlan && !isempty(count) || continue
-        view(count, :, 2:size(count, 2), :) .+=
-            count[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
+    for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
+        plan isa InputPlan && !isempty(flow) || continue
+        view(flow, :, 2:size(flow, 2), :) .+=
+            flow[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
     end
     return counts
 end
@@ -34,16 +34,16 @@ pseudocounts. η = 1 is full-batch EM. The columns of leaves that are not catego
 brought back into their [`Family`](@ref).
 """
 function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
-    for (plan, θ, count) in zip(pass.program.plans, pass.params, counts)
-        isempty(count) && continue
+    for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
+        isempty(flow) && continue
         T = eltype(θ)
         if plan isa InputPlan
-            in_family!(plan.family, θ, count) do
-                return step_table!(θ, count, T(η), T(pseudocount))
+            in_family!(plan.family, θ, flow) do
+                return step_table!(θ, flow, T(η), T(pseudocount))
             end
         else
             families = pass.program.families[plan.layer]
-            step_weights!(θ, count, families, T(η), T(pseudocount))
+            step_weights!(θ, flow, families, T(η), T(pseudocount))
         end
     end
     params_changed!(pass)
@@ -51,19 +51,19 @@ function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
 end
 
 """
-    in_family!(step!, family, θ, count)
+    in_family!(step!, family, θ, flow)
 
 Pool the counts, take a categorical's step, and project the columns that it has moved.
 """
-in_family!(step!, ::Categorical, θ, count) = step!()
+in_family!(step!, ::Categorical, θ, flow) = step!()
 
-function in_family!(step!, family::Family, θ, count)
+function in_family!(step!, family::Family, θ, flow)
     columns(table) = permutedims(Array(table)[:, 2:end, :], (2, 1, 3))
     set!(table, new) = copyto!(
         view(table, :, 2:size(table, 2), :),
         convert(typeof(similar(table)), permutedims(new, (2, 1, 3))),
     )
-    set!(count, pool(family, columns(count)))
+    set!(flow, pool(family, columns(flow)))
     old = columns(θ)
     step!()
     is_constrained(family) || return θ
@@ -83,7 +83,7 @@ total.
     return keep, rate, rate * (pseudocount / siblings)
 end
 
-function step_table!(θ::Array{T,3}, count::Array{T,3}, η::T, pseudocount::T) where {T}
+function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) where {T}
     width, columns, groups = size(θ)
     rows = zeros(T, width, 3, Threads.nthreads())
     each_slab(width, groups, 4 * length(θ)) do g, nodes, part
@@ -91,7 +91,7 @@ function step_table!(θ::Array{T,3}, count::Array{T,3}, η::T, pseudocount::T) w
         fill!(row, 0)
         @inbounds for c = 2:columns
             @simd ivdep for w in nodes
-                row[w, 1] += count[w, c, g]
+                row[w, 1] += flow[w, c, g]
             end
         end
         @inbounds for w in nodes
@@ -100,21 +100,21 @@ function step_table!(θ::Array{T,3}, count::Array{T,3}, η::T, pseudocount::T) w
         end
         @inbounds for c = 2:columns
             @simd ivdep for w in nodes
-                θ[w, c, g] = row[w, 1] * θ[w, c, g] + row[w, 2] * count[w, c, g] + row[w, 3]
-                count[w, c, g] = 0
+                θ[w, c, g] = row[w, 1] * θ[w, c, g] + row[w, 2] * flow[w, c, g] + row[w, 3]
+                flow[w, c, g] = 0
             end
         end
-        count[nodes, 1, g] .= 0
+        flow[nodes, 1, g] .= 0
         return false
     end
     return θ
 end
 
-function step_table!(θ::AbstractArray{T,3}, count, η::T, pseudocount::T) where {T}
-    values, counted = view(θ, :, 2:size(θ, 2), :), view(count, :, 2:size(θ, 2), :)
+function step_table!(θ::AbstractArray{T,3}, flow, η::T, pseudocount::T) where {T}
+    probs, counted = view(θ, :, 2:size(θ, 2), :), view(flow, :, 2:size(θ, 2), :)
     total = sum(counted; dims = 2)
-    step_rows!(values, counted, total, size(values, 2), η, pseudocount)
-    fill!(count, 0)
+    step_rows!(probs, counted, total, size(probs, 2), η, pseudocount)
+    fill!(flow, 0)
     return θ
 end
 
@@ -130,24 +130,24 @@ end
 
 function step_weights!(
     θ::Array{T,3},
-    count::Array{T,3},
+    flow::Array{T,3},
     families,
     η::T,
     pseudocount::T,
 ) where {T}
-    isempty(families.family) || return step_families!(θ, count, families, η, pseudocount)
+    isempty(families.family) || return step_families!(θ, flow, families, η, pseudocount)
     width_in, width = size(θ, 1), size(θ, 2)
     each_slab(width, size(θ, 3), 4 * length(θ)) do g, nodes, _
         for o in nodes
             at, total = width_in * (o - 1 + width * (g - 1)), zero(T)
             @inbounds @simd ivdep for k = (at+1):(at+width_in)
-                count[k] *= θ[k]
-                total += count[k]
+                flow[k] *= θ[k]
+                total += flow[k]
             end
             keep, rate, add = blend(total, width_in, η, pseudocount)
             @inbounds @simd ivdep for k = (at+1):(at+width_in)
-                θ[k] = keep * θ[k] + rate * count[k] + add
-                count[k] = 0
+                θ[k] = keep * θ[k] + rate * flow[k] + add
+                flow[k] = 0
             end
         end
         return false
@@ -157,23 +157,23 @@ end
 
 function step_weights!(
     θ::AbstractArray{T,3},
-    count,
+    flow,
     families,
     η::T,
     pseudocount::T,
 ) where {T}
-    isempty(families.family) || return step_families!(θ, count, families, η, pseudocount)
-    count .*= θ
-    step_rows!(θ, count, sum(count; dims = 1), size(θ, 1), η, pseudocount)
-    fill!(count, 0)
+    isempty(families.family) || return step_families!(θ, flow, families, η, pseudocount)
+    flow .*= θ
+    step_rows!(θ, flow, sum(flow; dims = 1), size(θ, 1), η, pseudocount)
+    fill!(flow, 0)
     return θ
 end
 
-function step_families!(θ, count, families, η, pseudocount)
-    count .*= θ
-    totals, siblings = family_totals(count, families)
-    step_rows!(θ, count, totals, siblings, η, pseudocount)
-    fill!(count, 0)
+function step_families!(θ, flow, families, η, pseudocount)
+    flow .*= θ
+    totals, siblings = family_totals(flow, families)
+    step_rows!(θ, flow, totals, siblings, η, pseudocount)
+    fill!(flow, 0)
     return θ
 end
 
@@ -181,9 +181,9 @@ end
 Row totals `[1, width out, groups]` over all edges of a block, and the entries a total is
 over.
 """
-function family_totals(count::AbstractArray{T,3}, families) where {T}
-    rows = sum(count; dims = 1)
-    isempty(families.family) && return rows, size(count, 1)
+function family_totals(flow::AbstractArray{T,3}, families) where {T}
+    rows = sum(flow; dims = 1)
+    isempty(families.family) && return rows, size(flow, 1)
     totals = fill!(similar(rows, T, 1, size(rows, 2), families.count), 0)
     for link in families.members
         view(totals, :, :, link.readers) .+= rows[:, :, link.children]
@@ -229,9 +229,9 @@ function anemone_layer!(θ, plan, families, arrays, correction, η, pseudocount)
         θ, arrays... = map(a -> view(a, :, 2:size(a, 2), :), (θ, arrays...))
         axis = 2
     end
-    count, mean, base = arrays
+    flow, mean, base = arrays
     totals(x) = axis == 2 ? (sum(x; dims = 2), size(x, 2)) : family_totals(x, families)
-    total, siblings = totals(count)
+    total, siblings = totals(flow)
     η, scale, c = T(η), T(inv(correction)), T(pseudocount)
     fresh = η .* (scale .* mean .+ c ./ siblings) .+ (one(T) - η) .* base
     norm, _ = totals(fresh)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.chow_liu import sample_rows
 from pyjuice_bridge.circuit.hclt import category_array, check_parents
+from pyjuice_bridge.circuit.region_circuit import per_region
 from pyjuice_bridge.circuit.region_graph import RegionGraph
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.engines.julia import Arrays, ask
@@ -96,13 +97,42 @@ class JuliaBuilders:
     def rat_spn(
         self, graph: RegionGraph, sums: int, inputs: int, categories: ArrayLike, *, seed: int
     ) -> Circuit:
+        facts = {"sums": sums, "inputs": inputs, "seed": seed}
+        return _circuit("rat_spn", facts, _over(graph, categories))
+
+    def region_circuit(
+        self,
+        graph: RegionGraph,
+        latents: ArrayLike,
+        categories: ArrayLike,
+        *,
+        shapes: ArrayLike | None = None,
+        seed: int | None = None,
+    ) -> Circuit:
         arrays = {
-            "scopes": _ids([v for scope in graph.scopes for v in scope]),
-            "sizes": _ids([len(scope) for scope in graph.scopes]),
-            "partitions": _ids(graph.partitions).reshape(-1, 3),
-            "categories": category_array(categories, graph.num_vars),
+            **_over(graph, categories),
+            "latents": per_region(latents, graph, "latents"),
+            "shapes": per_region(-1 if shapes is None else shapes, graph, "shapes"),
         }
-        return _circuit("rat_spn", {"sums": sums, "inputs": inputs, "seed": seed}, arrays)
+        return _circuit("region_circuit", {"seed": seed}, arrays)
+
+    def tucker_circuit(
+        self,
+        graph: RegionGraph,
+        latents: int,
+        categories: ArrayLike,
+        *,
+        seed: int | None = None,
+    ) -> Circuit:
+        return _circuit(
+            "tucker_circuit", {"latents": latents, "seed": seed}, _over(graph, categories)
+        )
+
+
+def _over(graph: RegionGraph, categories: ArrayLike) -> dict[str, NDArray[Any]]:
+    """Return a region graph, as the text of its file, and the values of its variables."""
+    text = np.frombuffer(graph.to_json().encode(), np.uint8)
+    return {"graph": text, "categories": category_array(categories, graph.num_vars)}
 
 
 def _build(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Answer:
