@@ -96,9 +96,9 @@ def _note(config: Settings, shape: Shape, device: str, memory: int) -> str:
     every = getattr(config.circuit, "classes", False)
     classes = "; every class has a circuit of this size" if every else ""
     return (
-        f"{shape.note}{classes}; time is that of the EM passes, from steps of a small circuit tried "
-        f"on {device}; teacher and clustering come on top; memory comes on top of PyTorch itself "
-        f"(some 300 MiB) and holds the values of as many rows of a batch of "
+        f"{shape.note}{classes}; time is that of the EM passes, from steps of a small circuit "
+        f"tried on {device}; teacher and clustering come on top; memory comes on top of PyTorch "
+        f"itself (some 300 MiB) and holds the values of as many rows of a batch of "
         f"{_batch(config, shape)} as go through the circuit together on {device}: {gpu}"
     )
 
