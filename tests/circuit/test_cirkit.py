@@ -55,6 +55,7 @@ def test_probabilities_are_the_same(name: str) -> None:
 def test_without_cirkit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "cirkit", None)
+    for name in ("cirkit", "cirkit.symbolic"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="pip install libcirkit"):
         to_cirkit(CIRCUITS["hclt"]())
