@@ -86,7 +86,8 @@ class Trained:
         metrics: lines of ``metrics.jsonl``.
         bound: figures on validation (bound, marginal), None without latents.
         options: those it was trained with.
-        tuned: what the grid chose, None without one.
+        tuned: what tuning chose, None without it.
+        trials: what tuning tried, with figures on validation.
     """
 
     training: Training
@@ -95,6 +96,7 @@ class Trained:
     bound: tuple[float, float] | None
     options: FitOptions
     tuned: Mapping[str, float] | None
+    trials: tuple[Mapping[str, float], ...] = ()
 
     @property
     def arm(self) -> str:
@@ -193,11 +195,13 @@ def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
     if training.classes:
         return _train_classes(training, on_epoch)
     context, parents, best = training.context, training.start.parents, None
-    options = _options(training)
+    options, trials = _options(training), tuple[Mapping[str, float], ...]()
+    value = context.data.value
     if context.config.tune is not None:
         tuned = _tune(training, options, context.config.tune)
         best, parents = tuned.info["best"], (*parents, tuned)
         options = _with(options, best)
+        trials = tuple({**t, "valid": value("valid", t["valid"])} for t in tuned.info["tried"])
     curve = _Curve(training, sum(artifact.seconds for artifact in ancestry(parents)))
     for row, reused in curve.before():
         on_epoch(row, not reused)
@@ -206,9 +210,8 @@ def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
         for line in artifact.info["history"]:
             on_epoch(curve.add(Epoch(**line)), False)
     bound = artifact.info["bound"]
-    value = context.data.value
     figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
-    return Trained(training, artifact, curve.rows, figures, options, best)
+    return Trained(training, artifact, curve.rows, figures, options, best, trials)
 
 
 def _train_classes(training: Training, on_epoch: OnEpoch) -> Trained:
