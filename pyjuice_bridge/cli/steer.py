@@ -162,7 +162,7 @@ def _writer(hmm: Path, name: str | None) -> _Writer:
     from pyjuice_bridge.runner.config import load_config
 
     folder = hmm if hmm.is_dir() else hmm.parent
-    section = None
+    section: object = None
     if (folder / "config.yaml").is_file():
         section = load_config(folder / "config.yaml").data
     if isinstance(section, WrittenSection):

@@ -11,7 +11,7 @@ import numpy as np
 from pyjuice_bridge.circuit.formats import read_circuit
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.size import size_of
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Context
@@ -96,7 +96,7 @@ def _fitting(context: Context, circuit: Circuit, name: str) -> Circuit:
     return circuit
 
 
-def _variables(categories: np.ndarray) -> str:
+def _variables(categories: IntArray) -> str:
     low, high = int(categories.min()), int(categories.max())
     values = f"{low}" if low == high else f"{low} to {high}"
     return f"{len(categories):,} variables of {values} values"
