@@ -16,6 +16,7 @@ from pyjuice_bridge.config.sweep import Point, label_of
 from pyjuice_bridge.config.train import Tune
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.mixtures import mixed
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import Context
@@ -175,8 +176,11 @@ def _starts(context: Context) -> list[Initialisation]:
     """Begin every arm, those of the circuit's kind and a warm start."""
     config, arms = context.config, context.config.arms or []
     own = config.model_copy(update={"arms": [arm for arm in arms if arm != "start"]})
-    kind = KINDS[config.circuit.kind]
-    starts = {each.arm: each for each in kind.initialise(replace(context, config=own))}
+    kind, components = KINDS[config.circuit.kind], getattr(config.circuit, "mixture", None)
+    if components is None:
+        starts = {each.arm: each for each in kind.initialise(replace(context, config=own))}
+    else:
+        starts = {arm: mixed(context, kind, components, arm) for arm in own.arms or []}
     if "start" in arms:
         starts["start"] = warm_start(context)
     return [starts[arm] for arm in arms]

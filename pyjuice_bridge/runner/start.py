@@ -88,6 +88,8 @@ def _fitting(context: Context, circuit: Circuit, name: str) -> Circuit:
             f"{_variables(sizes)}"
         )
     wanted = size_of(kind.structure(section, "random", data.shape)).parameters
+    components = getattr(section, "mixture", None)
+    wanted = wanted if components is None else components * (wanted + 1)
     if kind.fixed and circuit.num_parameters != wanted:
         raise UserError(
             f"train.start: {name} has {circuit.num_parameters:,} parameters, but 'circuit' "
