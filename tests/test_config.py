@@ -115,7 +115,10 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
         {"train": {"patch_training": {"epochs": 1}}},
         "'train.patch_training' belongs to 'circuit.kind: patches or growing' only",
     ),
-    ({"arms": ["lvdd"]}, "'arms.0' is 'lvdd'; choose lvd, random or hclt; did you mean 'lvd'?"),
+    (
+        {"arms": ["lvdd"]},
+        "'arms.0' is 'lvdd'; choose lvd, random, hclt or start; did you mean 'lvd'?",
+    ),
     ({"arms": ["lvd", "lvd"]}, "'arms': the same arm is listed twice"),
     ({"arms": []}, "'arms' is empty; give at least 1"),
     (

@@ -121,17 +121,18 @@ def steer(
     steering = asked.processor(
         constraint, prompt_length=ids.shape[1], skip=len(prefix), alpha=alpha
     )
+    sampled = sample or beams == 1
     written = head.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         logits_processor=[steering],
         max_new_tokens=tokens,
-        do_sample=sample or beams == 1,
+        do_sample=sampled,
         num_beams=beams,
         num_return_sequences=n,
-        top_k=0,
         eos_token_id=constraint.eos,
         pad_token_id=0 if constraint.eos is None else constraint.eos,
+        **({"top_k": 0} if sampled else {}),
     )
     rows = [_until(row, constraint.eos) for row in written[:, ids.shape[1] :].tolist()]
     texts = [asked.vocabulary.decode(row) for row in rows]
@@ -161,7 +162,7 @@ def _writer(hmm: Path, name: str | None) -> _Writer:
     from pyjuice_bridge.runner.config import load_config
 
     folder = hmm if hmm.is_dir() else hmm.parent
-    section = None
+    section: object = None
     if (folder / "config.yaml").is_file():
         section = load_config(folder / "config.yaml").data
     if isinstance(section, WrittenSection):

@@ -139,6 +139,7 @@ READERS: Mapping[str, Callable[[DataSet, Path], FoundImages]] = {
 def own(path: Path) -> FoundImages:
     """Read a user's folder of pictures, ``.npy`` or ``.npz`` file."""
     meta = {"source": [str(path)]}
+    labels: Mapping[str, NDArray[Any] | None] = {}
     if path.is_dir():
         folders = picture_folders(path)
         parts = {s or "train": read_folder(f"{path.name}-{s}", p) for s, p in folders.items()}
@@ -146,7 +147,6 @@ def own(path: Path) -> FoundImages:
         labels = {s or "train": class_folders(p) for s, p in folders.items()}
     elif path.suffix.lower() == ".npy":
         parts, sources = {"train": as_images(map_npy(path), str(path))}, {"train": path.name}
-        labels = {}
     elif path.suffix.lower() == ".npz":
         keys = label_names(npz_names(path))
         sources = npz_splits(path, without=keys.values())

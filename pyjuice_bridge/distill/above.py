@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hclt import hclt
-from pyjuice_bridge.circuit.initialise import initialise
 from pyjuice_bridge.circuit.region_circuit import region_circuit
 from pyjuice_bridge.circuit.region_graph import RegionGraph
 from pyjuice_bridge.circuit.region_rectangles import Sides, quad_tree
 from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.distill.builders import builders_of
-from pyjuice_bridge.distill.counting import count_parameters, softened
+from pyjuice_bridge.distill.counting import softened
 from pyjuice_bridge.distill.latents import LatentValues
 from pyjuice_bridge.distill.region_latents import region_latents
 from pyjuice_bridge.distill.trees import parents_of, tree_stage
@@ -139,7 +138,7 @@ class QuadTree:
         return (self.regions.artifact,)
 
     def random(self, values: int) -> Circuit:
-        return initialise(self._structure(values), self.context.config.seed)
+        return self._structure(values, self.context.config.seed)
 
     def counted(
         self, z: NDArray[np.int32], values: int, pseudocount: float, epsilon: float
@@ -148,9 +147,10 @@ class QuadTree:
         for region, scope in enumerate(self.graph.scopes):
             if len(scope) == 1:
                 ids[:, region] = z[:, scope[0]]
-        circuit = count_parameters(self._structure(values), z, ids, pseudocount=pseudocount)
-        return softened(circuit, epsilon)
+        start, builders = self._structure(values, None), builders_of(self.context.engine)
+        return softened(builders.count_parameters(start, z, ids, pseudocount=pseudocount), epsilon)
 
-    def _structure(self, values: int) -> Circuit:
+    def _structure(self, values: int, seed: int | None) -> Circuit:
         widths = [self.clusters if len(scope) > 1 else values for scope in self.graph.scopes]
-        return region_circuit(self.graph, np.array(widths), values)
+        builders = builders_of(self.context.engine)
+        return builders.region_circuit(self.graph, np.array(widths), values, seed=seed)

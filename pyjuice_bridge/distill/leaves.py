@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -10,17 +10,21 @@ from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.circuit.families.registry import Leaves
 from pyjuice_bridge.circuit.leaves import with_leaves
 from pyjuice_bridge.circuit.types import Circuit
-from pyjuice_bridge.sections import KindSection
+from pyjuice_bridge.sections import KindSection, at_most
+
+Components = Annotated[int, Field(ge=2), at_most(1000, "each is a circuit of its own")]
 
 
 class LeafySection(KindSection):
     """Base of the sections of circuits whose leaves may be of any family.
 
-    With ``classes`` there is one such circuit for every label of the images, p(x | class).
+    With ``classes`` there is one such circuit for every label of the images, p(x | class);
+    ``mixture`` puts so many side by side, for clusters of whole images.
     """
 
     leaves: Leaves = Field(default_factory=Categorical)
     classes: bool = False
+    mixture: Components | None = None
 
     def leafy(self, circuit: Circuit, seed: int | None = None) -> Circuit:
         """Give a circuit the leaves of this section, random ones where there is a seed."""

@@ -7,9 +7,9 @@ text and tables differ; stages, kinds of circuits and reports see rows of intege
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +162,19 @@ class Prepared:
     def value(self, split: str, log_p: float) -> float:
         """Convert a split's mean log p of rows, in nats, to the measure."""
         return self.measure.of(-(log_p - self.correction[split]) / self.observed[split])
+
+    def part(self, rows: Mapping[str, NDArray[np.int64]], key: str) -> Self:
+        """Return some rows of some splits, called ``key``; figures are converted as before."""
+        samples = self.samples
+        shown = {s: each[rows[s]] if s in rows else each for s, each in samples.splits.items()}
+        train, valid = (len(rows[s]) for s in ("train", "valid"))
+        return replace(
+            self,
+            rows={s: each[rows[s]] if s in rows else each for s, each in self.rows.items()},
+            key=key,
+            shape=replace(self.shape, train=train, valid=valid),
+            samples=replace(samples, splits=shown, key=key),
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return what ``results.json`` records about the data."""

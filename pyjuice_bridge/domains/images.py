@@ -212,8 +212,9 @@ def _show(
 ) -> None:
     """Leave ``figures.npz`` and ``assignments.h5`` in the run's folder."""
     clusters = next((a for arm in arms if (a := ancestor(arm, "clusters"))), None)
-    if getattr(context.config.circuit, "classes", False):
-        clusters = None  # every class has its own
+    divided = ("classes", "mixture")
+    if any(getattr(context.config.circuit, name, None) for name in divided):
+        clusters = None  # every part of the images has its own
     drawn = _figures(context, arms, clusters, scopes)
     copy_file(drawn.path / FIGURES, folder / FIGURES)
     copy_clusters(clusters, folder)

@@ -34,6 +34,7 @@ _KNOWN = {
     "model",
     "sweep",
     "accuracy",
+    "trials",
     "engine",
     "device",
     "parameters",
@@ -65,6 +66,8 @@ class ArmResult:
     """Of the splits without a figure for it: how many rows have probability 0, of how many."""
     accuracy: Mapping[str, float] = field(default_factory=dict)
     """Of the splits of a run with classes: the share of rows whose class is found."""
+    trials: tuple[Mapping[str, float | None], ...] = ()
+    """What tuning tried: ``pseudocount``, ``step_size`` and ``valid``, the figure on validation."""
 
     @property
     def measure(self) -> Measure:
@@ -231,6 +234,10 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
             for split, figure in figures.items()
             if figure is not None and figure.get("impossible")
         },
+        trials=tuple(
+            {name: _number(trial[name]) for name in ("pseudocount", "step_size", "valid")}
+            for trial in row.get("trials", ())
+        ),
         accuracy={split: float(v) for split, v in row.get("accuracy", {}).items()},
     )
 

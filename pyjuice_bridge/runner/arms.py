@@ -16,6 +16,7 @@ from pyjuice_bridge.config.sweep import Point, label_of
 from pyjuice_bridge.config.train import Tune
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
 from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.mixtures import mixed
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.distill.training import train_stage
 from pyjuice_bridge.domains.base import Context
@@ -86,7 +87,8 @@ class Trained:
         metrics: lines of ``metrics.jsonl``.
         bound: figures on validation (bound, marginal), None without latents.
         options: those it was trained with.
-        tuned: what the grid chose, None without one.
+        tuned: what tuning chose, None without it.
+        trials: what tuning tried, with figures on validation.
     """
 
     training: Training
@@ -95,6 +97,7 @@ class Trained:
     bound: tuple[float, float] | None
     options: FitOptions
     tuned: Mapping[str, float] | None
+    trials: tuple[Mapping[str, float], ...] = ()
 
     @property
     def arm(self) -> str:
@@ -173,8 +176,11 @@ def _starts(context: Context) -> list[Initialisation]:
     """Begin every arm, those of the circuit's kind and a warm start."""
     config, arms = context.config, context.config.arms or []
     own = config.model_copy(update={"arms": [arm for arm in arms if arm != "start"]})
-    kind = KINDS[config.circuit.kind]
-    starts = {each.arm: each for each in kind.initialise(replace(context, config=own))}
+    kind, components = KINDS[config.circuit.kind], getattr(config.circuit, "mixture", None)
+    if components is None:
+        starts = {each.arm: each for each in kind.initialise(replace(context, config=own))}
+    else:
+        starts = {arm: mixed(context, kind, components, arm) for arm in own.arms or []}
     if "start" in arms:
         starts["start"] = warm_start(context)
     return [starts[arm] for arm in arms]
@@ -193,11 +199,13 @@ def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
     if training.classes:
         return _train_classes(training, on_epoch)
     context, parents, best = training.context, training.start.parents, None
-    options = _options(training)
+    options, trials = _options(training), tuple[Mapping[str, float], ...]()
+    value = context.data.value
     if context.config.tune is not None:
         tuned = _tune(training, options, context.config.tune)
         best, parents = tuned.info["best"], (*parents, tuned)
         options = _with(options, best)
+        trials = tuple({**t, "valid": value("valid", t["valid"])} for t in tuned.info["tried"])
     curve = _Curve(training, sum(artifact.seconds for artifact in ancestry(parents)))
     for row, reused in curve.before():
         on_epoch(row, not reused)
@@ -206,9 +214,8 @@ def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
         for line in artifact.info["history"]:
             on_epoch(curve.add(Epoch(**line)), False)
     bound = artifact.info["bound"]
-    value = context.data.value
     figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
-    return Trained(training, artifact, curve.rows, figures, options, best)
+    return Trained(training, artifact, curve.rows, figures, options, best, trials)
 
 
 def _train_classes(training: Training, on_epoch: OnEpoch) -> Trained:

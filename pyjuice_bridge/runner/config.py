@@ -93,11 +93,8 @@ class Config(Settings):
                 f"is '{data}'; use '{DOMAINS[data].circuit}'"
             )
         self._teacher_fits(data)
-        if getattr(self.circuit, "classes", False) and (
-            data != "images" or self.teacher.kind == "file"
-        ):
-            why = "'data.kind' is not 'images'" if data != "images" else "'teacher.kind' is 'file'"
-            raise ValueError(f"'circuit.classes' divides images by their labels, but {why}")
+        for name, by in (("classes", "their labels"), ("mixture", "clusters")):
+            self._can_divide(data, name, by)
         self.arms = self.arms or (["start"] if self.train.start is not None else [*kind.arms])
         if (self.train.start is not None) != ("start" in self.arms):
             raise ValueError(
@@ -111,6 +108,19 @@ class Config(Settings):
         DOMAINS[data].check(self)
         kind.check(self)
         return self
+
+    def _can_divide(self, data: str, name: str, by: str) -> None:
+        if not getattr(self.circuit, name, None):
+            return
+        reasons = {
+            "'data.kind' is not 'images'": data != "images",
+            "'teacher.kind' is 'file'": self.teacher.kind == "file",
+            "'circuit.frozen' is true": name == "mixture"
+            and getattr(self.circuit, "frozen", False),
+        }
+        why = next((reason for reason, holds in reasons.items() if holds), None)
+        if why is not None:
+            raise ValueError(f"'circuit.{name}' divides images by {by}, but {why}")
 
     def _teacher_fits(self, data: str) -> None:
         name, reads = self.teacher.kind, self.teacher.domains

@@ -78,15 +78,30 @@ def make_plan(config: Config) -> Plan:
                 [arm == "hclt", there.circuit.model_dump(), _batch(there, shape)],
             )
             size = size_of(kind.structure(there.circuit, arm, shape))
+            components = getattr(there.circuit, "mixture", None) or 1
             if which not in measured:
                 measured[which] = _pass_seconds(engine, kind, there, arm, shape)
             passes = there.train.epochs
+            size = _mixed(size, components)
             memory = _memory(there, shape, size, choice.device)
-            seconds = passes * measured[which]
+            seconds = passes * components * measured[which]
             arms.append(ArmPlan(arm, size.parameters, passes, memory, seconds, point))
     most = max(arm.memory_bytes for arm in arms)
     return Plan(
         config.name, tuple(arms), _note(config.fitted(shape.train), shape, choice.device, most)
+    )
+
+
+def _mixed(size: Size, components: int) -> Size:
+    """Return the size of a mixture of circuits of one size."""
+    if components == 1:
+        return size
+    return Size(
+        components * (size.parameters + 1),
+        components * size.flops,
+        components * size.activations,
+        components * size.blocks,
+        components * size.widest,
     )
 
 

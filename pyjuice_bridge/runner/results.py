@@ -131,6 +131,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         **({"start": arm.training.start.key["start"]} if arm.arm == "start" else {}),
         **({"accuracy": scores.info["accuracy"]} if "accuracy" in scores.info else {}),
         **({} if arm.tuned is None else {"tuned": dict(arm.tuned)}),
+        **({"trials": [dict(trial) for trial in arm.trials]} if arm.trials else {}),
         "pseudocount": arm.options.pseudocount,
         "step_size": asdict(arm.options.step_size),
         **data.facts(),

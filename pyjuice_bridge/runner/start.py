@@ -11,7 +11,7 @@ import numpy as np
 from pyjuice_bridge.circuit.formats import read_circuit
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.size import size_of
-from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.distill.base import Initialisation
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Context
@@ -88,6 +88,8 @@ def _fitting(context: Context, circuit: Circuit, name: str) -> Circuit:
             f"{_variables(sizes)}"
         )
     wanted = size_of(kind.structure(section, "random", data.shape)).parameters
+    components = getattr(section, "mixture", None)
+    wanted = wanted if components is None else components * (wanted + 1)
     if kind.fixed and circuit.num_parameters != wanted:
         raise UserError(
             f"train.start: {name} has {circuit.num_parameters:,} parameters, but 'circuit' "
@@ -96,7 +98,7 @@ def _fitting(context: Context, circuit: Circuit, name: str) -> Circuit:
     return circuit
 
 
-def _variables(categories: np.ndarray) -> str:
+def _variables(categories: IntArray) -> str:
     low, high = int(categories.min()), int(categories.max())
     values = f"{low}" if low == high else f"{low} to {high}"
     return f"{len(categories):,} variables of {values} values"

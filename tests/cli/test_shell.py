@@ -84,7 +84,7 @@ def test_templates_name_every_choice(template: str, tmp_path: Path) -> None:
     words |= set(choices(Settings, domain)) - {"sweep", "object"}
     for_images = {"hclt", "patch_training", "latent_training", "report", "samples", "inpaint"}
     for_images |= {"quad_tree", "quad_graph", "poon_domingos", "steps", "splits", "share", "patch"}
-    for_images |= {"observed", "pixels", "classes", "above", "candidates"}
+    for_images |= {"observed", "pixels", "classes", "mixture", "above", "candidates"}
     words -= {"switch"} | (set() if domain == "images" else for_images)
     assert {word for word in words if word not in text} <= {"object"}
     path = tmp_path / "c.yaml"

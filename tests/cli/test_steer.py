@@ -1,6 +1,7 @@
 """``steer`` from a run on what a tiny GPT-2 writes to texts that hold phrases."""
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ END, LENGTH = 3, 10
 
 def invoke(*words: Any) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
 
 
 @pytest.fixture(scope="module")

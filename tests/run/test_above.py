@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_counts_are_frequencies_of_neighbouring_scales(epsilon: float) -> None:
         if len(scope) == 1:
             z[:, scope[0]] = ids[:, region]
     found = LatentValues({"train": ids}, _Artifact())  # type: ignore[arg-type]
-    above = QuadTree(None, graph, 3, found)  # type: ignore[arg-type]
+    run = SimpleNamespace(engine=EXACT)
+    above = QuadTree(run, graph, 3, found)  # type: ignore[arg-type]
     circuit = above.counted(z, 3, 0.0, epsilon)
     assert circuit.num_parameters == region_circuit(graph, 3, 3).num_parameters
     top = ids[:, 0]

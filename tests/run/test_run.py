@@ -199,13 +199,17 @@ def test_tuning_is_equal_and_picks_the_best_on_validation(tmp_path: Path) -> Non
     grid = {"pseudocounts": [0.01, 50.0], "step_sizes": [0.2], "rows": 60, "epochs": 1}
     config = tiny_runs.hclt_config(tune=grid)
     result = pj.run(config, images=tiny_runs.images(), out=tmp_path / "run")
-    tried = []
+    tried, page = [], result.report.read_text(encoding="utf-8")
+    assert page.count("What tuning tried for") == 2
     for row in result.results:
         folder = next((tmp_path / "artifacts").glob(f"tune-{row['model']}-*"))
         info = json.loads((folder / "done.json").read_text())["info"]
         best = max(info["tried"], key=lambda t: t["valid"])
         assert row["tuned"] == info["best"] == {k: best[k] for k in info["best"]}
         assert row["pseudocount"] == best["pseudocount"] and row["step_size"]["start"] == 0.2
+        bits = [-t["valid"] / np.log(2) / 36 for t in info["tried"]]
+        assert [t["valid"] for t in row["trials"]] == pytest.approx(bits)
+        assert all(f"<td>{value:.4f}</td>" in page for value in bits)
         tried.append([(t["pseudocount"], t["step_size"]) for t in info["tried"]])
     assert tried[0] == tried[1] == [(0.01, 0.2), (50.0, 0.2)]
 
