@@ -38,7 +38,7 @@ def add_limited(count: torch.Tensor, more: torch.Tensor) -> None:
 
 
 def by_weight(count: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """Counts with their factor θ, in place; where θ is zero nothing is counted."""
+    """Multiply counts by their factor θ, in place; where θ is zero nothing is counted."""
     return count.clamp_(max=LARGEST_RATIO).mul_(theta)
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def tensor_of(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """The array on the device in its own, narrow type (shared memory on the CPU)."""
+    """Return the array on the device in its own, narrow type (shared memory on the CPU)."""
     if array.dtype not in (np.uint8, np.int8, np.int16, np.int32, np.int64):
         array = array.astype(np.int32)
     if not array.flags.writeable:

@@ -29,7 +29,7 @@ _RUN_VALUES = 64
 
 
 def _index(ids: NDArray[np.integer], device: torch.device) -> Index:
-    """A slice where the ids are consecutive, else an index tensor."""
+    """Return a slice where the ids are consecutive, else an index tensor."""
     if len(ids) and np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
         return slice(int(ids[0]), int(ids[0]) + len(ids))
     return torch.as_tensor(np.asarray(ids, np.int64), device=device)

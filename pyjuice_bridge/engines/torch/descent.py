@@ -87,7 +87,7 @@ class Chooser(Protocol):
 
 
 def layer_indices(circuit: Circuit, device: torch.device) -> list[LayerIndex]:
-    """The static indices of every layer of ``circuit``."""
+    """Return the static indices of every layer of ``circuit``."""
 
     def long(values: ArrayLike) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values, np.int64), device=device)

@@ -30,7 +30,7 @@ _TERMS = 1 << 23
 def mpe_rows(
     circuit: Circuit, program: Program, params: Params, x: torch.Tensor, *, root: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The best completion of every row of ``x`` (int [N, num_vars], -1 where missing).
+    """Find the best completion of every row of ``x`` (int [N, num_vars], -1 where missing).
 
     Returns:
         int32 [N, num_vars] (variables outside the root's scope stay as in ``x``), and the log-value

@@ -25,12 +25,12 @@ _FIRST_WITH_BF16 = (8, 0)
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
-    """What parameters, values and counts are held in."""
+    """Return what parameters, values and counts are held in."""
     return DTYPES.get(precision, torch.float32)
 
 
 def factors_of(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """What ``bmm`` rounds factors to; None where a setting of PyTorch does it, or nothing."""
+    """Return what ``bmm`` rounds factors to; None where nothing does, or a setting of PyTorch."""
     return torch.bfloat16 if (precision, device.type) == ("bf16", "cuda") else None
 
 

@@ -180,7 +180,7 @@ class Program:
 
 
 def to_device(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Params:
-    """The circuit's parameters in the engine's layout (see the module's docstring)."""
+    """Return the circuit's parameters in the engine's layout (see the module's docstring)."""
     params: Params = []
     for layer in circuit.layers:
         array = layer_params(layer)

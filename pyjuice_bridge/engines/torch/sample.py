@@ -133,7 +133,7 @@ def _upward(
     step: int,
     root: int,
 ) -> Upward:
-    """The upward pass of some rows, none of them impossible."""
+    """Run the upward pass of some rows, none of them impossible."""
     rows = slice(start, start + step)
     picked = {name: values[rows] for name, values in evidence.items()}
     up = Upward(program, params, x[rows], picked, workspace)

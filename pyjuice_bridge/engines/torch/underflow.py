@@ -25,13 +25,13 @@ class ProductLoss:
             add_at(self._ratios, factor.target, ratio.log1p())
 
     def relative_to(self, log_top: torch.Tensor) -> torch.Tensor:
-        """The bound on the scale of the product's own maximum."""
+        """Return the bound on the scale of the product's own maximum."""
         bound = self._ratios.expm1() * (self._tops - log_top).exp()
         return torch.where(self._ratios > 0, _or_unknown(bound), 0.0)
 
 
 def together(errors: torch.Tensor) -> torch.Tensor:
-    """The error bound of a product of tiles with maximum one, from theirs along the first axis.
+    """Return the error bound of a product of tiles with maximum one, theirs along the first axis.
 
     It is also one for a tile that lists the nodes of all of them.
     """
@@ -39,17 +39,17 @@ def together(errors: torch.Tensor) -> torch.Tensor:
 
 
 def smallest(tile: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The least value of each (block, sample); zeros of the evidence ``mask`` are exact."""
+    """Return the least value of each (block, sample); zeros of the evidence ``mask`` are exact."""
     return (tile if mask is None else tile.masked_fill(mask == 0, 1.0)).amin(-1)
 
 
 def raised(error: torch.Tensor, log_top: torch.Tensor) -> torch.Tensor:
-    """An error bound after division by the tile's maximum; what is exact stays exact."""
+    """Return an error bound after division by the tile's maximum; what is exact stays exact."""
     return torch.where(error > 0, error / log_top.exp(), 0.0)
 
 
 def shifted(error: torch.Tensor, log_shift: torch.Tensor) -> torch.Tensor:
-    """An error bound on another scale; that of a tile of which nothing is left stays infinite."""
+    """Return an error bound on another scale; infinity, where nothing is left, stays."""
     return torch.where(error > 0, _or_unknown(error * log_shift.exp()), 0.0)
 
 

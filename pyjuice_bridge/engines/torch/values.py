@@ -63,12 +63,12 @@ class Workspace:
         self.in_double.weights_version += 1
 
     def tile(self, program: Program, layer: int, batch: int) -> torch.Tensor:
-        """An uninitialised [blocks, batch, width] tile for the layer."""
+        """Return an uninitialised [blocks, batch, width] tile for the layer."""
         shape = (program.sizes[layer], batch, program.widths[layer])
         return self.buffer(layer, shape, program)
 
     def buffer(self, key: Hashable, shape: tuple[int, ...], program: Program) -> torch.Tensor:
-        """An uninitialised tensor, the same memory for the same ``key``."""
+        """Return an uninitialised tensor, the same memory for the same ``key``."""
         size = math.prod(shape)
         flat = self._flat.get(key)
         if flat is None or flat.numel() < size:
@@ -151,7 +151,7 @@ class Values:
         return torch.cat(parts).any(0)
 
     def read(self, blocks: Blocks, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The linear values of some blocks, [count, batch, width]."""
+        """Return the linear values of some blocks, [count, batch, width]."""
         if blocks.layer not in self.act.rows:
             return take(self.act.tiles[blocks.layer], blocks)
         rows = take(self.act.rows[blocks.layer], blocks).reshape(-1)
@@ -164,13 +164,13 @@ class Values:
         return tile if mask is None else tile.mul_(take(mask, blocks))
 
     def weights(self, layer: int) -> torch.Tensor:
-        """A sum layer's matrices in the precision of the pass."""
+        """Return a sum layer's matrices in the precision of the pass."""
         weights = self.params[self.program.owners[layer]]
         assert weights is not None
         return weights.to(self.program.dtype)
 
     def scale(self, blocks: Blocks) -> torch.Tensor | None:
-        """The log-scales of some blocks, [count, batch]; None stands for zeros."""
+        """Return the log-scales of some blocks, [count, batch]; None stands for zeros."""
         scale = self.act.scales.get(blocks.layer)
         return None if scale is None else take(scale, blocks)
 
@@ -218,7 +218,7 @@ class Values:
 
 
 def take(tile: torch.Tensor, blocks: Blocks) -> torch.Tensor:
-    """The named blocks of a layer's tile: a view where they are consecutive."""
+    """Return the named blocks of a layer's tile: a view where they are consecutive."""
     if blocks.whole:
         return tile
     if isinstance(blocks.index, slice):
@@ -227,7 +227,7 @@ def take(tile: torch.Tensor, blocks: Blocks) -> torch.Tensor:
 
 
 def table(params: Params, layer: int) -> torch.Tensor:
-    """An input layer's parameters as rows [groups * (1 + categories), width]."""
+    """Return an input layer's parameters as rows [groups * (1 + categories), width]."""
     tensor = params[layer]
     assert tensor is not None
     return tensor.view(-1, tensor.shape[2])

@@ -34,7 +34,7 @@ def batch_bytes(cut: Cut) -> int:
 
 
 def rows_at_once(cut: Cut) -> int:
-    """Samples whose columns are evaluated together."""
+    """Return how many samples are evaluated together."""
     return max(8, _BATCH_BYTES // batch_bytes(cut))
 
 
@@ -360,7 +360,7 @@ def _places(tensors: Params, keys: Longs, axis: int) -> Longs:
 
 
 def _rows_of(params: Params, tables: Longs) -> Longs:
-    """The rows of the table that each leaf reads, [clusters, leaves]."""
+    """Return the rows of the table that each leaf reads, [clusters, leaves]."""
     found = np.zeros(tables.shape[:-1], np.int64)
     for layer in np.unique(tables[..., 0]):
         table = params[layer]
@@ -370,7 +370,7 @@ def _rows_of(params: Params, tables: Longs) -> Longs:
 
 
 def bank_jobs(cut: Cut, params: Params, workspace: Workspace, batch: int) -> list[BankJobs]:
-    """The banks for a batch size: those of an earlier batch, where they still hold."""
+    """Return the banks for a batch size: those of an earlier batch, where they still hold."""
     threads = torch.get_num_threads()
     places = (id(cut), threads, *(address(p) for p in params if p is not None))
     known = workspace.banks

@@ -59,7 +59,7 @@ class Buffers:
         self.lost.zero_()
 
     def counted(self, counts: Params) -> Params:
-        """What kernels add to where ``counts`` is meant."""
+        """Return what kernels add to where ``counts`` is meant."""
         return counts
 
     def hand_over(self, values: Values, counts: Params) -> None:
@@ -122,7 +122,7 @@ class Buffers:
         return address(self.lost) + 8 * np.unique(below)
 
     def flag(self, flags: torch.Tensor, layer: int) -> int:
-        """The address of a layer's flag."""
+        """Return the address of a layer's flag."""
         return address(flags) + 8 * layer
 
     def _per_sample(self, layer: int) -> torch.Tensor:

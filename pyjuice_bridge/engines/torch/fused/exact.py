@@ -20,7 +20,7 @@ def count_roots(f, cluster):  # type: ignore[no-untyped-def]
 
 @inline
 def _leaf_row(f, cluster, leaf, row):  # type: ignore[no-untyped-def]
-    """A row of a leaf's table."""
+    """Return a row of a leaf's table."""
     table = longs(f.tables, f.clusters * f.leaves)[cluster * f.leaves + leaf]
     return floats(table + 4 * f.width * row, f.width)
 

@@ -91,7 +91,7 @@ def _flow_of(frame, f, block, start, rows, flow):  # type: ignore[no-untyped-def
 
 @inline
 def _pass_on(frame, f, block, sample, place, pair):  # type: ignore[no-untyped-def]
-    """The flow of a block for one sample, at an address, into its factors."""
+    """Pass the flow of a block for one sample, at an address, to its factors."""
     offsets = longs(f.offsets, f.blocks + 1)
     edges = offsets[f.blocks]
     targets, variables = longs(f.targets, edges), longs(f.variables, edges)

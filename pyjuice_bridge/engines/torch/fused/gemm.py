@@ -23,13 +23,13 @@ _ROUTINES = {torch.float32: "sgemm", torch.float64: "dgemm"}
 
 @cache
 def gemm_entry(dtype: torch.dtype) -> int:
-    """The address of the BLAS routine; 0 where PyTorch has none that can be called."""
+    """Return the address of the BLAS routine; 0 where PyTorch has none that can be called."""
     routine = _symbol(_ROUTINES[dtype])
     return routine if set_blas_threads() else 0
 
 
 def set_blas_threads() -> int:
-    """The address of what sets the BLAS's number of threads, for calls by the calling thread."""
+    """Return the address of what sets the BLAS's number of threads for the calling thread."""
     return _symbol("MKL_Set_Num_Threads_Local")
 
 

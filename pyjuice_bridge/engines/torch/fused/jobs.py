@@ -60,7 +60,7 @@ class Jobs:
                 job["lift"] = wanted
 
     def look_at_weights(self, version: int) -> list[Job]:
-        """The jobs that find small weights, if these are not those of the last look."""
+        """Return the jobs that find small weights, if these are not those of the last look."""
         if version == self._weights_version:
             return []
         self._weights_version = version
@@ -87,7 +87,7 @@ class Jobs:
 
 
 def jobs(program: Program, params: Params, workspace: Workspace, batch: int) -> Jobs:
-    """The jobs for a batch size: those of an earlier batch, where they still hold."""
+    """Return the jobs for a batch size: those of an earlier batch, where they still hold."""
     known: dict[int, Jobs] = workspace.jobs
     gemm = 0 if rounds_factors() else gemm_entry(program.dtype)
     threads = torch.get_num_threads()

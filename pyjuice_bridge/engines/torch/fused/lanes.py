@@ -347,7 +347,7 @@ def times_finite(r: Rows, out: Any, rows: Any, count: Any) -> None:
 
 @emits()
 def tops(r: Rows, out: Any, rows: Any, count: Any) -> None:
-    """The maxima of rows, float32."""
+    """Find the maxima of rows, float32."""
 
     def body(start: Any, _: list[Any]) -> Sequence[Any]:
         found = []
@@ -363,7 +363,7 @@ def tops(r: Rows, out: Any, rows: Any, count: Any) -> None:
 
 @emits()
 def tops_taken(r: Rows, out: Any, table: Any, index: Any, count: Any) -> None:
-    """The maxima of rows of a table, float32."""
+    """Find the maxima of rows of a table, float32."""
     name = f"llvm.vector.reduce.fmax.v{r.lanes}f32"
     kind = ir.FunctionType(FLOAT, [r.vector])
     function = cgutils.get_or_insert_function(r.builder.module, kind, name)

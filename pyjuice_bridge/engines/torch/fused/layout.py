@@ -133,7 +133,7 @@ def _uses(program: Program) -> list[list[tuple[int, Blocks | None]]]:
 
 
 def _only_parent(sums: frozenset[int], uses: list[tuple[int, Blocks | None]]) -> int | None:
-    """The one of ``sums`` that alone reads a layer, all of it; None if that is not so."""
+    """Return the one of ``sums`` that alone reads a layer, all of it; None if that is not so."""
     if len(uses) == 1 and uses[0][0] in sums:
         parent, blocks = uses[0]
         if blocks is not None and blocks.whole:
@@ -199,7 +199,7 @@ def _places(parents: dict[int, int]) -> dict[int, int]:
 
 
 def _sets(program: Program, plan: ProductPlan, variables: Longs) -> Sets:
-    """Connected components of blocks that share tables."""
+    """Return connected components of blocks that share tables."""
     leader = list(range(plan.num_blocks))
 
     def find(block: int) -> int:

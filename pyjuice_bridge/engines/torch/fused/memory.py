@@ -32,7 +32,7 @@ inline: Any = njit(**_OPTIONS)
 
 @intrinsic  # type: ignore[untyped-decorator]
 def pointer(typing_context: Any, place: Any) -> Any:
-    """An address as what ``carray`` takes."""
+    """Return an address as what ``carray`` takes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
@@ -42,7 +42,7 @@ def pointer(typing_context: Any, place: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def address_of(typing_context: Any, frame: Any) -> Any:
-    """The address in a pointer."""
+    """Return the address in a pointer."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.ptrtoint(args[0], ir.IntType(64))
@@ -52,36 +52,36 @@ def address_of(typing_context: Any, frame: Any) -> Any:
 
 @inline
 def fields(frame, layout):  # type: ignore[no-untyped-def]
-    """What stands in a frame."""
+    """Return what stands in a frame."""
     return carray(pointer(address_of(frame)), (1,), layout)[0]
 
 
 @inline
 def doubles(place, count):  # type: ignore[no-untyped-def]
-    """The float64 numbers at an address."""
+    """Return the float64 numbers at an address."""
     return carray(pointer(place), (count,), np.float64)
 
 
 @inline
 def floats(place, count):  # type: ignore[no-untyped-def]
-    """The float32 numbers at an address."""
+    """Return the float32 numbers at an address."""
     return carray(pointer(place), (count,), np.float32)
 
 
 @inline
 def ints(place, count):  # type: ignore[no-untyped-def]
-    """The int32 numbers at an address."""
+    """Return the int32 numbers at an address."""
     return carray(pointer(place), (count,), np.int32)
 
 
 @inline
 def longs(place, count):  # type: ignore[no-untyped-def]
-    """The int64 numbers at an address."""
+    """Return the int64 numbers at an address."""
     return carray(pointer(place), (count,), np.int64)
 
 
 def numbers(frame: Any, place: int, count: int) -> Any:
-    """The numbers of the kernel's precision at an address."""
+    """Return the numbers of the kernel's precision at an address."""
     raise NotImplementedError
 
 
@@ -103,7 +103,7 @@ def _scratch(frame, count):  # type: ignore[no-untyped-def]
 
 
 def real(frame: Any, value: float) -> Any:
-    """A number in the kernel's precision."""
+    """Return a number in the kernel's precision."""
     raise NotImplementedError
 
 
@@ -125,7 +125,7 @@ def _size_of(frame):  # type: ignore[no-untyped-def]
 
 
 def tiny(frame: Any) -> Any:
-    """The smallest normal number."""
+    """Return the smallest normal number."""
     raise NotImplementedError
 
 
@@ -148,7 +148,7 @@ overload(weak, jit_options=_OPTIONS)(_tiny_to_the(1 / 3))
 
 
 def extremes(frame: Any, place: int, count: int) -> Any:
-    """The least and the largest of some numbers >= 0; the order of their bits is theirs."""
+    """Return the least and the largest of some numbers >= 0; the order of their bits is theirs."""
     raise NotImplementedError
 
 
@@ -168,7 +168,7 @@ def _extremes(frame, place, count):  # type: ignore[no-untyped-def]
 
 
 def exponent_of(frame: Any, value: float) -> Any:
-    """The e at which 2^-e brings a normal number between a half and one."""
+    """Return the e at which 2^-e brings a normal number between a half and one."""
     raise NotImplementedError
 
 

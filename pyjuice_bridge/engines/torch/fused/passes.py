@@ -32,8 +32,10 @@ from pyjuice_bridge.engines.torch.values import Activations, Evidence, Workspace
 
 
 def cut_of(program: Program, evidence: Evidence) -> Cut | None:
-    """The trees to evaluate depth first; None if there is evidence inside them, or if products of
-    matrices are to be rounded."""
+    """Return the trees to evaluate depth first.
+
+    None if there is evidence inside them, or if products of matrices are to be rounded.
+    """
     found: Cut | None = program.cut
     if found is None or rounds_factors():
         return None
@@ -45,7 +47,7 @@ def cut_of(program: Program, evidence: Evidence) -> Cut | None:
 def upward(
     program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
 ) -> Upward:
-    """The fastest upward pass there is for the program."""
+    """Choose the fastest upward pass there is for the program."""
     cut = cut_of(program, evidence) if len(x) else None
     if cut is not None:
         kind = FusedTrees if program.dtype == torch.float32 else Trees
@@ -60,7 +62,7 @@ def upward(
 
 
 def downward(up: Upward, counts: Params) -> Downward:
-    """The downward pass that goes with ``up``."""
+    """Return the downward pass that goes with ``up``."""
     return FusedDownward(up, counts) if isinstance(up, FusedUpward) else Downward(up, counts)
 
 
@@ -155,7 +157,7 @@ class Trees(Upward):
 
 
 def _index(bank: BankJobs) -> torch.Tensor:
-    """The blocks that a bank gives values to."""
+    """Return the blocks that a bank gives values to."""
     return torch.from_numpy(bank.bank.blocks)
 
 

@@ -20,7 +20,7 @@ _UPWARD = {
 
 
 def up_job(work: Work, layer: int) -> Job:
-    """A product layer upward, with the sums above where these are joined."""
+    """Return the job of a product layer upward, with the sums above where these are joined."""
     plan, buffers = work.program.layers[layer], work.buffers
     assert isinstance(plan, ProductPlan)
     sources = buffers.sources(layer, buffers.params, buffers.tiles)
@@ -48,14 +48,14 @@ def up_job(work: Work, layer: int) -> Job:
 
 
 def down_job(work: Work, layer: int, counts: Params) -> Job:
-    """A product layer downward, from its flow."""
+    """Return the job of a product layer downward, from its flow."""
     one = work.layout.sets[layer].keys is None or work.sets(layer) >= work.enough
     parts = 1 if one else -(-work.enough // work.sets(layer))
     return _down(flows.product_down, work, layer, counts, parts)
 
 
 def joined_down_job(work: Work, layer: int, counts: Params) -> Job:
-    """A product layer downward, with the sums above."""
+    """Return the job of a product layer downward, with the sums above."""
     above, buffers = work.layout.above[layer], work.buffers
     weights, counted = (buffers.weights_of(above, held) for held in (buffers.params, counts))
     turns = np.zeros(work.sets(layer), np.int64)
@@ -109,7 +109,7 @@ def _down(
 
 
 def _shared(work: Work, layer: int, plan: ProductPlan) -> dict[str, Any]:
-    """The fields that the frames of both passes have."""
+    """Return the fields that the frames of both passes have."""
     return {
         "blocks": plan.num_blocks,
         "batch": work.batch,
@@ -123,7 +123,7 @@ def _shared(work: Work, layer: int, plan: ProductPlan) -> dict[str, Any]:
 
 
 def _sums_up(work: Work, layer: int) -> tuple[dict[str, Any], object]:
-    """The fields for the sums above, and what they point to."""
+    """Return the fields for the sums above, and what they point to."""
     above, buffers = work.layout.above[layer], work.buffers
     plan, weights = work.program.layers[above], buffers.weights_of(above, buffers.params)
     assert isinstance(plan, SumPlan)

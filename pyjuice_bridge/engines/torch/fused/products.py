@@ -50,7 +50,7 @@ from pyjuice_bridge.engines.torch.fused.upward import (
 
 @inline
 def _multiply(frame, f, out, factors, rows, sample, begin, end):  # type: ignore[no-untyped-def]
-    """The product of some rows, as float32 has room for it; how often it was lowered by 2^lift.
+    """Return the product of some rows, and how often it was lowered by 2^lift for float32.
 
     Two raised rows have room; what comes after them is lowered first.
     """
@@ -185,7 +185,7 @@ def kronecker_up(frame):  # type: ignore[no-untyped-def]
 
 @kernel
 def concat_up(frame):  # type: ignore[no-untyped-def]
-    """The nodes of all factors one after another, on one scale."""
+    """Put the nodes of all factors one after another, on one scale."""
     f = fields(frame, UP)
     batch, width = f.batch, f.width
     offsets, sources, variables, widths, scales, errors = factors_of(f)

@@ -51,7 +51,7 @@ to ``list_columns``, of which ``list_offsets`` int64 [clusters + 1] are a cluste
 
 @inline
 def _weighed(value, power, part):  # type: ignore[no-untyped-def]
-    """A root times ``part``: the bits of a number, and its exponent as a power of two.
+    """Multiply a root by ``part``: the bits of a number, and its exponent as a power of two.
 
     The value is given by its bits and a power of two; that of zero is ``NOTHING``.
     """

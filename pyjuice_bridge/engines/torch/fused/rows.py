@@ -29,14 +29,14 @@ def row_address(frame, source, variable, rows, sample, batch, width):  # type: i
 
 @inline
 def row_of(frame, source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
-    """A factor's values for a sample."""
+    """Return a factor's values for a sample."""
     place = row_address(frame, source, variable, rows, sample, batch, width)
     return numbers(frame, place, width)
 
 
 @called
 def in_double(frame, products, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
-    """A product, its running maximum kept at one; returns the logarithm of what it was divided by.
+    """Multiply, keep the running maximum at one; return the logarithm of what it was divided by.
 
     No entry underflows that is not far below float32 at the end.
     """
@@ -92,7 +92,7 @@ def underflowed(frame, out, marks, begin, end, sources, variables, rows, sample,
 def product_loss(  # type: ignore[no-untyped-def]
     frame, errors, begin, end, sources, variables, widths, rows, sample, batch
 ):
-    """What a product may lack (``underflow.ProductLoss``): Π (top + error) - Π top.
+    """Return what a product may lack (``underflow.ProductLoss``): Π (top + error) - Π top.
 
     Returns:
         The bound, and the logarithm of what it is still to be multiplied by.
@@ -120,13 +120,13 @@ def product_loss(  # type: ignore[no-untyped-def]
 
 @inline
 def lessened(error, share):  # type: ignore[no-untyped-def]
-    """An error bound on a scale that is larger by ``share``; what is unknown stays unknown."""
+    """Return a bound on a scale that is larger by ``share``; what is unknown stays unknown."""
     return error if error == 0 or error == np.inf else error * share
 
 
 @inline
 def relative(bound, log_scale, log_top):  # type: ignore[no-untyped-def]
-    """A bound on the scale of a row's maximum.
+    """Return a bound on the scale of a row's maximum.
 
     A row that is all zeros gets the bound for its scale, so that it is one on that scale.
 

@@ -116,7 +116,7 @@ def pack(frame):  # type: ignore[no-untyped-def]
 
 @cache
 def segment(width: int) -> Kernel:
-    """The kernel for blocks of a width: trees upward, and downward if there are counts."""
+    """Compile the kernel for blocks of a width: trees upward, and downward if there are counts."""
     padded = row_size(width)
 
     def segment(frame: Any) -> None:

@@ -83,7 +83,7 @@ def step_sums(
     step_size: float,
     pseudocount: float,
 ) -> None:
-    """The M-step of sum layers whose rows stand alone, in place; counts become zero."""
+    """Take the M-step of sum layers whose rows stand alone, in place; counts become zero."""
     if not thetas:
         return
     widths = np.array([t.shape[2] for t in thetas])
@@ -116,7 +116,7 @@ def step_inputs(
     step_size: float,
     pseudocount: float,
 ) -> None:
-    """The M-step of input layers' tables, in place; counts become zero."""
+    """Take the M-step of input layers' tables, in place; counts become zero."""
     jobs = []
     for theta, count in zip(thetas, counts, strict=True):
         groups, rows, width = theta.shape
@@ -141,7 +141,7 @@ def step_inputs(
 
 
 def find_faint(weights: Sequence[torch.Tensor], flags: Sequence[int], limit: float) -> Job:
-    """The job that sets the flags, at addresses, of tensors with values below ``limit``."""
+    """Return the job that sets the flags, at addresses, of tensors with values below ``limit``."""
     sizes = np.array([w.numel() for w in weights])
     first = _first_tasks(-(-sizes // _TASK_VALUES))
     places, marks = np.array([address(w) for w in weights]), np.array(flags)

@@ -48,7 +48,7 @@ class SumJobs:
 
 
 def sum_jobs(work: Work, layer: int) -> SumJobs:
-    """What a sum layer takes; ``counting`` waits for :func:`count_job`."""
+    """Return what a sum layer takes; ``counting`` waits for :func:`count_job`."""
     program, buffers = work.program, work.buffers
     plan, weights = program.layers[layer], buffers.params[program.owners[layer]]
     assert isinstance(plan, SumPlan) and weights is not None
@@ -77,7 +77,7 @@ def sum_jobs(work: Work, layer: int) -> SumJobs:
 
 
 def count_job(work: Work, layer: int, step: SumJobs, counts: Params) -> Job | None:
-    """Adds to a layer's counts; None where nothing is counted, or PyTorch does it."""
+    """Return the job that adds to a layer's counts; None if there are none, or PyTorch does it."""
     count = counts[work.program.owners[layer]]
     if not work.gemm or count is None:
         return None

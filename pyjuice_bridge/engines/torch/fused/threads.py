@@ -43,7 +43,7 @@ _PATIENCE = 10_000
 
 
 def _openmp() -> tuple[Any, int]:
-    """The entry to PyTorch's pool of threads; the address of what says how many came."""
+    """Return the entry to PyTorch's pool of threads; the address of what says how many came."""
     library = ctypes.CDLL(None)
     try:
         enter, size = library.GOMP_parallel, library.omp_get_num_threads
@@ -76,7 +76,7 @@ class Kernel:
         self._entries: dict[torch.dtype, Any] = {}
 
     def entry(self, dtype: torch.dtype) -> Any:
-        """The machine code: its ``address``, and ``ctypes`` to call it."""
+        """Return the machine code: its ``address``, and ``ctypes`` to call it."""
         if dtype not in self._entries:
             argument = types.CPointer(PRECISIONS[dtype])
             self._entries[dtype] = kept(
@@ -201,7 +201,7 @@ def kept(compile_: Callable[[bool], Any]) -> Any:
 
 
 def called(function: Callable[..., Any]) -> Any:
-    """A function that kernels call, where ``inline`` would make them long."""
+    """Return a function that kernels call, where ``inline`` would make them long."""
 
     def compile_(keep: bool) -> Any:
         return njit(cache=keep, error_model="numpy", fastmath=FAST)(function)
@@ -222,7 +222,7 @@ def _fetch_add(typing_context: Any, place: Any, amount: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _look(typing_context: Any, place: Any) -> Any:
-    """The int64 at an address, as other threads have left it."""
+    """Return the int64 at an address, as other threads have left it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         number = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -270,7 +270,7 @@ def _step_aside(typing_context: Any) -> Any:
 
 @inline
 def next_task(frame):  # type: ignore[no-untyped-def]
-    """The number of a task that no other thread has taken."""
+    """Return the number of a task that no other thread has taken."""
     return _fetch_add(address_of(frame), 1)
 
 

@@ -120,7 +120,7 @@ def cut(program: Program) -> Cut | None:
 
 
 def _share_parameters(banks: list[Bank]) -> bool:
-    """True if two nodes, of one tree or of several clusters, read the same parameters."""
+    """Return True if two nodes, of one tree or of several clusters, read the same parameters."""
     for part in ("tables", "matrices"):
         keys = np.concatenate([getattr(bank, part).reshape(-1, 2) for bank in banks])
         keys = keys[keys[:, 0] >= 0]
@@ -210,7 +210,7 @@ class _Finder:
         return found
 
     def _named(self, children: Longs, kind: tuple[int, ...]) -> Longs:
-        """A number for each row of children; -1 where one of these has none."""
+        """Return a number for each row of children; -1 where one of these has none."""
         lines, places = np.unique(children, axis=0, return_inverse=True)
         names = [-1 if min(line) < 0 else self._number((*kind, *line)) for line in lines.tolist()]
         return np.array(names, np.int64)[places.reshape(-1)]
@@ -243,7 +243,7 @@ class _Finder:
         )
 
     def bank(self, target: int, blocks: Longs, roots: Longs) -> Bank | None:
-        """The trees below some roots; None unless all have one shape and no other parents."""
+        """Return the trees below some roots; None if shapes differ or they have other parents."""
         flat = roots.reshape(-1, 2)
         weights, products = self.below_sums(flat)
         trees, tree = np.unique(products, axis=0, return_inverse=True)
@@ -380,7 +380,7 @@ class _Walk:
 
 
 def _numbers(index: slice | torch.Tensor) -> Longs:
-    """The blocks an index names."""
+    """Return the blocks an index names."""
     if isinstance(index, slice):
         return np.arange(index.start, index.stop)
     found: Longs = index.numpy()

@@ -64,7 +64,7 @@ def factors_of(f):  # type: ignore[no-untyped-def]
 
 @inline
 def portion(f, task):  # type: ignore[no-untyped-def]
-    """The block and the samples of a task."""
+    """Return the block and the samples of a task."""
     chunks = (f.batch + f.chunk - 1) // f.chunk
     block = task // chunks
     start = (task - block * chunks) * f.chunk
@@ -104,7 +104,7 @@ def set_down(f, place, sample, begin, end, scales, log_top, bound):  # type: ign
 
 @inline
 def sums_above(frame, f, block, start, stop, tracked):  # type: ignore[no-untyped-def]
-    """The matrix product of the rows that have just been made."""
+    """Multiply the rows that have just been made by the matrix."""
     if f.gemm == 0:
         return
     place, size = block * f.batch + start, size_of(frame)

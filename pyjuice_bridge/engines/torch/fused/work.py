@@ -53,11 +53,11 @@ class Work:
         return Cut(program.sizes[layer] * -(-self.batch // samples), samples)
 
     def sets(self, layer: int) -> int:
-        """Sets of blocks of a product layer that count into tables of their own."""
+        """Return sets of blocks of a product layer that count into tables of their own."""
         return len(self.layout.sets[layer].offsets) - 1
 
     def floor(self, plan: SumPlan) -> float:
-        """What the terms of one sum may lose together."""
+        """Return what the terms of one sum may lose together."""
         return float(torch.finfo(self.dtype).tiny) * plan.terms
 
     @cached_property
