@@ -12,15 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.chow_liu import maximum_spanning_tree
+from pyjuice_bridge.circuit.growing import choose_roots
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hdf5 import load, save
 from pyjuice_bridge.circuit.hmm import random_hmm
-from pyjuice_bridge.circuit.patches import patch_bundle
+from pyjuice_bridge.circuit.initialise import initialise
+from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_graph import random_region_graph
+from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray, SumLayer, layer_params
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.distill.counting import count_parameters
+from pyjuice_bridge.distill.patch_parts import patch_variables
 from pyjuice_bridge.errors import UserError
 
 Rows = NDArray[np.integer]
@@ -33,7 +37,7 @@ class Problem:
     """A circuit with the rows it is timed on.
 
     Attributes:
-        family: ``hmm``, ``hclt``, ``patches`` or ``rat_spn``: who knows it takes part.
+        family: ``hmm``, ``hclt``, ``patches``, ``glued`` or ``rat_spn``: who knows it takes part.
         rows: integer [n, num_vars]; the first ``batch`` of them are one batch, all are an epoch.
         facts: what a reader of the results should know.
         pseudocount: of the M-steps of an epoch.
@@ -137,6 +141,29 @@ def patches_problem(
     rng = np.random.default_rng(2)
     rows = rng.integers(0, categories, (batch * batches, circuit.num_vars))
     return Problem("patches", circuit, rows.astype(np.uint8), batch)
+
+
+def glued_problem(
+    clusters: int,
+    heads: int,
+    sides: tuple[int, int, int],
+    patch: int,
+    width: int,
+    batch: int,
+    *,
+    categories: int,
+    batches: int,
+) -> Problem:
+    """Patch circuits of one or several heads under a hidden tree over the positions."""
+    places = patch_variables(sides, patch)
+    positions, size = places.shape
+    bundle = patch_bundle(balanced_parents(size), clusters, width, categories)
+    bundle = choose_roots(bundle, np.repeat(np.arange(clusters), heads))
+    above = hclt(balanced_parents(positions), clusters, len(bundle.roots))
+    circuit = initialise(glue(above, bundle, places), 0)
+    rng = np.random.default_rng(2)
+    rows = rng.integers(0, categories, (batch * batches, circuit.num_vars))
+    return Problem("glued", circuit, rows.astype(np.uint8), batch)
 
 
 def rat_spn_problem(

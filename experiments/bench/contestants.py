@@ -13,7 +13,7 @@ from pyjuice_bridge.engines import Precision
 from pyjuice_bridge.engines.julia_environment import julia_state
 from pyjuice_bridge.errors import UserError
 
-ALL = ("hmm", "hclt", "patches", "rat_spn")
+ALL = ("hmm", "hclt", "patches", "glued", "rat_spn")
 TOLERANCE = 1e-4
 """How far log-likelihoods may be from the reference, relative to it."""
 LOW_PRECISION = 2e-2

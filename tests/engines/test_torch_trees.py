@@ -23,6 +23,9 @@ from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.initialise import initialise
 from pyjuice_bridge.circuit.leaves import with_leaves
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
+from pyjuice_bridge.circuit.region_circuit import region_circuit
+from pyjuice_bridge.circuit.region_graph import RegionGraph
+from pyjuice_bridge.circuit.region_rectangles import quad_graph, quad_tree
 from pyjuice_bridge.circuit.types import Circuit, layer_params
 from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine, batches
@@ -244,6 +247,24 @@ def test_a_product_that_others_than_its_roots_read_is_no_tree() -> None:
     circuit = replace(whole, roots=np.concatenate([whole.roots, heads[:1]]).astype("i4"))
     assert cut(ENGINE._load(circuit)[0]) is None
     check_same(circuit, random_rows(circuit, 20, 3, 0.2))
+
+
+@pytest.mark.parametrize(
+    "graph", [quad_tree((2, 4, 1)), quad_graph((2, 4, 1))], ids=["tree", "dag"]
+)
+@pytest.mark.parametrize("grows", [False, True])
+def test_patches_under_a_region_graph(graph: RegionGraph, grows: bool) -> None:
+    """Whatever reads the roots, the trees below stay in the kernels."""
+    bundle = growing(5, 3) if grows else patch_bundle([-1, 0, 0], 4, 3, 3, seed=1)
+    size = bundle.num_vars // len({int(b) for b in bundle.layers[-1].children})
+    above = region_circuit(graph, 3, len(bundle.roots), seed=2)
+    places = np.random.default_rng(0).permutation(8 * size).reshape(8, size)
+    circuit = glue(above, bundle, places)
+    assert cut(ENGINE._load(circuit)[0]) is not None
+    states = np.random.default_rng(1).integers(-1, len(bundle.roots), (30, 8))
+    x = random_rows(circuit, 30, 3, 0.2)
+    check_same(circuit, x)
+    check_same(circuit, x, latents={"z": states})
 
 
 def test_evidence_inside_trees_goes_to_the_other_passes() -> None:

@@ -20,6 +20,9 @@ from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
 
 _CPU_TILE_BYTES = 16 * 2**20
+_TREES_PER_TILE = 8
+"""Above trees, tiles may be so many times as large: cutting a batch costs reading all tables again,
+and an M-step can only be taken while counting where a batch is whole."""
 _EVALUATION_ROWS = 1024
 
 logger = logging.getLogger(__name__)
@@ -200,7 +203,9 @@ def _rows_at_once(program: Program, workspace: Workspace, evidence: Evidence) ->
     known = workspace.rows_at_once
     if (cut is None) not in known:
         found = micro_batch(program if cut is None else cut.rest)
-        known[cut is None] = found if cut is None else min(found, rows_at_once(cut))
+        if cut is not None:
+            found = min(_TREES_PER_TILE * found, rows_at_once(cut))
+        known[cut is None] = found
     return known[cut is None]
 
 

@@ -15,24 +15,17 @@ from pyjuice_bridge.engines.torch.program import (
     Blocks,
     Edges,
     Factor,
-    Index,
     InputPlan,
     LatentSite,
     LayerPlan,
     ProductPlan,
     Program,
     SumPlan,
+    index_of,
 )
 
 _RUN_VALUES = 64
 """Values per sample from which a factor of consecutive blocks is worth an operation of its own."""
-
-
-def _index(ids: NDArray[np.integer], device: torch.device) -> Index:
-    """Return a slice where the ids are consecutive, else an index tensor."""
-    if len(ids) and np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
-        return slice(int(ids[0]), int(ids[0]) + len(ids))
-    return torch.as_tensor(np.asarray(ids, np.int64), device=device)
 
 
 class _Compiler:
@@ -43,7 +36,7 @@ class _Compiler:
         self.local = np.arange(circuit.num_blocks) - circuit.starts[self.layer_of]
 
     def blocks(self, layer: int, local: NDArray[np.integer]) -> Blocks:
-        index = _index(local, self.device)
+        index = index_of(local, self.device)
         size = self.circuit.layers[layer].num_blocks
         whole = isinstance(index, slice) and len(local) == size
         return Blocks(layer, index, len(local), whole)
@@ -94,7 +87,7 @@ class _Compiler:
             pick = np.flatnonzero(source == src)
             pick = pick[np.argsort(local[pick], kind="stable")]
             hand_down.append(
-                (self.blocks(int(src), local[pick]), _index(parent[pick], self.device))
+                (self.blocks(int(src), local[pick]), index_of(parent[pick], self.device))
             )
         return ProductPlan(
             layer.kind,
@@ -129,7 +122,7 @@ class _Compiler:
     ) -> Factor:
         position = np.full(layer.num_blocks, -1)
         position[target] = np.arange(len(target))
-        index = _index(target, self.device)
+        index = index_of(target, self.device)
         covers = isinstance(index, slice) and len(target) == layer.num_blocks
         return Factor(index, covers, self.long(position), self.blocks(source, children))
 

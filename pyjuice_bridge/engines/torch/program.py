@@ -28,6 +28,13 @@ Index = slice | torch.Tensor
 Params = list[torch.Tensor | None]
 
 
+def index_of(ids: NDArray[np.integer], device: torch.device) -> Index:
+    """Return a slice where the ids are consecutive, else an index tensor."""
+    if len(ids) and np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
+        return slice(int(ids[0]), int(ids[0]) + len(ids))
+    return torch.as_tensor(np.asarray(ids, np.int64), device=device)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Some blocks of one layer, in order."""

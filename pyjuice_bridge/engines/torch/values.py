@@ -207,13 +207,10 @@ class Values:
             given = self.evidence[site.name].index_select(1, site.positions).transpose(0, 1)
             if given.is_floating_point():
                 mask[site.blocks] = given.to(mask.dtype)
-            elif given.ndim == 3:
-                mask[site.blocks] = torch.zeros_like(mask[site.blocks]).scatter_(2, given.long(), 1)
-            else:
-                states = torch.arange(width, device=given.device)
-                mask[site.blocks] = ((given[..., None] == states) | (given[..., None] < 0)).to(
-                    mask.dtype
-                )
+                continue
+            states = given.long() if given.ndim == 3 else given.long()[..., None]
+            known = mask.new_zeros(*given.shape[:2], width).scatter_(2, states.clamp(min=0), 1)
+            mask[site.blocks] = known.masked_fill_(states[..., :1] < 0, 1)
         return mask
 
 

@@ -15,7 +15,7 @@ from pyjuice_bridge.engines.torch.fused.steps import Step
 from pyjuice_bridge.engines.torch.fused.threads import Job, address, run
 from pyjuice_bridge.engines.torch.fused.trees import Bank, Cut, Longs
 from pyjuice_bridge.engines.torch.fused.vectors import row_size
-from pyjuice_bridge.engines.torch.program import Params
+from pyjuice_bridge.engines.torch.program import Params, index_of
 from pyjuice_bridge.engines.torch.values import Workspace
 
 _CHUNK_BYTES = 2**17
@@ -25,29 +25,31 @@ _TASKS_PER_THREAD = 4
 _CACHE_BYTES, _READS_PER_ROW = 3 * 2**19, 2
 """Tables of so many bytes stay in the second cache once their rows have been read so often."""
 _SELECT_COLUMNS = 2**14
-_BATCH_BYTES = 2**27
+_BATCH_BYTES = 2**29
 
 
-def batch_bytes(cut: Cut) -> int:
-    """Bytes that a sample takes outside the rest of the program."""
+def bytes_per_row(cut: Cut) -> int:
+    """Return the bytes that a sample takes outside the rest of the program."""
     return sum(bank.places * (4 * bank.nodes + 20 * int(bank.roots[-1])) for bank in cut.banks)
 
 
 def rows_at_once(cut: Cut) -> int:
     """Return how many samples are evaluated together."""
-    return max(8, _BATCH_BYTES // batch_bytes(cut))
+    return max(8, _BATCH_BYTES // bytes_per_row(cut))
 
 
 class BankJobs:
     """One bank, its parameters and one batch size.
 
     Attributes:
+        index: the blocks of the target that are given the roots.
         mantissas, exponents: of the roots, [roots, places * batch].
     """
 
     def __init__(self, bank: Bank, params: Params, batch: int, threads: int) -> None:
         self.bank, self.batch, self.threads = bank, batch, threads
         self.columns = bank.places * batch
+        self.index = index_of(bank.blocks, torch.device("cpu"))
         views, view = np.unique(bank.variables, axis=0, return_inverse=True)
         self._variables = torch.from_numpy(np.ascontiguousarray(views.reshape(-1)))
         leaves = views.shape[1]

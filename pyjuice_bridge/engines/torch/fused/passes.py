@@ -93,8 +93,8 @@ class Trees(Upward):
 
     def run(self) -> Activations:
         waiting = self._prepare()
-        for bank in self.banks:
-            waiting.append(bank.up(self._mask_of(bank)))
+        self.masks = [self._mask_of(bank) for bank in self.banks]
+        waiting += [bank.up(mask) for bank, mask in zip(self.banks, self.masks, strict=True)]
         run(waiting)
         return super().run()
 
@@ -126,7 +126,7 @@ class Trees(Upward):
         for bank in self.banks:
             flow = down.flows.get(bank.bank.target)
             if flow is not None:
-                entering = flow[_index(bank)].float()
+                entering = flow[bank.index].float()
                 found = bank.down(entering, down.counts, workspace.skip, step)
                 workspace.flow += found.total
                 workspace.skipped += found.skipped
@@ -144,21 +144,15 @@ class Trees(Upward):
 
     def _mask_of(self, bank: BankJobs) -> torch.Tensor | None:
         mask = self.evidence_on(bank.bank.target)
-        return None if mask is None else mask[_index(bank)].float()
+        return None if mask is None else mask[bank.index].float()
 
     def _given(self, layer: int) -> None:
         tile = self.workspace.tile(self.program, layer, self.act.batch).zero_()
         scale = torch.zeros(tile.shape[:2], dtype=torch.float64)
-        for bank in self.banks:
+        for bank, mask in zip(self.banks, self.masks, strict=True):
             if bank.bank.target == layer:
-                found = bank.given(self._mask_of(bank))
-                tile[_index(bank)], scale[_index(bank)] = found
+                tile[bank.index], scale[bank.index] = bank.given(mask)
         self.act.tiles[layer], self.act.scales[layer] = tile, scale
-
-
-def _index(bank: BankJobs) -> torch.Tensor:
-    """Return the blocks that a bank gives values to."""
-    return torch.from_numpy(bank.bank.blocks)
 
 
 class FusedUpward(Upward):
@@ -336,11 +330,9 @@ class FusedTrees(Trees, FusedUpward):
 
     def _given(self, layer: int) -> None:
         buffers = self.buffers
-        for bank in self.banks:
+        for bank, mask in zip(self.banks, self.masks, strict=True):
             if bank.bank.target == layer:
                 places = buffers.tiles[layer], buffers.scales[layer], buffers.errors[layer]
                 lost = buffers.flag(buffers.lost, layer)
-                self._waiting.append(
-                    bank.gather(self._mask_of(bank), *places, lost, self.jobs.lifted)
-                )
+                self._waiting.append(bank.gather(mask, *places, lost, self.jobs.lifted))
         self._made_by_kernel(layer)
