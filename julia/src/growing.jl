@@ -16,8 +16,9 @@ stay, so a column without flow stays as it is. `counts` are those of
 [`expected_counts`](@ref), by layer.
 """
 function prune(circuit::Circuit, counts::AbstractVector, share::Real)
-    length(counts) == length(circuit.layers) ||
-        wrong_size("counts must have an entry for each of the $(length(circuit.layers)) layers.")
+    number = length(circuit.layers)
+    length(counts) == number ||
+        wrong_size("counts must have an entry for each of the $number layers.")
     params = map(enumerate(circuit.layers), counts) do (i, layer), flow
         layer isa SumLayer && owns_params(layer) || return nothing
         flow !== nothing && size(flow) == size(layer.weights) || wrong_size(
@@ -96,8 +97,9 @@ function grow(
     seed = default_rng(),
 )
     root_layer(circuit)
-    length(second) == length(circuit.roots) ||
-        wrong_size("second must have an entry for each of the $(length(circuit.roots)) roots.")
+    number = length(circuit.roots)
+    length(second) == number ||
+        wrong_size("second must have an entry for each of the $number roots.")
     cross >= 0 && noise >= 0 || refuse("cross and noise must be at least 0.")
     rng = generator(seed)
     layers = Layer[]

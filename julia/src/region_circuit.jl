@@ -203,7 +203,8 @@ end
 "Sums over lists of blocks; those of equal `matrices` share their weights."
 function sum_layer(builder, edges, matrices, width, width_in)
     children, offsets = ragged(edges)
-    groups = numbered([(m, i) for (m, list) in zip(matrices, edges) for i in eachindex(list)])
+    places = [(m, i) for (m, list) in zip(matrices, edges) for i in eachindex(list)]
+    groups = numbered(places)
     weights = Array{Float32}(undef, width_in, width, maximum(groups))
     drawn = 0
     for b in eachindex(edges)

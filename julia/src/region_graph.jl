@@ -25,8 +25,9 @@ struct RegionGraph
     function RegionGraph(num_vars::Integer, scopes, partitions; own = Vector{Int}[])
         1 <= num_vars <= ID_LIMIT ||
             graph_error("num_vars is $num_vars, must be from 1 to $ID_LIMIT")
-        scopes, partitions, own =
-            map(lists -> Vector{Int}[collect(Int, list) for list in lists], (scopes, partitions, own))
+        scopes, partitions, own = map((scopes, partitions, own)) do lists
+            return Vector{Int}[collect(Int, list) for list in lists]
+        end
         check_scopes(num_vars, scopes)
         check_partitions(scopes, partitions, own)
         root = top_region(num_vars, scopes, partitions)
@@ -40,8 +41,10 @@ end
 
 graph_error(problem) = throw(BridgeError("$problem."))
 
-Base.:(==)(a::RegionGraph, b::RegionGraph) =
-    all(name -> getfield(a, name) == getfield(b, name), (:num_vars, :scopes, :partitions, :own))
+function Base.:(==)(a::RegionGraph, b::RegionGraph)
+    parts = (:num_vars, :scopes, :partitions, :own)
+    return all(part -> getfield(a, part) == getfield(b, part), parts)
+end
 Base.hash(graph::RegionGraph, seed::UInt) =
     hash((graph.num_vars, graph.scopes, graph.partitions, graph.own), seed)
 
@@ -78,7 +81,8 @@ function check_partitions(scopes, partitions, own)
     for (region, mine) in enumerate(own)
         isempty(mine) && continue
         count(partition -> first(partition) == region, partitions) == 1 || graph_error(
-            "regions[$(region - 1)] has own variables, so it must have exactly one partition",
+            "regions[$(region - 1)] has own variables, so it must have exactly one " *
+            "partition",
         )
     end
 end

@@ -149,8 +149,8 @@ function rectangle_graph(cuts, sides)
             push!(partitions, [region_of[rectangle]; [region_of[part] for part in parts]])
         end
         length(partitions) <= MOST_PARTITIONS || refuse(
-            "The region graph has more than $(commas(MOST_PARTITIONS)) partitions; cut more " *
-            "coarsely.",
+            "The region graph has more than $(commas(MOST_PARTITIONS)) partitions; " *
+            "cut more coarsely.",
         )
     end
     variables = reshape(1:(height*width*channels), channels, width, height)

@@ -8,7 +8,7 @@ grown_heads(seed) = choose_roots(patch_bundle([2, 0, 2], 3, 2, 3; seed), [1, 1, 
     @test log_likelihood(circuit, x) == log_likelihood(bundle, x)[[3, 1, 3], :]
     @test_throws "from 1 to 3" choose_roots(bundle, [4])
     @test_throws "from 1 to 3" choose_roots(bundle, Int[])
-    @test_throws "roots" choose_roots(mixture(2, 3, 1), [1])
+    @test_throws "must be a root" choose_roots(mixture(2, 3, 1), [1])
 end
 
 @testset "growing without noise changes no root" begin
@@ -26,14 +26,17 @@ end
     @test log_likelihood(noisy, x) != log_likelihood(circuit, x)
     @test_throws "each of the 3 roots" JuiceBridge.grow(circuit, [true])
     @test_throws "at least 0" JuiceBridge.grow(circuit, trues(3); noise = -1)
-    @test_throws "roots" JuiceBridge.grow(mixture(2, 3, 1), trues(2))
+    @test_throws "must be a root" JuiceBridge.grow(mixture(2, 3, 1), trues(2))
 end
 
 @testset "pruning" begin
     circuit = JuiceBridge.grow(grown_heads(3), [false, true, false]; seed = 2)
     x = random_rows(fill(3, 9), 30, 1; missing_share = 0)
     counts = expected_counts(circuit, x; precision = Float64).layers
-    @test JuiceBridge.prune(circuit, counts, 0) == circuit
+    whole = JuiceBridge.prune(circuit, counts, 0)
+    for (a, b) in zip(whole.layers, circuit.layers)
+        a isa SumLayer && @test a.weights ≈ b.weights
+    end
     share = 0.1
     pruned = JuiceBridge.prune(circuit, counts, share)
     check(pruned)
@@ -44,7 +47,8 @@ end
         kept = layer.weights[:, column, group] .* keep
         @test pruned.layers[5].weights[:, column, group] ≈ kept ./ sum(kept)
     end
-    @test count(iszero, pruned.layers[5].weights) > 0
+    @test any(a -> a isa SumLayer && any(iszero, a.weights), pruned.layers)
     @test_throws "an entry for each" JuiceBridge.prune(circuit, counts[1:2], 0.1)
-    @test_throws "counts of layer 5" JuiceBridge.prune(circuit, [counts[1:4]; nothing; counts[6:end]], 0.1)
+    without = [counts[1:4]; nothing; counts[6:end]]
+    @test_throws "counts of layer 5" JuiceBridge.prune(circuit, without, 0.1)
 end

@@ -129,7 +129,7 @@ end
         shapes = JuiceBridge.congruent(graph, (4, 4, 1)),
         seed = 1,
     )
-    # Three shapes, of which the two that split have four matrices each, and the root's column.
+    # Three shapes: two that split have four matrices each; and the root's column.
     @test num_parameters(shared(quad_tree((4, 4, 1)))) == 4 * 3 + 2 * 4 * 9 + 3
     # Of a tree these are the regions of an HCLT.
     parents = [2, 0, 2, 1]
