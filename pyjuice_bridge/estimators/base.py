@@ -74,6 +74,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     _kind: str
     _least_columns = 1
     _restarts = 1
+    _parts: list[Circuit]
+    _coding: Coding
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train a circuit on the rows, or with labels one for every class.
@@ -166,7 +168,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, X: Any, y: Any) -> Self:
         goes_on = self.warm_start and hasattr(self, "_parts")
-        known = getattr(self, "classes_", None)
+        known: Any = getattr(self, "classes_", None)
         coding, rows = self._read(X, y, self._coding if goes_on else None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if y is None:
@@ -178,7 +180,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_, labels = np.unique(y, return_inverse=True)
             priors = np.bincount(labels) / len(labels)
             parts = [rows[labels == k] for k in range(len(self.classes_))]
-        if goes_on and not np.array_equal(known, getattr(self, "classes_", None)):
+        now: Any = getattr(self, "classes_", None)
+        if goes_on and not np.array_equal(known, now):
             raise DataError("y: with warm_start its classes must be those of the first fit.")
         starts = self._parts if goes_on else [None] * len(parts)
         self.history_: list[list[float]] = []

@@ -23,6 +23,7 @@ from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.query import text_hmm
 from pyjuice_bridge.query.text import TextModel
+from pyjuice_bridge.query.text_hmm import HmmTensors
 from pyjuice_bridge.query.text_phrases import Constraint
 from pyjuice_bridge.query.text_processor import PhraseProcessor
 
@@ -382,12 +383,10 @@ def test_tables_in_bf16_take_half_the_memory_and_steer_alike(
     tables = half._tensors
     assert tables.transition.dtype == tables.emission.dtype == torch.bfloat16
     assert tables.initial.dtype == torch.float32
-    rounded = Hmm(
-        whole.hmm.initial,
-        tables.transition.float().numpy(),
-        np.ascontiguousarray(tables.emission.float().numpy().T),
+    same = replace(whole)
+    same.__dict__["_tensors"] = HmmTensors(
+        tables.initial, tables.transition.float(), tables.emission.float()
     )
-    same = TextModel(rounded, TorchEngine())
     constraint = Constraint.all_of([[7, 8, 9], [20]], 12, eos=39)
     prompts = [[1, 2], [3]]
     chances = [m.phrase_probability(prompts, constraint) for m in (whole, same, half)]
