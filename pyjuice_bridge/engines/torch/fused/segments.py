@@ -315,8 +315,9 @@ def segment(width: int) -> Kernel:
                     flows = floats(entering + 4 * (head * available + start), count)
                     for s in range(count):
                         root = max(roots[head * chunk + s], np.float32(TINY))
-                        part = flows[s] / root if lost[s] == 0 else np.float32(0)
-                        ratios[head * chunk + s] = part
+                        ratios[head * chunk + s] = (
+                            flows[s] / root if lost[s] == 0 else np.float32(0)
+                        )
                 if some_lost != 0:
                     if f.counts != 0 and f.turns != 0:
                         wait_for(turn, part)
