@@ -128,7 +128,7 @@ class _CpBuilder:
         for edges in self.parents:
             for edge in edges:
                 shape = int(self.shapes[edge.parent])
-                key = edge if shape < 0 else (shape, edge.partition, edge.slot)
+                key = edge if shape < 0 else (shape, edge.partition, edge.slot, "shared")
                 matrix[edge] = numbers.setdefault(key, len(numbers))
         uses = np.bincount(list(matrix.values()), minlength=len(numbers))
         if any(len(edges) > 1 for edges in self.parents):

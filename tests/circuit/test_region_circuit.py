@@ -296,6 +296,22 @@ def test_shared_parameters_do_not_depend_on_the_image_size() -> None:
     assert sizes == [shared + 4 * 9 + 3, shared + 20 * 9 + 3]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_regions_that_share_nothing_have_parameters_of_their_own(seed: int) -> None:
+    """Whatever the numbers of regions and of shapes: some are equal."""
+    graph, sides = quad_tree((3, 5, 1), 2), (3, 5, 1)
+    alike = congruent(graph, sides)
+    shared = np.random.default_rng(seed).random(alike.max() + 1) < 0.5
+    shapes = np.where(shared[alike], alike, -1)
+    sums, leaves = set(), set()
+    for region, splits in enumerate(graph.splits):
+        own = ("region", region) if shapes[region] < 0 else ("shape", int(shapes[region]))
+        sums |= {(own, slot) for children in splits for slot in range(len(children))}
+        leaves |= {own} if not splits else set()
+    expected = 9 * len(sums) + 3 * 4 * len(leaves) + 3
+    assert region_circuit(graph, 3, 4, shapes=shapes).num_parameters == expected
+
+
 def test_tied_sums_stand_where_engines_find_them() -> None:
     """Every sum of a tree is one matrix over a slice of one product layer, also with ties."""
     graph = quad_tree((7, 7, 1))
