@@ -220,7 +220,12 @@ def test_what_is_a_tree() -> None:
         for name, part in found.items()
         if part is not None
     }
-    assert shapes == {"hclt": [(1, 1, 4)], "bundle": [(2, 1, 2)], "glued": [(3, 2, 2)]}
+    assert shapes == {
+        "hclt": [(1, 1, 4)],
+        "bundle": [(2, 1, 2)],
+        "glued": [(3, 2, 2)],
+        "grown": [(2, 1, 2)],
+    }
     wide, tied = hclt([-1, 0, 0], 65, 3, seed=0), hmm(4, 3, 3, seed=2)
     assert cut(ENGINE._load(wide)[0]) is None and cut(ENGINE._load(tied)[0]) is None
 
