@@ -94,6 +94,7 @@ def test_numbers_of_any_kind_become_pythons() -> None:
         patience=torch.tensor(2),
         frozen=np.array([0, 2]),
         seed=np.int32(4),
+        candidates=np.int16(5),
         step_size=Schedule(start=1, end=np.float64(0.25)),
     )
     assert options == FitOptions(
@@ -103,6 +104,7 @@ def test_numbers_of_any_kind_become_pythons() -> None:
         patience=2,
         frozen=(0, 2),
         seed=4,
+        candidates=5,
         step_size=Schedule(1.0, 0.25),
     )
     kinds = {type(value) for value in vars(options).values()}

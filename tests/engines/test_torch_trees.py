@@ -109,6 +109,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_blocks_of_one_node_are_exact(heads: int) -> None:
+    bundle = patch_bundle([-1, 0, 0, 2], 3, 1, 4, seed=0)
+    circuit = choose_roots(bundle, np.repeat(np.arange(3), heads))
+    check_same(circuit, random_rows(circuit, 50, seed=1))
+
+
 SEEDS = st.integers(0, 100_000)
 POWERS = st.sampled_from([2, 5, 30, 100])
 

@@ -179,7 +179,8 @@ def test_a_model_without_an_end_and_with_a_tokenizer(tmp_path: Path) -> None:
     assert model.ids(["cat", "##s"]) == [WORDS.index("cat"), WORDS.index("##s")]
     opened = pj.load(tmp_path / "out", engine="torch")
     assert len(opened.sample(2)) == 2
-    assert opened.text.infill("the [MASK] sat")[0].startswith("the ")
+    filled = opened.text.infill("the [MASK] sat")[0]  # A drawn piece may continue the word.
+    assert filled.startswith("the") and filled.endswith("sat")
     with pytest.raises(pj.UserError, match=r"give sampling\.end"):
         distill(tmp_path / "words", tmp_path / "other", ctrlg=True)
     ended = distill(
