@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ class _Blocks:
 
     def __init__(self, nodes: Sequence[_Node]) -> None:
         self._nodes = nodes
+        self._scopes = _scopes(nodes)
         self._made: dict[Names, int] = {}
         self._blocks: list[Block] = []
 
@@ -251,6 +253,11 @@ class _Blocks:
     def _factors(self, names: Names, nodes: Sequence[_Node]) -> tuple[list[Names], Any]:
         """Plan a block of products: place by place, or all pairs of two blocks."""
         sides = list(zip(*(node.children for node in nodes), strict=True))
+        splits = {n: tuple(self._scopes[c] for c in self._nodes[n].children) for n in names}
+        if len(set(splits.values())) > 1:
+            # Several partitions of one scope: a block for each run of nodes with one of them.
+            runs = [tuple(run) for _, run in groupby(names, splits.__getitem__)]
+            return runs, lambda parts: Product("concat", parts, len(names))
         if len(names) == 1:
             return sides, lambda parts: Product("hadamard", parts, 1)
         if len(sides) == 2:
@@ -261,6 +268,24 @@ class _Blocks:
         if any(len(set(side)) < len(side) for side in sides):
             return [(name,) for name in names], lambda parts: Product("concat", parts, len(names))
         return sides, lambda parts: Product("hadamard", parts, len(names))
+
+
+def _scopes(nodes: Sequence[_Node]) -> list[int]:
+    """Return a number for the scope of every node; equal scopes have equal ones."""
+    numbers: dict[frozenset[int], int] = {}
+    sets: list[frozenset[int]] = []
+    found = []
+    for node in nodes:
+        if node.children:
+            below = {found[c] for c in node.children}
+            scope = frozenset[int]().union(*(sets[number] for number in below))
+        else:
+            scope = frozenset((node.variable,))
+        number = numbers.setdefault(scope, len(numbers))
+        if number == len(sets):
+            sets.append(scope)
+        found.append(number)
+    return found
 
 
 def _lines(circuit: Circuit) -> Iterator[str]:
