@@ -153,9 +153,11 @@ def own(path: Path) -> FoundImages:
         parts = {
             s: as_images(read_npz_array(path, key), f"{path}: {key}") for s, key in sources.items()
         }
-        labels = {split: read_npz_array(path, key) for split, key in keys.items()}
-        if keys.get("train") == "labels" and len(labels["train"]) != len(parts.get("train", ())):
-            labels = {}  # The name is too common to say what they are labels of.
+        read = {split: read_npz_array(path, key) for split, key in keys.items()}
+        alone = keys.get("train") == "labels"
+        # The name alone is too common to say what they are labels of.
+        fits = not alone or len(read["train"]) == len(parts.get("train", ()))
+        labels = read if fits else {}
     else:
         raise UserError(f"{path} is neither a folder of pictures nor a .npy or .npz file.")
     refuse_without_train(parts, str(path))

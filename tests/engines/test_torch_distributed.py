@@ -124,6 +124,11 @@ def test_runs_on_images_and_text_end_with_the_table_of_one_process(
             for split in ("train", "valid", "test"):
                 value = shared.pop(split)["value"]
                 assert value == pytest.approx(alone.pop(split)["value"], rel=1e-4)
+            tried = [each.pop("trials", []) for each in (alone, shared)]
+            for ours, theirs in zip(*tried, strict=True):
+                assert theirs["valid"] == pytest.approx(ours["valid"], rel=1e-4)
+                settings = [(t["pseudocount"], t["step_size"]) for t in (ours, theirs)]
+                assert settings[0] == settings[1]
             assert alone == shared
         for alone, shared in zip(curve(one), curve(two), strict=True):
             assert alone[:5] == shared[:5]

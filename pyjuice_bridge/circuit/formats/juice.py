@@ -274,7 +274,7 @@ def _scopes(nodes: Sequence[_Node]) -> list[int]:
     """Return a number for the scope of every node; equal scopes have equal ones."""
     numbers: dict[frozenset[int], int] = {}
     sets: list[frozenset[int]] = []
-    found = []
+    found: list[int] = []
     for node in nodes:
         if node.children:
             below = {found[c] for c in node.children}
