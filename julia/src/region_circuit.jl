@@ -44,7 +44,7 @@ function region_circuit(
     all(>=(1), widths) || refuse("latents must be at least 1.")
     sizes = category_vector(categories, graph.num_vars)
     shapes = per_region(something(shapes, 0), graph, "shapes")
-    builder = CpCircuit(graph, widths, shapes, generator(seed))
+    builder = CpCircuit(graph, widths, shapes, generator_or_none(seed))
     add_leaves!(builder, sizes)
     foreach(key -> add_regions!(builder, key...), layers_of_regions(builder))
     root = builder.products[graph.root]
