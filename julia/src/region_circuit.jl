@@ -147,8 +147,7 @@ function layers_of_regions(builder)
 end
 
 "The width of a sum, and how many share its weights."
-sum_kind(builder, slot) =
-    (builder.widths[slot.parent], builder.users[builder.matrix[slot]])
+sum_kind(builder, slot) = (builder.widths[slot.parent], builder.users[builder.matrix[slot]])
 
 "An input layer for every number of categories and width."
 function add_leaves!(builder::CpCircuit, sizes)
