@@ -140,7 +140,7 @@ function counted_leaves(layer::InputLayer, edges, pseudocount)
     counts, pooled = zeros(Int, size(old)), zeros(size(old))
     work = CountWork(edges)
     for edge in edges
-        add_counts!(view(counts,:,:,edge.group), work, edge)
+        add_counts!(view(counts, :, :, edge.group), work, edge)
     end
     for group in axes(old, 3)
         pooled[:, :, group] = pool(family, Float64.(counts[:, :, group]))
@@ -148,9 +148,9 @@ function counted_leaves(layer::InputLayer, edges, pseudocount)
     table = similar(old)
     for group in axes(old, 3)
         normalise!(
-            view(table,:,:,(group:group)),
-            view(pooled,:,:,(group:group)),
-            view(old,:,:,(group:group)),
+            view(table, :, :, group:group),
+            view(pooled, :, :, group:group),
+            view(old, :, :, group:group),
             pseudocount,
         )
     end
@@ -175,10 +175,10 @@ function counted(layer, edges, pseudocount)
                 for (k, group) in enumerate(groups)
                     found = searchsorted(edges, group; by = e -> e isa Int ? e : e.group)
                     for edge in view(edges, found)
-                        add_counts!(view(counts,:,:,k), work, edge)
+                        add_counts!(view(counts, :, :, k), work, edge)
                     end
                 end
-                at(params) = view(params,:,:,groups)
+                at(params) = view(params, :, :, groups)
                 normalise!(at(new), counts, at(old), pseudocount)
             end
         end
@@ -240,7 +240,7 @@ end
 function normalise!(new, counts, old, pseudocount)
     extra = pseudocount / size(counts, 1)
     for column in axes(counts, 2)
-        total = sum(number -> number + extra, view(counts,:,column,:))
+        total = sum(number -> number + extra, view(counts, :, column, :))
         for group in axes(counts, 3), entry in axes(counts, 1)
             new[entry, column, group] = if total > 0
                 (counts[entry, column, group] + extra) / total

@@ -32,7 +32,7 @@ end
 function pruned_weights(layer, counts, share)
     weights = copy(layer.weights)
     for groups in group_lists(layer)
-        flow = view(counts,:,:,groups)
+        flow = view(counts, :, :, groups)
         most = maximum(flow; dims = (1, 3))
         keep = (flow .> share * sum(Float64, flow)) .| (flow .>= most)
         weights[:, :, groups] = normal_columns(weights[:, :, groups] .* keep, (1, 3))
@@ -128,7 +128,7 @@ function grown_leaves(rng, layer, noise)
     return convert(typeof(layer.params), project!(layer.family, noisy, old))
 end
 
-two_by_two(own, cross) = [own cross .* own; cross .* own own]
+two_by_two(own, cross) = [own cross.*own; cross.*own own]
 
 "A root's columns weigh the copy that it belongs to by 1, the other by the cross term."
 function root_columns(circuit, second, cross)

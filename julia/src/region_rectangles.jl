@@ -184,6 +184,6 @@ end
 
 "The different `ceil(i * pixels)` strictly between `low` and `high`."
 function multiples(pixels, low, high)
-    numbers = max(1, floor(Int, low/pixels)):(floor(Int, high/pixels)+1)
+    numbers = max(1, floor(Int, low / pixels)):(floor(Int, high / pixels)+1)
     return filter(cut -> low < cut < high, unique(ceil(Int, i * pixels) for i in numbers))
 end

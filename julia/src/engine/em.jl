@@ -7,7 +7,7 @@ function finish_counts!(pass::Pass, counts)
         if plan isa SumPlan
             flow .*= θ
         else
-            view(flow,:,1,:) .= 0
+            view(flow, :, 1, :) .= 0
         end
     end
     return counts
@@ -17,7 +17,7 @@ end
 function spread_missing!(pass::Pass, counts)
     for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
         plan isa InputPlan && !isempty(flow) || continue
-        view(flow,:,(2:size(flow, 2)),:) .+= flow[:, 1:1, :] .* view(θ,:,(2:size(θ, 2)),:)
+        view(flow, :, 2:size(flow, 2), :) .+= flow[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
     end
     return counts
 end
@@ -59,7 +59,7 @@ in_family!(step!, ::Categorical, θ, flow) = step!()
 function in_family!(step!, family::Family, θ, flow)
     columns(table) = permutedims(Array(table)[:, 2:end, :], (2, 1, 3))
     set!(table, new) = copyto!(
-        view(table,:,(2:size(table, 2)),:),
+        view(table, :, 2:size(table, 2), :),
         convert(typeof(similar(table)), permutedims(new, (2, 1, 3))),
     )
     set!(flow, pool(family, columns(flow)))
@@ -86,7 +86,7 @@ function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) wh
     width, columns, groups = size(θ)
     rows = zeros(T, width, 3, Threads.nthreads())
     each_slab(width, groups, 4 * length(θ)) do g, nodes, part
-        row = view(rows,:,:,part)
+        row = view(rows, :, :, part)
         fill!(row, 0)
         @inbounds for c = 2:columns
             @simd ivdep for w in nodes
@@ -110,7 +110,7 @@ function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) wh
 end
 
 function step_table!(θ::AbstractArray{T,3}, flow, η::T, pseudocount::T) where {T}
-    probs, counted = view(θ,:,(2:size(θ, 2)),:), view(flow,:,(2:size(θ, 2)),:)
+    probs, counted = view(θ, :, 2:size(θ, 2), :), view(flow, :, 2:size(θ, 2), :)
     total = sum(counted; dims = 2)
     step_rows!(probs, counted, total, size(probs, 2), η, pseudocount)
     fill!(flow, 0)
@@ -185,7 +185,7 @@ function family_totals(flow::AbstractArray{T,3}, families) where {T}
     isempty(families.family) && return rows, size(flow, 1)
     totals = fill!(similar(rows, T, 1, size(rows, 2), families.count), 0)
     for link in families.members
-        view(totals,:,:,link.readers) .+= rows[:, :, link.children]
+        view(totals, :, :, link.readers) .+= rows[:, :, link.children]
     end
     siblings =
         copyto!(similar(rows, T, 1, 1, length(families.siblings)), T.(families.siblings))
@@ -225,7 +225,7 @@ end
 function anemone_layer!(θ, plan, families, arrays, correction, η, pseudocount)
     T, axis = eltype(θ), 1
     if plan isa InputPlan
-        θ, arrays... = map(a -> view(a,:,(2:size(a, 2)),:), (θ, arrays...))
+        θ, arrays... = map(a -> view(a, :, 2:size(a, 2), :), (θ, arrays...))
         axis = 2
     end
     flow, mean, base = arrays
