@@ -148,7 +148,11 @@ function project!(family::Parametric, target::AbstractArray, start::AbstractArra
     number = size(columns, 2)
     @sync for part in Iterators.partition(1:number, max(1, cld(number, Threads.nthreads())))
         Threads.@spawn for k in part
-            row = project_row(family, Float64.(view(columns, :, k)), Float64.(view(olds, :, k)))
+            row = project_row(
+                family,
+                Float64.(view(columns, :, k)),
+                Float64.(view(olds, :, k)),
+            )
             view(columns, :, k) .= row
         end
     end

@@ -37,7 +37,7 @@ end
     tucker_circuit(graph, latents, categories; seed = default_rng())
 
 A [`rat_spn`](@ref) in which every region but the root has a latent variable of `latents`
-values: `latents["z"]` lists their blocks.
+values: `latents["z"]` lists their blocks. A `seed` of `nothing` leaves uniform columns.
 """
 function tucker_circuit(
     graph::RegionGraph,
@@ -48,7 +48,7 @@ function tucker_circuit(
     latents >= 1 || refuse("latents must be at least 1.")
     length(graph.scopes) > 1 ||
         refuse("The region graph has one region alone, which has nothing to mix.")
-    builder = built_rat_spn(graph, latents, latents, categories, generator(seed))
+    builder = built_rat_spn(graph, latents, latents, categories, generator_or_none(seed))
     meta = Dict{String,Any}(
         "structure" => "region graph",
         "layer" => "tucker",

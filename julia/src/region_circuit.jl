@@ -44,7 +44,7 @@ function region_circuit(
     all(>=(1), widths) || refuse("latents must be at least 1.")
     sizes = category_vector(categories, graph.num_vars)
     shapes = per_region(something(shapes, 0), graph, "shapes")
-    builder = CpCircuit(graph, widths, shapes, generator(seed))
+    builder = CpCircuit(graph, widths, shapes, generator_or_none(seed))
     add_leaves!(builder, sizes)
     foreach(key -> add_regions!(builder, key...), layers_of_regions(builder))
     root = builder.products[graph.root]
@@ -147,8 +147,7 @@ function layers_of_regions(builder)
 end
 
 "The width of a sum, and how many share its weights."
-sum_kind(builder, slot) =
-    (builder.widths[slot.parent], builder.users[builder.matrix[slot]])
+sum_kind(builder, slot) = (builder.widths[slot.parent], builder.users[builder.matrix[slot]])
 
 "An input layer for every number of categories and width."
 function add_leaves!(builder::CpCircuit, sizes)

@@ -19,13 +19,12 @@ end
 "Without a generator the columns are uniform."
 dirichlet_columns(::Nothing, dims::Integer...) = fill(1 / Float32(dims[1]), dims)
 
-"""
-The generator a builder draws from: `rng` itself, or a new one seeded by a number; `nothing`
-leaves uniform columns.
-"""
-generator(::Nothing) = nothing
+"The generator a builder draws from: `rng` itself, or a new one seeded by a number."
 generator(seed) = Xoshiro(seed_number(seed))
 generator(rng::AbstractRNG) = rng
+
+"The same, or `nothing`, where a builder may leave uniform columns."
+generator_or_none(seed) = isnothing(seed) ? nothing : generator(seed)
 
 "`categories` (one number, or one per variable) as a vector of `number` positive numbers."
 function category_vector(categories, number)

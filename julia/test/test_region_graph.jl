@@ -38,12 +38,18 @@ with_file(f, text) =
             ["[0, 1]", "[0]", "[0]"],
             [split],
         ) => "must split the scope of region 0 into two or more",
-        text(["[0, 1]", "[0, 1]"], ["{\"region\": 0, \"children\": [1]}"]) =>
-            "must split the scope of region 0 into two or more",
-        text(["[0, 1], \"own\": [0]", "[0]", "[1]"], [split]) =>
-            "into two or more (with its own variables)",
-        text(["[0, 1], \"own\": [0]", "[1], \"own\": [1]"], [single]) =>
-            "regions[1] has own variables, so it must have exactly one partition",
+        text(
+            ["[0, 1]", "[0, 1]"],
+            ["{\"region\": 0, \"children\": [1]}"],
+        ) => "must split the scope of region 0 into two or more",
+        text(
+            ["[0, 1], \"own\": [0]", "[0]", "[1]"],
+            [split],
+        ) => "into two or more (with its own variables)",
+        text(
+            ["[0, 1], \"own\": [0]", "[1], \"own\": [1]"],
+            [single],
+        ) => "regions[1] has own variables, so it must have exactly one partition",
         text(["[0, 1], \"own\": 0", "[1]"], [single]) => "regions[0].own must be a list",
     ]
     for (content, message) in cases
@@ -73,7 +79,10 @@ end
         @test found == graph && hash(found) == hash(graph)
     end
     @test tree_regions([0, 1]) != tree_regions([2, 0])
-    @test_throws "does not exist" save_region_graph(tree_regions([0]), "/nowhere/graph.json")
+    @test_throws "does not exist" save_region_graph(
+        tree_regions([0]),
+        "/nowhere/graph.json",
+    )
 end
 
 @testset "graphs of images" begin
@@ -109,9 +118,10 @@ end
 end
 
 @testset "circuits over region graphs" begin
-    total(circuit) = sum(all_rows(num_categories(circuit))) do row
-        return only(root_values(circuit, row))
-    end
+    total(circuit) =
+        sum(all_rows(num_categories(circuit))) do row
+            return only(root_values(circuit, row))
+        end
     pixels = (2, 2, 1)
     for graph in (quad_tree(pixels), quad_graph(pixels), tree_regions([0, 1, 1, 2])),
         shapes in (nothing, JuiceBridge.congruent(graph, pixels))
@@ -133,7 +143,8 @@ end
     @test num_parameters(shared(quad_tree((4, 4, 1)))) == 4 * 3 + 2 * 4 * 9 + 3
     # Of a tree these are the regions of an HCLT.
     parents = [2, 0, 2, 1]
-    ours, theirs = region_circuit(tree_regions(parents), 3, 4; seed = 1), hclt(parents, 3, 4)
+    ours, theirs =
+        region_circuit(tree_regions(parents), 3, 4; seed = 1), hclt(parents, 3, 4)
     @test num_parameters(ours) == num_parameters(theirs)
     @test sum(num_blocks(layer) for layer in ours.layers if layer isa SumLayer) ==
           sum(num_blocks(layer) for layer in theirs.layers if layer isa SumLayer)

@@ -17,8 +17,7 @@ end
 function spread_missing!(pass::Pass, counts)
     for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
         plan isa InputPlan && !isempty(flow) || continue
-        view(flow, :, 2:size(flow, 2), :) .+=
-            flow[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
+        view(flow, :, 2:size(flow, 2), :) .+= flow[:, 1:1, :] .* view(θ, :, 2:size(θ, 2), :)
     end
     return counts
 end
