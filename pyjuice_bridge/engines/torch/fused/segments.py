@@ -78,7 +78,7 @@ PACK = frame_type(
 def _pack(matrix, height, width, padded, up, down, reach):  # type: ignore[no-untyped-def]
     """Copy a matrix, also transposed, with rows of whole vectors; return 1 if it has faint numbers.
 
-    All are addresses; of a root's matrix, which has one row, there is no transposed copy.
+    All are addresses.
     """
     values, bits = floats(matrix, height * width), longs(reach, width)
     across, along = floats(up, width * padded), floats(down, width * padded)
@@ -90,8 +90,7 @@ def _pack(matrix, height, width, padded, up, down, reach):  # type: ignore[no-un
             least = min(least, value)
             alive |= (1 if value > 0 else 0) << j
             along[i * padded + j] = value
-            if height > 1:
-                across[j * padded + i] = value
+            across[j * padded + i] = value
         bits[i] = alive
     return 1 if least < lanes.FAINT else 0
 

@@ -100,8 +100,6 @@ def cut(program: Program) -> Cut | None:
         bank = finder.bank(target, blocks, roots)
         if bank is None or (bank.width > _WIDE and bank.nodes > _MOST_WIDE):
             return None
-        if bank.width == 1:
-            return None  # Its inner sums look like roots.
         banks.append(bank)
     inside = {layer for layer, seen in enumerate(finder.covered) if seen.any()}
     if not banks or not all(finder.covered[layer].all() for layer in inside):
