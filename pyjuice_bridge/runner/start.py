@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from pyjuice_bridge.circuit.digest import digest
 from pyjuice_bridge.circuit.formats import read_circuit
 from pyjuice_bridge.circuit.hmm import Hmm
 from pyjuice_bridge.circuit.size import size_of
@@ -49,20 +48,6 @@ def circuit_of(start: object) -> Circuit:
             f"start is {shown(start)}, must be a circuit, a model, a file or a run's folder."
         )
     return circuit
-
-
-def digest(circuit: Circuit) -> str:
-    """Return the SHA-256 of all that a circuit computes with, whatever file it came from."""
-    found = hashlib.sha256(f"{circuit.num_vars} {circuit.roots.tolist()}".encode())
-    for layer in circuit.layers:
-        for each in fields(layer):
-            value = getattr(layer, each.name)
-            if isinstance(value, np.ndarray):
-                found.update(f"{each.name} {value.dtype} {value.shape}".encode())
-                found.update(np.ascontiguousarray(value).data)
-            else:
-                found.update(f"{each.name} {value}".encode())
-    return found.hexdigest()
 
 
 def _read(path: Path) -> Circuit:

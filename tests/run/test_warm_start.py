@@ -9,10 +9,10 @@ import tiny_runs
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.digest import digest
 from pyjuice_bridge.data import load_dataset
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import FitOptions, Schedule
-from pyjuice_bridge.runner.start import digest
 
 TRAIN = {"epochs": 2, "batch_size": 32, "step_size": {"start": 0.3, "end": 0.1}}
 

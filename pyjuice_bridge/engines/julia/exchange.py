@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.digest import digest
 from pyjuice_bridge.circuit.h5_files import atomic_h5, write_array, write_attribute
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.julia_watch import IN_MEMORY, locked_folder
@@ -49,7 +49,7 @@ class Request:
     @cached_property
     def key(self) -> str | None:
         """A hash of everything in the subject."""
-        return None if self.subject is None else _circuit_key(self.subject)
+        return None if self.subject is None else digest(self.subject)
 
     @property
     def bytes(self) -> int:
@@ -76,21 +76,6 @@ class Request:
         """Write the subject as ``circuit.h5``."""
         assert self.subject is not None
         hdf5.save(self.subject, folder / "circuit.h5")
-
-
-def _circuit_key(circuit: Circuit) -> str:
-    listed: list[tuple[str, Any]] = [("num_vars", circuit.num_vars), ("roots", circuit.roots)]
-    listed += sorted(circuit.latents.items())
-    for layer in circuit.layers:
-        listed += [(type(layer).__name__, ""), *vars(layer).items()]
-    digest = hashlib.sha256()
-    for name, value in listed:
-        if isinstance(value, np.ndarray):
-            digest.update(f"{name} {value.dtype} {value.shape};".encode())
-            digest.update(np.ascontiguousarray(value).data)
-        else:
-            digest.update(f"{name} {value};".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
