@@ -64,9 +64,8 @@ class Train(Section):
     ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
     patch training, latent training and those of ``observed`` are passes of ``lvd``, fine-tuning
     has the rest.  With ``candidates`` three of four passes over whole samples evaluate only so many
-    values of a latent variable above sub-circuits (patch circuits and growing heads).
-    ``start`` is a run's folder or a circuit's file, with which the arm of that name
-    begins.
+    values of a latent variable above sub-circuits (patch circuits and growing heads).  ``start`` is
+    a run's folder or a circuit's file, with which the arm of that name begins.
     """
 
     optimizer: Optimizer = FitOptions.optimizer

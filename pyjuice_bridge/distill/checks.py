@@ -6,15 +6,15 @@ from pyjuice_bridge.config.settings import Settings
 
 _PHASES = {
     "patch_training": ("patches", "growing"),
-    "candidates": ("patches", "growing"),
     "latent_training": ("patches", "growing"),
+    "candidates": ("patches", "growing"),
     "observed": ("region_graph",),
 }
-"""The trainings that some kinds of circuits alone have."""
+"""What of ``train`` belongs to some kinds of circuits alone."""
 
 
 def refuse_phases(config: Settings) -> None:
-    """Refuse the trainings that only other kinds of circuits have."""
+    """Refuse what of ``train`` only other kinds of circuits have."""
     for name, owners in _PHASES.items():
         if config.circuit.kind not in owners and getattr(config.train, name) is not None:
             raise ValueError(

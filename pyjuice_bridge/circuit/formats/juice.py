@@ -253,7 +253,10 @@ class _Blocks:
     def _factors(self, names: Names, nodes: Sequence[_Node]) -> tuple[list[Names], Any]:
         """Plan a block of products: place by place, or all pairs of two blocks."""
         sides = list(zip(*(node.children for node in nodes), strict=True))
-        splits = {n: tuple(self._scopes[c] for c in self._nodes[n].children) for n in names}
+        splits = {
+            name: tuple(self._scopes[child] for child in node.children)
+            for name, node in zip(names, nodes, strict=True)
+        }
         if len(set(splits.values())) > 1:
             # Several partitions of one scope: a block for each run of nodes with one of them.
             runs = [tuple(run) for _, run in groupby(names, splits.__getitem__)]

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -51,10 +51,6 @@ class Rows:
     def pick(self, index: torch.Tensor | slice) -> Rows:
         picked = {name: values[index] for name, values in self.evidence.items()}
         return Rows(self.x[index], self.weights[index], picked)
-
-    def knowing(self, evidence: Evidence) -> Rows:
-        """Return the rows with more evidence."""
-        return Rows(self.x, self.weights, {**self.evidence, **evidence})
 
 
 class Trainer:
@@ -109,13 +105,13 @@ class Trainer:
         full = candidates is None or candidates.begin(number)
         for batch in index.split(self.batch):
             own = processes.part(len(batch))
-            rows, notes = self.rows.pick(own if self.batches == 1 else batch[own]), None
-            if candidates is not None:
-                numbers = torch.arange(len(index))[own] if self.batches == 1 else batch[own]
-                if full:
-                    notes = Notes(candidates, numbers)
-                else:
-                    rows = rows.knowing(candidates.evidence(numbers))
+            chosen = own if self.batches == 1 else batch[own]
+            rows, notes = self.rows.pick(chosen), None
+            if candidates is not None and full:
+                notes = Notes(candidates, torch.arange(len(index))[chosen])
+            elif candidates is not None:
+                known = candidates.evidence(chosen)
+                rows = replace(rows, evidence={**rows.evidence, **known})
             step = self._next_step()
             total += collect(
                 self.program,
