@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from statistics import mean
 
 import numpy as np
 
+from pyjuice_bridge.circuit.doubling import outline
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.initialise import initialise
 from pyjuice_bridge.circuit.size import Size, balanced_parents, size_of
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.sweep import Point
+from pyjuice_bridge.config.train import Grow
 from pyjuice_bridge.distill.base import Kind
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Shape
@@ -77,19 +80,30 @@ def make_plan(config: Config) -> Plan:
             which = fingerprint(
                 [arm == "hclt", there.circuit.model_dump(), _batch(there, shape)],
             )
-            size = size_of(kind.structure(there.circuit, arm, shape))
+            sizes = _sizes(kind.structure(there.circuit, arm, shape), there.train.grow)
             components = getattr(there.circuit, "mixture", None) or 1
             if which not in measured:
                 measured[which] = _pass_seconds(engine, kind, there, arm, shape)
             passes = there.train.epochs
-            size = _mixed(size, components)
+            size = _mixed(sizes[-1], components)
             memory = _memory(there, shape, size, choice.device)
-            seconds = passes * components * measured[which]
+            larger = mean(size.parameters for size in sizes) / sizes[0].parameters
+            seconds = passes * components * measured[which] * larger
             arms.append(ArmPlan(arm, size.parameters, passes, memory, seconds, point))
     most = max(arm.memory_bytes for arm in arms)
     return Plan(
         config.name, tuple(arms), _note(config.fitted(shape.train), shape, choice.device, most)
     )
+
+
+def _sizes(structure: Circuit, grow: Grow | None) -> list[Size]:
+    """List the sizes of the circuits that an arm trains, one after the other."""
+    sizes = [size_of(structure)]
+    if grow is not None:
+        for _ in range(grow.rounds):
+            structure = outline(structure, grow.prune)
+            sizes.append(size_of(structure))
+    return sizes
 
 
 def _mixed(size: Size, components: int) -> Size:

@@ -30,6 +30,7 @@ from pyjuice_bridge.engines.torch.fused.threads import (
 
 _TASK_VALUES = 2**14
 _COLUMNS = 64
+_ROWS = 256
 
 SUM_STEP = frame_type(
     *("tensors", "first", "rows", "widths", "thetas", "counts"),
@@ -173,6 +174,8 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
     widths, thetas = longs(f.widths, f.tensors), longs(f.thetas, f.tensors)
     counts = longs(f.counts, f.tensors)
     keep, zero = real(frame, 1 - f.step_size), real(frame, 0)
+    # What is kept and what is new must add up to one, or rows drift by rounding.
+    fresh = real(frame, 1) - keep
     largest = real(frame, LARGEST_RATIO)
     while True:
         task = next_task(frame)
@@ -191,7 +194,7 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
                 count[k] = min(count[k], largest) * theta[k]
                 total += count[k]
             if total > 0:
-                rate = real(frame, f.step_size / (total + f.pseudocount))
+                rate = real(frame, fresh / (total + f.pseudocount))
                 more = real(frame, rate * f.pseudocount / width)
                 for k in range(width):
                     theta[k] = keep * theta[k] + (rate * count[k] + more)
@@ -205,9 +208,11 @@ def input_step(frame):  # type: ignore[no-untyped-def]
     f = fields(frame, INPUT_STEP)
     width, categories, size = f.width, f.categories, size_of(frame)
     parts = (width + f.columns - 1) // f.columns
-    totals, rates = scratch(frame, f.columns), scratch(frame, f.columns)
+    totals, partial = scratch(frame, f.columns), scratch(frame, f.columns)
+    rates = scratch(frame, f.columns)
     keeps, mores = scratch(frame, f.columns), scratch(frame, f.columns)
-    zero = real(frame, 0)
+    zero, keep = real(frame, 0), real(frame, 1 - f.step_size)
+    fresh = real(frame, 1) - keep
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -217,14 +222,19 @@ def input_step(frame):  # type: ignore[no-untyped-def]
         here = min(f.columns, width - left)
         base = (group * (1 + categories) * width + left) * size
         totals[:] = zero
-        for row in range(1, 1 + categories):
-            count = numbers(frame, f.count + base + row * width * size, here)
+        # A sum over a whole vocabulary, number by number, would be off by 1e-5.
+        for start in range(1, 1 + categories, _ROWS):
+            partial[:] = zero
+            for row in range(start, min(start + _ROWS, 1 + categories)):
+                count = numbers(frame, f.count + base + row * width * size, here)
+                for k in range(here):
+                    partial[k] += count[k]
             for k in range(here):
-                totals[k] += count[k]
+                totals[k] += partial[k]
         for k in range(here):
             seen = totals[k] > 0
-            rates[k] = f.step_size / (totals[k] + f.pseudocount) if seen else 0.0
-            keeps[k] = 1 - f.step_size if seen else 1.0
+            rates[k] = fresh / (totals[k] + f.pseudocount) if seen else 0.0
+            keeps[k] = keep if seen else 1.0
             mores[k] = rates[k] * f.pseudocount / categories
         for row in range(1 + categories):
             at = base + row * width * size
