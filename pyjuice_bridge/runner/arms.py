@@ -168,8 +168,8 @@ def _check_growing(context: Context) -> None:
             outline(structure, grow.prune)
         except UserError:
             raise UserError(
-                f"'train.grow': circuits of 'circuit.kind: {config.circuit.kind}' with these layers "
-                "have no blocks that can grow; leave it out"
+                f"'train.grow': circuits of 'circuit.kind: {config.circuit.kind}' with these "
+                "layers have no blocks that can grow; leave it out"
             ) from None
 
 
