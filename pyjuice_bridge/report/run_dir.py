@@ -34,6 +34,7 @@ _KNOWN = {
     "model",
     "sweep",
     "accuracy",
+    "candidates",
     "trials",
     "engine",
     "device",
@@ -66,6 +67,8 @@ class ArmResult:
     """Of the splits without a figure for it: how many rows have probability 0, of how many."""
     accuracy: Mapping[str, float] = field(default_factory=dict)
     """Of the splits of a run with classes: the share of rows whose class is found."""
+    candidates: tuple[int, float] | None = None
+    """Of partial E-steps, how many values of a latent, and what they alone give on validation."""
     trials: tuple[Mapping[str, float | None], ...] = ()
     """What tuning tried: ``pseudocount``, ``step_size`` and ``valid``, the figure on validation."""
 
@@ -239,7 +242,13 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
             for trial in row.get("trials", ())
         ),
         accuracy={split: float(v) for split, v in row.get("accuracy", {}).items()},
+        candidates=_candidates(row),
     )
+
+
+def _candidates(row: Mapping[str, Any]) -> tuple[int, float] | None:
+    found = row.get("candidates")
+    return None if found is None else (int(found["values"]), float(found["valid"]))
 
 
 def _bound(row: Mapping[str, Any]) -> StageBound | None:

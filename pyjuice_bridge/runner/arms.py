@@ -17,7 +17,7 @@ from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.sweep import Point, label_of
 from pyjuice_bridge.config.train import Tune
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
-from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.bound import bound_and_marginal, likeliest_bound
 from pyjuice_bridge.distill.doubled import grown_stage
 from pyjuice_bridge.distill.mixtures import mixed
 from pyjuice_bridge.distill.registry import KINDS
@@ -368,9 +368,13 @@ def _train(
     rows = context.data.rows
 
     def measure(circuit: Circuit) -> Mapping[str, Any]:
-        if start.z is None:
-            return {"bound": None}
-        return {"bound": bound_and_marginal(context.engine, circuit, rows["valid"], start.z)}
+        engine, valid = context.engine, rows["valid"]
+        figures: dict[str, Any] = {"bound": None}
+        if start.z is not None:
+            figures["bound"] = bound_and_marginal(engine, circuit, valid, start.z)
+        if options.candidates is not None and "z" in circuit.latents:
+            figures["candidates"] = likeliest_bound(engine, circuit, valid, options.candidates)
+        return figures
 
     def finish(circuit: Circuit) -> Circuit:
         circuit = KINDS[context.config.circuit.kind].finish(context, circuit)

@@ -12,7 +12,9 @@ import yaml
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
 from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.distill.bound import likeliest_bound
 from pyjuice_bridge.domains.images import make_masks
+from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.report.run_dir import read_run
 
@@ -321,3 +323,16 @@ def test_masks() -> None:
     assert masks["lower_half"].sum() == 4 * 6 and masks["lower_half"][3:].all()
     assert (masks["squares"].sum(axis=(1, 2)) == 3 * 3).all()
     assert len(np.unique(masks["squares"], axis=0)) > 10
+
+
+def test_partial_steps_say_what_they_leave_out(tmp_path: Path) -> None:
+    config = tiny_runs.patch_config(arms=["lvd"])
+    config["train"] = {**config["train"], "candidates": 2}
+    run = pj.run(config, images=tiny_runs.images(), out=tmp_path / "run")
+    (row,) = run.results
+    rows = pj.data.load_dataset(tiny_runs.images()).valid.reshape(-1, 36)
+    nats = likeliest_bound(get_engine("torch"), run.model.circuit, rows, 2)
+    assert row["candidates"]["values"] == 2
+    assert row["candidates"]["valid"] == pytest.approx(-nats / np.log(2) / 36, rel=1e-6)
+    assert row["candidates"]["valid"] >= row["valid"]["value"]
+    assert "the 2 likeliest values of every latent alone" in run.report.read_text()
