@@ -15,9 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.growing import factors, normalised, two_leaves
 from pyjuice_bridge.circuit.initialise import uniform_leaves, uniform_weights
@@ -29,6 +27,7 @@ from pyjuice_bridge.circuit.types import (
     SumLayer,
     layer_params,
 )
+from pyjuice_bridge.circuit.unions import components
 from pyjuice_bridge.errors import UserError
 
 _LEAST = 1e-12
@@ -159,7 +158,7 @@ def _growing_layers(circuit: Circuit) -> list[bool]:
             together += [(index, int(child)) for child in below]
         else:
             fixed[[index, *below]] = True
-    of = _components(len(fixed), together)
+    of = components(len(fixed), together)
     grows = ~np.isin(of, of[fixed])
     if not grows.any():
         raise UserError("the circuit has no blocks that can grow.")
@@ -181,7 +180,7 @@ class _Units:
                     total + len(theta),
                 )
                 total += 2 * len(theta)
-        self._of = _components(total, self._pairs())
+        self._of = components(total, self._pairs())
 
     def _pairs(self) -> NDArray[np.int64]:
         circuit, pairs = self._circuit, []
@@ -231,14 +230,6 @@ class _Units:
             width: np.sort(np.argsort(-flow, 1, kind="stable")[:, : _left(width, share)], 1)
             for width, flow in flows.items()
         }
-
-
-def _components(count: int, pairs: ArrayLike) -> NDArray[np.int64]:
-    """Label the classes of 0 … ``count`` - 1 that ``pairs`` [n, 2] join."""
-    ends = np.asarray(pairs, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends), np.int8), tuple(ends.T)), (count, count))
-    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
-    return labels
 
 
 def _left(width: int, share: float) -> int:

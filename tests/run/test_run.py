@@ -11,6 +11,7 @@ import yaml
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
+from pyjuice_bridge.circuit.types import SumLayer
 from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.distill.bound import likeliest_bound
 from pyjuice_bridge.domains.images import make_masks
@@ -336,3 +337,19 @@ def test_partial_steps_say_what_they_leave_out(tmp_path: Path) -> None:
     assert row["candidates"]["valid"] == pytest.approx(-nats / np.log(2) / 36, rel=1e-6)
     assert row["candidates"]["valid"] >= row["valid"]["value"]
     assert "the 2 likeliest values of every latent alone" in run.report.read_text()
+
+
+@pytest.mark.parametrize(
+    "circuit", [{"kind": "hclt", "latents": 3}, {"kind": "region_graph", "latents": 3}]
+)
+def test_low_rank_leaves_begin_where_counting_ends(tmp_path: Path, circuit: dict[str, Any]) -> None:
+    """A dictionary of as many entries as a variable has rows takes nothing from the start."""
+    values = []
+    for name, own in (("plain", {}), ("low", {"dictionary": 3})):
+        config = tiny_runs.hclt_config(circuit={**circuit, **own}, arms=["lvd", "random"])
+        config["train"] = {**config["train"], "epochs": 2}
+        run = pj.run(config, images=tiny_runs.images(), out=tmp_path / name)
+        values.append(json.loads((run.path / "bound.json").read_text())[0]["marginal"])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    sums = [layer for layer in run.model.circuit.layers if isinstance(layer, SumLayer)]
+    assert run.model.circuit.layers[0].params.shape[1] == sums[0].weights.shape[2] == 3
