@@ -317,6 +317,14 @@ def test_a_damaged_file_is_named(run, file, content, message):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize("file", ["metrics.jsonl", "results.json", "figures.npz"])
+def test_a_file_that_cannot_be_read_is_named(run, file):
+    (run / file).unlink()
+    (run / file).mkdir()
+    with pytest.raises(UserError, match=rf"{file}: (cannot be read|damaged) .*Is a directory"):
+        write_report(run)
+
+
 def test_damaged_or_pickled_figures_are_refused(run):
     file = run / "figures.npz"
     content = bytearray(file.read_bytes())
