@@ -72,7 +72,7 @@ def test_mnist_from_a_folder(tmp_path: Path, inner: str) -> None:
         assert [int(image.flat[0]) % 3 for image in getattr(data, split)] == labels.tolist()
     folder = tmp_path / "files" / inner
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(6, np.uint8)))
-    with pytest.raises(UserError, match="test labels are uint8 .6.; give .* for each of 7 images"):
+    with pytest.raises(UserError, match=r"test labels .* \[6\]; give .* each of 7 images"):
         load_dataset("mnist", root=tmp_path / "files")
     (folder / "train-labels-idx1-ubyte").unlink()
     (folder / "t10k-labels-idx1-ubyte").unlink()
