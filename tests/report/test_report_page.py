@@ -517,4 +517,5 @@ def test_locators_show_where_strips_are_from(run):
     sources = re.findall(r'class="located"><img src="data:image/png;base64,([^"]+)"', html)
     for source, mark in zip(sources, marks, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
-        assert (np.ptp(pixels, axis=2) > 0).tolist() == mark.tolist()  # the rest is grey
+        assert (np.ptp(pixels, axis=2) > 100).tolist() == mark.tolist()
+        assert (np.ptp(pixels[~mark], axis=1) == 0).all()  # the rest is grey
