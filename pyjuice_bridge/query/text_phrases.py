@@ -119,8 +119,8 @@ def _group(item: Sequence[Any]) -> tuple[Phrase, ...]:
         return tuple(tuple(map(operator.index, phrase)) for phrase in phrases)
     except TypeError:
         raise UserError(
-            f"phrases: a phrase is a list of token ids, found {item!r}; ids of strings are given "
-            "by the tokenizer, or by TextModel.ids."
+            f"phrases: a phrase is a list of token ids, found {item!r}; a language model's "
+            "tokenizer gives the ids of strings, and so does TextModel.phrases."
         ) from None
 
 
