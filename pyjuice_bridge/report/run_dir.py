@@ -183,12 +183,19 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); run again to rewrite it.") from error
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
+        return _bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error}); run again to rewrite it.") from error
 
 
@@ -258,7 +265,7 @@ def _bound(row: Mapping[str, Any]) -> StageBound | None:
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
-    lines = _text_bytes(path).split(b"\n")
+    lines = _bytes(path).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     epochs: list[Epoch] = []
     passes: dict[tuple[str, str], float] = {}
@@ -280,13 +287,6 @@ def _metrics(path: Path) -> tuple[Epoch, ...]:
                 f"{path}: line {number + 1} is damaged ({error!r}); delete it or run again."
             ) from error
     return tuple(epochs)
-
-
-def _text_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def _figures(path: Path) -> Mapping[str, npt.NDArray[Any]]:

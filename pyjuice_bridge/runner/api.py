@@ -241,7 +241,9 @@ def _checked(
     else:
         values, where = read_values(config, (), default_kinds), str(config)
     for domain in given.data:
-        values.setdefault("data", {"kind": domain, "name": "array"})
+        section = values.get("data", {"kind": domain})
+        if isinstance(section, Mapping):
+            values["data"] = {"name": "array", **section}
     if given.teacher is not None:
         section = values.get("teacher")
         own = isinstance(section, Mapping) and section.get("kind") == "object"

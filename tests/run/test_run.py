@@ -158,14 +158,15 @@ def test_another_table_in_the_folder_leaves_nothing_of_the_former(tmp_path: Path
     rng = np.random.default_rng(0)
     config = {
         "name": "columns",
-        "data": {"kind": "table", "name": "mine"},
+        "data": {"kind": "table"},  # data in memory need no name
         "circuit": {"latents": 2},
         "train": {"epochs": 2, "batch_size": 32},
     }
     out = tmp_path / "run"
     pj.run(config, table=rng.integers(0, 2, (60, 5)), out=out, device="cpu")
     assert (out / "table.json").exists()
-    assert "rows: 48 train (" in (out / "log.txt").read_text()
+    log = (out / "log.txt").read_text()
+    assert "rows: 48 train (" in log and "data array: " in log
     with pytest.raises(UserError, match="cannot fill 90 clusters"):
         pj.run(config, table=rng.integers(0, 2, (60, 5)), out=out, circuit={"latents": 90})
     assert not (out / "table.json").exists()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING, Circuit, layer_params
 from pyjuice_bridge.engines.base import (
+    USUAL,
     Counts,
     Epoch,
     FitOptions,
@@ -94,7 +95,7 @@ class JuliaEngine:
         self,
         circuit: Circuit,
         x: NDArray[Any],
-        options: FitOptions,
+        options: FitOptions = USUAL,
         *,
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,
