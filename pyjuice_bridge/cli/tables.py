@@ -98,13 +98,13 @@ def compare_rows(rows: Sequence[ComparedArm]) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Tabulate a run's parameters, memory and predicted time."""
-    columns = ["arm", "parameters", "passes", "memory", "predicted time"]
+    columns = ["arm", "parameters", "passes", "memory", "teacher and clusters", "passes of EM"]
     table = _table(f"plan of {plan.name}", columns)
     for arm in plan.arms:
         memory = bytes_text(arm.memory_bytes)
-        time = seconds_text(arm.seconds)
+        times = ["?" if s is None else seconds_text(s) for s in (arm.latent_seconds, arm.seconds)]
         name = arm_name(arm.arm, arm.point)
-        table.add_row(name, f"{arm.parameters:,}", str(arm.passes), memory, time)
+        table.add_row(name, f"{arm.parameters:,}", str(arm.passes), memory, *times)
     table.caption = plan.note
     return table
 

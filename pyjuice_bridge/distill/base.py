@@ -82,6 +82,23 @@ def ancestry(artifacts: Sequence[Artifact]) -> tuple[Artifact, ...]:
     return tuple(by_id.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """Passes of EM that precede an arm's training on the data alone, as a plan sees them.
+
+    Attributes:
+        circuit: what is trained, without numbers.
+        rows: in a pass.
+        batch_size: rows of a step.
+        count: how many passes.
+    """
+
+    circuit: Circuit
+    rows: int
+    batch_size: int
+    count: int
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of circuit that a run can train.
@@ -98,6 +115,8 @@ class Kind:
             numbers, over a stand-in for what is learnt from data.
         initialise: every arm of the config at its beginning.
         trial: the section of a smaller circuit, on which a plan measures time.
+        before: from the config and the data's shape the passes of the arm ``lvd`` in which parts of
+            its circuit are trained.
         finish: what is done to a trained circuit before it is kept.
         fixed: whether ``structure`` has the size of every trained circuit.
     """
@@ -111,5 +130,6 @@ class Kind:
     structure: Callable[[Any, str, Shape], Circuit]
     initialise: Callable[[Context], Sequence[Initialisation]]
     trial: Callable[[Any], KindSection] = lambda section: section
+    before: Callable[[Settings, Shape], Sequence[Passes]] = lambda *_: ()
     finish: Callable[[Context, Circuit], Circuit] = lambda _, circuit: circuit
     fixed: bool = True

@@ -26,7 +26,7 @@ from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import balanced_parents
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
-from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Stage
+from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, Kind, Passes, Stage
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows, deal, take
 from pyjuice_bridge.distill.checks import default_ring, pool
@@ -50,6 +50,7 @@ from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
     PatchParts,
     initialise_arms,
+    passes_before,
     patch_variables,
     set_phases,
 )
@@ -138,18 +139,34 @@ def _scopes(section: GrowingCircuit, shape: Shape) -> IntArray:
 
 def _structure(section: GrowingCircuit, arm: str, shape: Shape) -> Circuit:
     places = _scopes(section, shape)
-    positions, size = places.shape
-    sizes = shape.categories[places[0]]
-    bundle = patch_bundle(balanced_parents(size), section.clusters, section.last_width, sizes)
-    bundle = choose_roots(section.leafy(bundle), _every_head(section))
+    bundle = _bundle(section, shape, section.rounds)
     heads = len(bundle.roots)
-    glued = glue(hclt(balanced_parents(positions), heads, heads), bundle, places)
+    glued = glue(hclt(balanced_parents(len(places)), heads, heads), bundle, places)
     return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape, section)
 
 
-def _every_head(section: GrowingCircuit) -> IntArray:
-    """Return the cluster of every head where each cluster has as many as it may."""
-    return np.repeat(np.arange(section.clusters, dtype=np.int32), section.heads[1])
+def _bundle(section: GrowingCircuit, shape: Shape, number: int) -> Circuit:
+    """Return the circuits of all clusters in a round, each with as many heads as it may have."""
+    sizes = shape.categories[_scopes(section, shape)[0]]
+    width, heads = section.width << (number - 1), section.heads[0] + number - 1
+    bundle = patch_bundle(balanced_parents(len(sizes)), section.clusters, width, sizes)
+    return choose_roots(section.leafy(bundle), _owners(section, heads))
+
+
+def _owners(section: GrowingCircuit, heads: int) -> IntArray:
+    """Return the cluster of every head where each cluster has so many."""
+    return np.repeat(np.arange(section.clusters, dtype=np.int32), heads)
+
+
+def _before(config: Settings, shape: Shape) -> list[Passes]:
+    section = config.circuit
+    assert isinstance(section, GrowingCircuit)
+    positions = len(_scopes(section, shape))
+    bundles = [_bundle(section, shape, number) for number in range(1, section.rounds + 1)]
+    heads = len(bundles[-1].roots)
+    latent = hclt(balanced_parents(positions), heads, heads)
+    dealt = max(1, shape.train * positions // section.clusters)
+    return passes_before(config, bundles, latent, shape.train, dealt)
 
 
 def _trial(section: GrowingCircuit) -> GrowingCircuit:
@@ -184,7 +201,9 @@ def _random(parts: PatchParts, section: GrowingCircuit) -> Initialisation:
     """Begin with the same graph, all heads there, and Dirichlet(1) rows."""
 
     def make() -> Circuit:
-        bundle = choose_roots(parts.random_bundle(section.last_width), _every_head(section))
+        bundle = choose_roots(
+            parts.random_bundle(section.last_width), _owners(section, section.heads[1])
+        )
         return glue(parts.above.random(len(bundle.roots)), bundle, parts.places)
 
     key = {"random": "growing", **_key(parts, section)}
@@ -476,4 +495,5 @@ KIND = Kind(
     fixed=False,
     initialise=_initialise,
     trial=_trial,
+    before=_before,
 )

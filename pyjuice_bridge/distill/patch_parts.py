@@ -15,7 +15,7 @@ from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import LatentPhase, Phase
 from pyjuice_bridge.distill.above import Above, AboveName, ChowLiu, QuadTree
-from pyjuice_bridge.distill.base import Initialisation
+from pyjuice_bridge.distill.base import Initialisation, Passes
 from pyjuice_bridge.distill.bound import bound_and_marginal
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.hclt import random_hclt_like
@@ -56,6 +56,26 @@ def set_phases(config: Settings, rounds: int = 1) -> None:
             f"'train.epochs' is {train.epochs}, but patch and latent training already take "
             f"{before} of the passes; use at least {before + 1}"
         )
+
+
+def passes_before(
+    config: Settings, bundles: Sequence[Circuit], latent: Circuit, rows: int, dealt: int
+) -> list[Passes]:
+    """Return the passes of patch training and of latent training, as a plan sees them.
+
+    Args:
+        config: of the run.
+        bundles: all patch circuits without numbers, one for every time that they are trained.
+        latent: the latent circuit without numbers.
+        rows: training rows.
+        dealt: rows of a bundle, a patch of every cluster in each.
+    """
+    patches, above = config.train.patch_training, config.train.latent_training
+    assert patches is not None and above is not None
+    return [
+        *(Passes(bundle, dealt, patches.batch_size, patches.epochs) for bundle in bundles),
+        Passes(latent, rows, above.batch_size, above.epochs),
+    ]
 
 
 @dataclass(frozen=True, eq=False)

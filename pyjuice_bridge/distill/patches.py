@@ -20,7 +20,7 @@ from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.train import Phase
 from pyjuice_bridge.distill.above import AboveName, latent_structure
-from pyjuice_bridge.distill.base import Initialisation, Kind, Stage
+from pyjuice_bridge.distill.base import Initialisation, Kind, Passes, Stage
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.checks import default_ring, pool
@@ -29,6 +29,7 @@ from pyjuice_bridge.distill.leaves import LeafySection
 from pyjuice_bridge.distill.patch_parts import (
     PatchParts,
     initialise_arms,
+    passes_before,
     patch_variables,
     set_phases,
 )
@@ -67,16 +68,29 @@ def _scopes(section: PatchCircuit, shape: Shape) -> IntArray:
     return patch_variables(shape.sides, section.patch)
 
 
-def _structure(section: PatchCircuit, arm: str, shape: Shape) -> Circuit:
+def _bundle(section: PatchCircuit, shape: Shape) -> Circuit:
+    sizes = shape.categories[_scopes(section, shape)[0]]
+    tree = balanced_parents(len(sizes))
+    return section.leafy(patch_bundle(tree, section.latents, section.patch_latents, sizes))
+
+
+def _above(section: PatchCircuit, shape: Shape) -> Circuit:
     assert shape.sides is not None
-    places = _scopes(section, shape)
-    size = places.shape[1]
-    sizes = shape.categories[places[0]]
-    bundle = patch_bundle(balanced_parents(size), section.latents, section.patch_latents, sizes)
     grid = shape.sides[0] // section.patch, shape.sides[1] // section.patch
-    above = latent_structure(section.above, grid, section.latents)
-    glued = glue(above, section.leafy(bundle), places)
+    return latent_structure(section.above, grid, section.latents)
+
+
+def _structure(section: PatchCircuit, arm: str, shape: Shape) -> Circuit:
+    glued = glue(_above(section, shape), _bundle(section, shape), _scopes(section, shape))
     return glued if arm != "hclt" else hclt_of_size(glued.num_parameters, shape, section)
+
+
+def _before(config: Settings, shape: Shape) -> list[Passes]:
+    section = config.circuit
+    assert isinstance(section, PatchCircuit)
+    dealt = shape.train * len(_scopes(section, shape)) // section.latents
+    bundle, latent = _bundle(section, shape), _above(section, shape)
+    return passes_before(config, [bundle], latent, shape.train, max(1, dealt))
 
 
 def _initialise(context: Context) -> list[Initialisation]:
@@ -198,4 +212,5 @@ KIND = Kind(
     scopes=_scopes,
     structure=_structure,
     initialise=_initialise,
+    before=_before,
 )

@@ -52,6 +52,7 @@ class Shape:
         row_bytes: memory of a training row.
         note: the data in a few words.
         sides: (height, width, channels) of images, else None.
+        tokens: of text with latents, training and validation together, that a language model reads.
     """
 
     train: int
@@ -60,6 +61,7 @@ class Shape:
     row_bytes: int
     note: str
     sides: tuple[int, int, int] | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

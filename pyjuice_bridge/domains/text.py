@@ -182,7 +182,8 @@ def prepare(dataset: TextDataset, section: TextSection, tokenizer: str) -> TextR
     if Path(tokenizer).is_dir():
         # Models are opened again from elsewhere.
         tokenizer = str(Path(tokenizer).absolute())
-    known = len(cut["train"]), len(cut["valid"]), len(dataset.train), len(dataset.vocabulary)
+    tokens = len(dataset.train), len(dataset.valid)
+    known = len(cut["train"]), len(cut["valid"]), tokens, len(dataset.vocabulary)
     key = fingerprint({"text": dataset.fingerprint, **settings})
     vocabulary = Vocabulary.of(dataset, tokenizer)
     codec = TextCodec(
@@ -229,14 +230,22 @@ def _samples(dataset: TextDataset, cut: Mapping[str, Windows], key: str) -> Samp
 
 
 def _shape_of(
-    section: TextSection, rows: int, valid: int, tokens: int, vocabulary: int, about: str = ""
+    section: TextSection,
+    rows: int,
+    valid: int,
+    tokens: tuple[int, int],
+    vocabulary: int,
+    about: str = "",
 ) -> Shape:
+    """Describe windows of a text; ``tokens`` are those of the training and validation split."""
     note = (
-        f"{about}{tokens:,} training tokens, {vocabulary:,} distinct, in {rows:,} windows of "
+        f"{about}{tokens[0]:,} training tokens, {vocabulary:,} distinct, in {rows:,} windows of "
         f"{section.window} at a stride of {section.stride}"
     )
     sizes = np.full(section.window, vocabulary, np.int32)
-    return Shape(rows, valid, sizes, 4 * section.window, note)
+    pieces = _PIECES_PER_WORD if section.tokens == "words" else 1
+    read = round(pieces * sum(tokens))
+    return Shape(rows, valid, sizes, 4 * section.window, note, tokens=read)
 
 
 def _shape(config: Settings) -> Shape:
@@ -247,26 +256,31 @@ def _shape(config: Settings) -> Shape:
         dataset = _split(config, section.name)
         return prepare(dataset, section, tokenizer_of(config)).shape
     known, vocabulary, about = published
-    tokens = min(known, section.limit or known)
-    if tokens < section.window:
-        raise UserError(f"'data.limit' is {tokens}, less than one window of {section.window}")
-    rows = (tokens - section.window) // (section.stride or section.window) + 1
-    return _shape_of(section, rows, 0, tokens, vocabulary, about)
+    tokens = tuple(min(each, section.limit or each) for each in known)
+    if tokens[0] < section.window:
+        raise UserError(f"'data.limit' is {tokens[0]}, less than one window of {section.window}")
+    stride = section.stride or section.window
+    rows, valid = (max(0, (each - section.window) // stride + 1) for each in tokens)
+    return _shape_of(section, rows, valid, (tokens[0], tokens[1]), vocabulary, about)
 
 
-def _published(config: Settings) -> tuple[int, int, str] | None:
-    """Return a published corpus' tokens and vocabulary; word pieces are estimated."""
+def _published(config: Settings) -> tuple[tuple[int, int], int, str] | None:
+    """Return a published corpus' training and validation tokens and its vocabulary.
+
+    Word pieces are estimated.
+    """
     section = _section(config)
     corpus = known_set(section.name, "text")
     if corpus is None or not corpus.published:
         return None
-    words = corpus.published["train"]
+    words = corpus.published["train"], corpus.published["valid"]
     if section.tokens == "words":
         size = corpus.published["vocabulary"]
         return words, min(size, section.vocabulary or size), ""
     if tokenizer_of(config) not in _BERT:
         return None
-    return int(round(words * _PIECES_PER_WORD, -5)), _BERT_PIECES, "about "
+    train, valid = (int(round(count * _PIECES_PER_WORD, -5)) for count in words)
+    return (train, valid), _BERT_PIECES, "about "
 
 
 def _show(

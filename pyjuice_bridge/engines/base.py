@@ -285,3 +285,10 @@ class Engine(Protocol):
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
         """Return p(latent = j | x) of the latents ``name``: float32 [N, positions, width]."""
+
+    def training_bytes(self, circuit: Circuit, options: FitOptions, rows: int, valid: int) -> int:
+        """Return the bytes that ``fit`` takes at most, without the rows themselves.
+
+        ``circuit`` may be a structure without numbers; ``rows`` and ``valid`` are how many there
+        are to train on and to validate with.
+        """

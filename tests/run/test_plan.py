@@ -1,5 +1,8 @@
 """Plans: the sizes, passes, memory and times that a run would take."""
 
+import ctypes
+import gc
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import Size, balanced_parents, size_of
 from pyjuice_bridge.circuit.types import Circuit
@@ -19,12 +23,16 @@ from pyjuice_bridge.data.shapes import SHAPES
 from pyjuice_bridge.distill.patch_parts import patch_variables
 from pyjuice_bridge.distill.patches import PatchCircuit
 from pyjuice_bridge.distill.registry import KINDS
+from pyjuice_bridge.distill.training import PeakMemory
 from pyjuice_bridge.domains.base import Shape
-from pyjuice_bridge.engines.base import Epoch
+from pyjuice_bridge.engines.base import Epoch, FitOptions
+from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.runner import plan as plans
+from pyjuice_bridge.runner import trials
 from pyjuice_bridge.runner.config import make_config
 from pyjuice_bridge.runner.plan import make_plan
+from pyjuice_bridge.runner.trials import StepCost
 
 
 def shape_of(sides: tuple[int, int, int], categories: np.ndarray, rows: int = 100) -> Shape:
@@ -99,12 +107,15 @@ def test_plan_needs_no_memory_for_circuits_that_would_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """784 matrices of 8192² are 210 GB."""
-    monkeypatch.setattr(plans, "_pass_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(plans, "step_cost", lambda *_: StepCost(0.0, 1e-9))
+    monkeypatch.setattr(plans, "latent_seconds", lambda *_: 5.0)
     values = tiny_runs.hclt_config(data={"name": "mnist"}, circuit={"latents": 8192})
     arm = make_plan(make_config(values)).arms[0]
     assert arm.parameters == 8192 * 256 * 784 + 783 * 8192**2 + 8192
-    assert arm.memory_bytes > 3 * 4 * arm.parameters
-    assert arm.seconds == arm.passes == 4
+    assert arm.memory_bytes > 4 * 4 * arm.parameters
+    # 55,000 images in batches of 32, one nanosecond a parameter and step.
+    assert arm.passes == 4 and arm.latent_seconds == 5
+    assert arm.seconds == pytest.approx(4 * 1719 * 1e-9 * arm.parameters)
 
 
 class Clock:
@@ -143,12 +154,12 @@ def test_seconds_of_a_step_are_the_processors_where_it_is_this_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(plans.time, "process_time", clock.process_time)
+    monkeypatch.setattr(trials.time, "process_time", clock.process_time)
     circuit = hclt([-1, 0, 0], 2, 3, seed=0)
     engine = Fake("torch", 4, clock, 1e-3, 2.0)
-    assert plans._step_seconds(engine, circuit, 5) == pytest.approx(2.0 + 5e-3)  # type: ignore[arg-type]
+    assert trials.step_seconds(engine, circuit, 5) == pytest.approx(2.0 + 5e-3)  # type: ignore[arg-type]
     engine = Fake("julia", 4, clock, 1e-3, 2.0)
-    assert plans._step_seconds(engine, circuit, 5) == pytest.approx(102.0 + 5e-3)  # type: ignore[arg-type]
+    assert trials.step_seconds(engine, circuit, 5) == pytest.approx(102.0 + 5e-3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("batch", "rows"), [(256, 1000), (4, 10), (10**6, 50)])
@@ -157,13 +168,15 @@ def test_seconds_of_a_pass_are_those_of_its_steps(
 ) -> None:
     """1 ms per row and 2 s per step besides, on a circuit as large as those that were tried."""
     clock = Clock()
-    monkeypatch.setattr(plans.time, "process_time", clock.process_time)
+    monkeypatch.setattr(trials.time, "process_time", clock.process_time)
     values = tiny_runs.hclt_config(train={"epochs": 4, "batch_size": batch})
     config, sizes = make_config(values), np.full(36, 16, np.int32)
     shape = shape_of((6, 6, 1), sizes, rows)
     circuit = KINDS["hclt"].structure(config.circuit, "lvd", shape)
     engine = Fake("torch", 2, clock, 1e-3, 2.0)
-    seconds = plans._pass_seconds(engine, KINDS["hclt"], config, "lvd", shape)  # type: ignore[arg-type]
+    step = min(batch, rows)
+    cost = trials.step_cost(engine, KINDS["hclt"], config, "lvd", shape, step)  # type: ignore[arg-type]
+    seconds = cost.seconds(circuit, rows, step)
     tried, whole = size_of(engine.asked[0][0]), size_of(circuit)
     per_step = 2.0 * whole.parameters / tried.parameters
     per_row = 1e-3 * whole.activations / tried.activations
@@ -183,12 +196,65 @@ def test_steps_are_tried_on_a_small_circuit_of_the_same_sort() -> None:
     shape = shape_of((28, 28, 1), np.full(784, 256, np.int32))
     for arm in ("lvd", "hclt"):
         whole = KINDS["patches"].structure(config.circuit, arm, shape)
-        small = plans._small(KINDS["patches"], config, arm, shape)
+        small = trials.small_circuit(KINDS["patches"], config, arm, shape)
         assert small.meta["structure"] == whole.meta["structure"]
         assert small.meta["latent_states"] == whole.meta["latent_states"]
         found, full = size_of(small), size_of(whole)
         assert isinstance(found, Size)
         assert found.activations < 0.6 * full.activations and found.flops < 0.6 * full.flops
+
+
+def test_passes_of_patches_alone_cost_what_they_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patch training sees each patch in one cluster, fine-tuning in all four."""
+    monkeypatch.setattr(plans, "step_cost", lambda *_: StepCost(1.0, 0.0))
+    monkeypatch.setattr(plans, "latent_seconds", lambda *_: 0.0)
+    lvd, random, _ = make_plan(
+        make_config(
+            tiny_runs.patch_config(
+                data={"name": "mnist5k"},
+                train={
+                    "epochs": 4,
+                    "patch_training": {"epochs": 1},
+                    "latent_training": {"epochs": 1},
+                },
+                circuit={"kind": "patches", "latents": 4, "patch": 4, "patch_latents": 2},
+            )
+        )
+    ).arms
+    rows, positions, size, clusters = 4000, 49, 16, 4
+    patches = positions * rows * (2 * size * 2 - 1)
+    hidden = rows * (2 * positions * clusters - (clusters - 1))
+    # Glued, a position's ids are a concat, and the leaves of the hidden tree sums over it.
+    whole = clusters * patches + hidden + 2 * rows * positions * clusters
+    assert random.seconds == 4 * whole
+    assert lvd.seconds == 2 * whole + patches + hidden
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("kind", ["hclt", "patches", "hmm"])
+def test_memory_is_what_training_takes(kind: str) -> None:
+    places = patch_variables((16, 16, 1), 4)
+    sizes, tree = np.full(16, 256, np.int32), balanced_parents(16)
+    circuit = {
+        "hclt": lambda: hclt(balanced_parents(128), 80, 256, seed=0),
+        "patches": lambda: glue(
+            hclt(tree, 64, 64, seed=0), patch_bundle(tree, 64, 8, sizes, seed=0), places
+        ),
+        "hmm": lambda: random_hmm(512, 4000, 0).circuit(32),
+    }[kind]()
+    engine, options = TorchEngine(), FitOptions(epochs=1, batch_size=256)
+    x = np.random.default_rng(0).integers(0, circuit.categories, (600, circuit.num_vars))
+    x = x.astype(np.uint8)
+    engine.fit(circuit, x[:2], options)  # code is loaded
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before, peak = PeakMemory(engine), PeakMemory(engine)
+    here = before.read()
+    engine.fit(circuit, x, options, valid=x[:300])
+    most = peak.read()
+    assert here is not None and most is not None
+    taken = most - here + 4 * circuit.num_parameters
+    assert 0.67 < engine.training_bytes(circuit, options, 600, 300) / taken < 1.5
 
 
 def test_plan_of_a_colour_transform_on_grey_images_is_refused() -> None:

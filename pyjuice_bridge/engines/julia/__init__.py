@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, layer_params
 from pyjuice_bridge.engines.base import (
     USUAL,
@@ -35,6 +36,8 @@ from pyjuice_bridge.engines.resume import row_order, training_key
 from pyjuice_bridge.engines.steps import m_step
 
 Arrays = Mapping[str, NDArray[Any] | None]
+_TILE_BYTES, _LEAST_ROWS = 1 << 24, 8
+"""On a CPU, JuiceBridge cuts a batch so that the widest layer's values take that much memory."""
 
 
 def _ignore(_: dict[str, Any]) -> None:
@@ -177,6 +180,17 @@ class JuliaEngine:
         x, root = check_rows(circuit, x), check_root(circuit, root)
         facts: Facts = {"name": name, "root": root}
         return self._ask("posteriors", circuit, {"x": x}, None, facts).arrays["posteriors"]
+
+    def training_bytes(self, circuit: Circuit, options: FitOptions, rows: int, valid: int) -> int:
+        """See ``Engine.training_bytes``: parameters in three copies, and every value of a batch."""
+        size, itemsize = size_of(circuit), 8 if self._precision == "float64" else 4
+        copies = 5 if options.optimizer == "anemone" else 3
+        together = rows if options.optimizer == "full_em" else min(options.batch_size, rows)
+        if self.device == "cpu":
+            at_once = _TILE_BYTES // (size.widest * itemsize)
+            together = min(together, max(_LEAST_ROWS, at_once))
+        activations = together * (size.activations * itemsize + 8 * size.blocks)
+        return copies * size.parameters * itemsize + activations
 
     def _ask(
         self,

@@ -56,6 +56,7 @@ from pyjuice_bridge.engines.torch.precision import (
 )
 from pyjuice_bridge.engines.torch.program import to_device, to_numpy
 from pyjuice_bridge.engines.torch.sample import posteriors, sample_rows
+from pyjuice_bridge.engines.torch.sizes import training_bytes
 from pyjuice_bridge.engines.torch.values import Workspace
 
 _MOST_PSEUDOCOUNT = 1e25
@@ -224,6 +225,10 @@ class TorchEngine:
         x, root = check_rows(circuit, x), check_root(circuit, root)
         program, params = self._load(circuit, trees=False)
         return posteriors(circuit, program, params, tensor_of(x, self._device), name, root=root)
+
+    @_arithmetic
+    def training_bytes(self, circuit: Circuit, options: FitOptions, rows: int, valid: int) -> int:
+        return training_bytes(circuit, options, rows, valid, self._device, self._dtype)
 
     def _rows(
         self,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.engines.torch.candidates import Notes
 from pyjuice_bridge.engines.torch.fused import Step, Trees, cut_of, downward, upward
 from pyjuice_bridge.engines.torch.fused.banks import rows_at_once
+from pyjuice_bridge.engines.torch.fused.trees import Cut
 from pyjuice_bridge.engines.torch.program import Params, Program
 from pyjuice_bridge.engines.torch.recording import Results
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
@@ -23,7 +24,7 @@ _CPU_TILE_BYTES = 16 * 2**20
 _TREES_PER_TILE = 8
 """Above trees, tiles may be so many times as large: cutting a batch costs reading all tables again,
 and an M-step can only be taken while counting where a batch is whole."""
-_EVALUATION_ROWS = 1024
+EVALUATION_ROWS = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,14 @@ def evidence_of(latents: Mapping[str, NDArray[Any]], program: Program) -> Eviden
     return evidence
 
 
-def micro_batch(program: Program) -> int:
-    """Rows that go through the circuit together.
+def micro_batch(program: Program, cut: Cut | None = None) -> int:
+    """Rows that go through the circuit together, those of ``cut`` depth first.
 
     On a CPU the widest layer's tile stays near the cache's size; on a GPU the kept activations
     take at most half of what is free, to other programs or within PyTorch's own reserve.
     """
+    if cut is not None:
+        return min(_TREES_PER_TILE * micro_batch(cut.rest), rows_at_once(cut))
     if program.device.type == "cpu":
         return max(8, _CPU_TILE_BYTES // program.largest_tile)
     free, _ = torch.cuda.mem_get_info(program.device)
@@ -66,7 +69,7 @@ def evaluate(
     program: Program, params: Params, x: torch.Tensor, evidence: Evidence, workspace: Workspace
 ) -> torch.Tensor:
     """log p of every row: float64 [rows, roots] on the device."""
-    step = min(_rows_at_once(program, workspace, evidence), _EVALUATION_ROWS)
+    step = min(_rows_at_once(program, workspace, evidence), EVALUATION_ROWS)
     parts = []
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
@@ -202,10 +205,7 @@ def _rows_at_once(program: Program, workspace: Workspace, evidence: Evidence) ->
     cut = cut_of(program, evidence)
     known = workspace.rows_at_once
     if (cut is None) not in known:
-        found = micro_batch(program if cut is None else cut.rest)
-        if cut is not None:
-            found = min(_TREES_PER_TILE * found, rows_at_once(cut))
-        known[cut is None] = found
+        known[cut is None] = micro_batch(program, cut)
     return known[cut is None]
 
 

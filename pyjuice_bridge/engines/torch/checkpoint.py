@@ -35,8 +35,8 @@ from pyjuice_bridge.engines.torch.program import (
     InputPlan,
     Params,
     Program,
+    in_layers,
     to_device,
-    to_numpy,
 )
 from pyjuice_bridge.errors import UserError
 
@@ -182,7 +182,7 @@ def _history(file: h5py.File, training: Training) -> list[Epoch]:
 
 def _write_params(file: h5py.File, name: str, program: Program, tensors: Params) -> None:
     group = file.create_group(name)
-    for layer, array in enumerate(to_numpy(program, tensors)):
+    for layer, array in enumerate(in_layers(program, tensors)):
         if array is not None:
             write_array(group, str(layer), array)
 

@@ -212,6 +212,11 @@ class Trainer:
         if state.best_epoch == len(state.history) - 1:
             state.best = [None if p is None else p.clone() for p in state.params]
 
+    def release(self) -> None:
+        """Free counts and values, whose place the trained circuit takes."""
+        self.counts, self.prior, self.workspace = [], None, Workspace()
+        self.all_counts = torch.empty(0)
+
     @property
     def finished(self) -> bool:
         """True after the last epoch, or when validation has not improved for ``patience``."""
@@ -273,6 +278,7 @@ def train(
             store.write(checkpoint, state, training)
         if on_epoch is not None:
             on_epoch(epoch)
+    trainer.release()
     params = state.params if state.best is None else state.best
     trained = circuit.with_layer_params(to_numpy(trainer.program, params))
     check(trained, "trained circuit")

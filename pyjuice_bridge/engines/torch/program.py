@@ -7,6 +7,7 @@ marginalisation needs no mask.  A sum layer keeps [groups, width_out, width_in].
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -205,12 +206,12 @@ def to_device(circuit: Circuit, device: torch.device, dtype: torch.dtype) -> Par
 
 def to_numpy(program: Program, tensors: Params) -> list[FloatArray | None]:
     """Parameters or counts back in the layout of the circuit's layers."""
-    arrays: list[FloatArray | None] = []
+    return list(in_layers(program, tensors))
+
+
+def in_layers(program: Program, tensors: Params) -> Iterator[FloatArray | None]:
+    """Yield parameters or counts layer by layer, as ``to_numpy`` returns them."""
     for plan, tensor in zip(program.layers, tensors, strict=True):
-        if tensor is None:
-            arrays.append(None)
-            continue
-        if isinstance(plan, InputPlan):
+        if tensor is not None and isinstance(plan, InputPlan):
             tensor = tensor[:, 1:].transpose(1, 2)
-        arrays.append(tensor.contiguous().cpu().numpy().copy())
-    return arrays
+        yield None if tensor is None else np.array(tensor.cpu().numpy(), order="C")

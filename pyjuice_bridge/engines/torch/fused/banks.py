@@ -38,6 +38,20 @@ def rows_at_once(cut: Cut) -> int:
     return max(8, _BATCH_BYTES // bytes_per_row(cut))
 
 
+def packed_bytes(cut: Cut, threads: int) -> int:
+    """Return the bytes of matrices that are packed for kernels, and of what is known of them."""
+    found = 0
+    for bank in cut.banks:
+        size = (bank.clusters if _is_shared(bank, threads) else threads) * bank.matrices.shape[1]
+        found += size * row_size(bank.width) * 8 * (bank.width + 1)
+    return found
+
+
+def _is_shared(bank: Bank, threads: int) -> bool:
+    """Return whether threads share a cluster: its matrices are packed for all of them then."""
+    return bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
+
+
 class BankJobs:
     """One bank, its parameters and one batch size.
 
@@ -57,8 +71,7 @@ class BankJobs:
         self._views = address(self._rows) + 4 * leaves * self.columns * view.reshape(-1)
         self.mantissas = torch.zeros(int(bank.roots[-1]), self.columns)
         self.exponents = torch.zeros(self.mantissas.shape, dtype=torch.int32)
-        self._shared = bank.clusters < _TASKS_PER_THREAD * threads and threads > 1
-        """Whether threads share a cluster: its matrices are packed for all of them then."""
+        self._shared = _is_shared(bank, threads)
         self._matrices = bank.matrices.shape[1]
         size = (bank.clusters if self._shared else threads) * self._matrices
         self._packed = torch.zeros(2, size, bank.width * row_size(bank.width))
