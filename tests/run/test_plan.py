@@ -230,6 +230,21 @@ def test_passes_of_patches_alone_cost_what_they_compute(monkeypatch: pytest.Monk
     assert lvd.seconds == 2 * whole + patches + hidden
 
 
+def test_seconds_of_teacher_and_clustering_are_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is tried takes a second: 64 images, a clustering of 768 vectors."""
+    monkeypatch.setattr(trials, "_timed", lambda work: (1.0, work()))
+    monkeypatch.setattr(trials.time, "process_time", Clock().process_time)
+    config = make_config(tiny_runs.hclt_config())
+    shape = shape_of((6, 6, 1), np.full(36, 16, np.int32), 1000)
+    seconds = trials.latent_seconds(config, KINDS["hclt"], shape, "cpu")
+    windows = 2 * 1010 / 64  # cut for fitting, and for assigning
+    assert seconds == pytest.approx(windows + 36 + 1010 * 36 / 768)
+    values = tiny_runs.patch_config(teacher={"kind": "mae", "epochs": 5, "batch": 64})
+    pooled = trials.latent_seconds(make_config(values), KINDS["patches"], shape, "cpu")
+    # 4 positions of 1,010 images; 1,024 of their vectors are clustered. The clock of training stood.
+    assert pooled == pytest.approx(1010 / 64 + 1 + 4 * 1010 / 1024)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize("kind", ["hclt", "patches", "hmm"])
 def test_memory_is_what_training_takes(kind: str) -> None:
