@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyjuice_bridge.circuit.chow_liu import chow_liu_tree as chow_liu_tree
     from pyjuice_bridge.circuit.combine import mixture as mixture
     from pyjuice_bridge.circuit.combine import product as product
+    from pyjuice_bridge.circuit.dictionary import with_dictionary as with_dictionary
+    from pyjuice_bridge.circuit.doubling import double as double
+    from pyjuice_bridge.circuit.doubling import narrow as narrow
     from pyjuice_bridge.circuit.families.binomial import Binomial as Binomial
     from pyjuice_bridge.circuit.families.categorical import Categorical as Categorical
     from pyjuice_bridge.circuit.families.logistic import Logistic as Logistic
@@ -76,6 +79,8 @@ __version__ = "0.2.0"
 _MODULES = {
     "circuit.chow_liu": ("chow_liu_tree",),
     "circuit.combine": ("mixture", "product"),
+    "circuit.dictionary": ("with_dictionary",),
+    "circuit.doubling": ("double", "narrow"),
     "circuit.families.binomial": ("Binomial",),
     "circuit.families.categorical": ("Categorical",),
     "circuit.families.logistic": ("Logistic",),
