@@ -22,6 +22,7 @@ from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs.table import TableCodec
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import Coding, RawTable
+from pyjuice_bridge.data.table_readers import from_frame, is_frame
 from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.table import prepare
 from pyjuice_bridge.engines import choose_engine, open_engine
@@ -264,9 +265,9 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _read(self, X: Any, y: Any, known: Coding | None) -> tuple[Coding, NDArray[np.int32]]:
         """Learn the values of every column, unless they are known; return them and the codes."""
         least = self._clusters() or 1
-        if _is_frame(X):
+        if is_frame(X):
             validate_data(self, X, y, skip_check_array=True)
-            raw = _raw(X)
+            raw = from_frame(X)
         else:
             asked = {
                 "ensure_all_finite": "allow-nan",
@@ -305,7 +306,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the model and rows of codes that a question is about."""
         check_is_fitted(self)
         model: Model = self.model_
-        if _is_frame(X):
+        if is_frame(X):
             validate_data(self, X, reset=False, skip_check_array=True)
             named = {str(name): X[name] for name in X.columns}
             X = named if getattr(model.codec, "columns", ()) else X.to_numpy()
@@ -315,21 +316,6 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return model, check_rows(model.circuit, model.codec.encode(X, "X"), "X")
         except UserError as error:
             raise _as_value_error(error) from None
-
-
-def _is_frame(X: Any) -> bool:
-    """Tell whether ``X`` is a data frame, whose columns have names."""
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
-
-
-def _raw(frame: Any) -> RawTable:
-    """Return the cells of a data frame, None where one is missing."""
-    columns = []
-    for name in frame.columns:
-        cells = np.asarray(frame[name], object)
-        cells[np.asarray(frame[name].isna())] = None
-        columns.append(cells.tolist())
-    return RawTable(tuple(map(str, frame.columns)), columns)
 
 
 def _codes(X: NDArray[Any]) -> NDArray[Any]:
