@@ -57,8 +57,8 @@ end
 function factored(layer, entries, roles, rng, before)
     variables = sort(unique(layer.variables))
     used = unique(roles[variables])
-    book = indexin(roles[variables], used)
-    child = indexin(layer.variables, variables)
+    book = Int.(indexin(roles[variables], used))
+    child = Int.(indexin(layer.variables, variables))
     categories, width, groups = size(layer.params)
     book_of_group = zeros(Int, groups)
     book_of_group[layer.groups] = book[child]
