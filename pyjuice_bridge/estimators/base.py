@@ -175,7 +175,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         coding, rows = self._read(X, y, self._coding if goes_on else None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if y is None:
-            classes, parts, priors = None, [rows], np.ones(1)
+            classes: Any = None
+            parts, priors = [rows], np.ones(1)
         else:
             y = column_or_1d(y, warn=True)
             check_classification_targets(y)
