@@ -40,6 +40,7 @@ def render(script: Path) -> None:
 def main(names: list[str]) -> None:
     """Render the named examples."""
     os.environ.pop("MPLBACKEND", None)  # notebooks draw inline
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # a widget of Jupyter's
     scripts = sorted((ROOT / "examples").glob("*.py"))
     for script in scripts:
         if not names or script.stem in names:
