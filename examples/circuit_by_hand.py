@@ -10,22 +10,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.circuit import InputLayer, ProductLayer, SumLayer, check
-from pyjuice_bridge.data import load_dataset
-from pyjuice_bridge.engines import get_engine
-from pyjuice_bridge.engines.base import FitOptions
-from pyjuice_bridge.engines.julia_environment import julia_state
 
 rng = np.random.default_rng(0)
-leaves = InputLayer(
+leaves = pj.InputLayer(
     variables=np.array([0, 1], np.int32),
     groups=np.array([0, 1], np.int32),  # equal groups would share parameters
     params=rng.dirichlet(np.ones(17), (2, 3)),  # [groups, width, categories]
 )
-both = ProductLayer(
+both = pj.ProductLayer(
     "hadamard", offsets=np.array([0, 2], np.int32), children=np.array([0, 1], np.int32)
 )
-mixture = SumLayer(
+mixture = pj.SumLayer(
     offsets=np.array([0, 1], np.int32),
     children=np.array([2], np.int32),  # blocks are numbered through all layers
     groups=np.array([0], np.int32),
@@ -33,16 +28,16 @@ mixture = SumLayer(
 )
 latents = {"component": np.array([2], np.int32)}
 circuit = pj.Circuit(2, (leaves, both, mixture), np.array([3], np.int32), latents=latents)
-check(circuit)  # says what is wrong, if anything
+pj.check(circuit)  # says what is wrong, if anything
 circuit
 
 # %% [markdown]
 # Fit it to two neighbouring pixels of the digits by full-batch EM. The likelihood never falls.
 
 # %%
-pair = load_dataset("digits").train.reshape(-1, 64)[:, [27, 28]].astype(int)
-engine = get_engine("torch", "cpu")
-options = FitOptions(optimizer="full_em", epochs=30, pseudocount=0)
+pair = pj.load_dataset("digits").train.reshape(-1, 64)[:, [27, 28]].astype(int)
+engine = pj.get_engine("torch", "cpu")
+options = pj.FitOptions(optimizer="full_em", epochs=30, pseudocount=0)
 fitted = engine.fit(circuit, pair, options)
 
 curve = [epoch.train for epoch in fitted.history]
@@ -76,8 +71,8 @@ np.round(model.posteriors(pair[:3])["component"][:, 0], 3)
 
 # %%
 model.save("by-hand.h5")
-if julia_state().usable:
-    julia = get_engine("julia", "cpu")
+if pj.julia_state().usable:
+    julia = pj.get_engine("julia", "cpu")
     again = julia.fit(circuit, pair, options)
     print("largest difference:", np.abs(np.subtract([e.train for e in again.history], curve)).max())
 else:

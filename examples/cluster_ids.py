@@ -12,9 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.data import load_dataset
 
-digits = load_dataset("digits", seed=0)
+digits = pj.load_dataset("digits", seed=0)
 Path("ids").mkdir(exist_ok=True)
 for split in ("train", "valid", "test"):
     images = getattr(digits, split)[..., 0].astype(int)

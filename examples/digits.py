@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.data import load_dataset
 
 result = pj.run(
     {
@@ -43,7 +42,7 @@ def show(rows, labels):
     plt.show()
 
 
-digits = load_dataset("digits")
+digits = pj.load_dataset("digits")
 images = digits.test[:8]
 show([images, model.sample(8, seed=0)], ["real", "drawn"])
 

@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import pyjuice_bridge as pj
-from pyjuice_bridge.data import load_dataset
 
 result = pj.run(
     {
@@ -29,7 +28,7 @@ result
 
 # %%
 model = pj.load(result.path)
-images = load_dataset("mnist5k").test[20:420:50]
+images = pj.load_dataset("mnist5k").test[20:420:50]
 
 rng = np.random.default_rng(0)
 lower = np.zeros((28, 28), bool)

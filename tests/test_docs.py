@@ -1,4 +1,7 @@
-"""README.md and docs/guide.md: their code runs, their commands, links and tables are true."""
+"""README.md and docs/guide.md: their code runs, their commands, links and tables are true.
+
+The code of the page about region graphs runs, too.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,9 @@ def each_command() -> Iterator[Any]:
 # The code.
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "docs" / "region_graph.md"], ids=lambda page: page.name
+)
 def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,28 @@ def test_imported_modules_are_there(folder: str) -> None:
         if name not in MODULES
     ]
     assert lost == []
+
+
+def test_the_reference_is_the_public_interface() -> None:
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    named = re.findall(rf"^::: {NAME}\.(\S+)$", text, re.MULTILINE)
+    assert sorted(named) == sorted(pj.__all__)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=lambda page: page.name)
+def test_pages_use_the_public_interface_alone(page: Path) -> None:
+    """Code that users copy imports the package itself; ``extending.md`` adds to its inside."""
+    if page.name == "extending.md":
+        return
+    text = page.read_text("utf-8")
+    deeper = re.findall(rf"^\s*(?:from|import) {NAME}\b(?! as pj$).*", text, re.MULTILINE)
+    assert deeper == []
+    used = set(re.findall(r"\bpj\.([A-Za-z]\w*)", text))
+    assert used <= set(pj.__all__)
 
 
 def test_public_names_stay_what_they_are_once_everything_is_imported() -> None:

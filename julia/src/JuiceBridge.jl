@@ -23,12 +23,12 @@ export load_circuit, save_circuit, Assignments, load_assignments, save_assignmen
 export hclt, hmm, random_hmm, patch_bundle, rat_spn, region_circuit, tucker_circuit
 export RegionGraph, load_region_graph, save_region_graph, random_region_graph, tree_regions
 export quad_tree, quad_graph, poon_domingos, latent_regions
-export count_parameters, latent_circuit, choose_roots
+export count_parameters, latent_circuit, choose_roots, with_dictionary
 export compiled, log_likelihood, expected_counts, mpe, posteriors
 export FitOptions, Schedule, FitResult
 export to_juice, from_juice, load_juice, save_juice, juice_rows, from_juice_rows, juice_em
-# Names that others have, too: take them with `using JuiceBridge: check, congruent, fit, glue, grow,
-# prune, sample`, and leaf families, `Categorical`, `Smooth`, `Logistic` and `Binomial`, likewise.
+# Names that others have, too: take them with `using JuiceBridge: check, congruent, double, fit, glue,
+# grow, narrow, prune, sample`, and leaf families, `Categorical`, `Smooth`, `Logistic` and `Binomial`, likewise.
 
 include("families.jl")
 include("types.jl")
@@ -50,6 +50,8 @@ include("region_circuit.jl")
 include("rat_spn.jl")
 include("counting.jl")
 include("growing.jl")
+include("doubling.jl")
+include("dictionary.jl")
 include("print_tree.jl")
 include("engine/engine.jl")
 include("show.jl")

@@ -8,6 +8,7 @@ Probability Distributions with Dependence Trees*, 1968).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from pyjuice_bridge.circuit.hclt import category_array
 from pyjuice_bridge.circuit.types import MISSING, IntArray
 from pyjuice_bridge.errors import UserError
+
+OnPair = Callable[[int, int], None]
+"""Called with (pairs of variables done, pairs in all)."""
 
 _CELLS = 1 << 17
 """Entries of the joint tables turned into information together."""
@@ -32,13 +36,20 @@ def chow_liu_tree(
     pseudocount: float = 1.0,
     rows: int | None = None,
     seed: int = 0,
+    on_pair: OnPair | None = None,
 ) -> IntArray:
     """Learn the Chow-Liu tree of ``x``, rooted at its centre: parents, int32 [n], -1 at the root.
 
     The arguments are those of :func:`mutual_information`.
     """
     information = mutual_information(
-        x, categories, bins=bins, pseudocount=pseudocount, rows=rows, seed=seed
+        x,
+        categories,
+        bins=bins,
+        pseudocount=pseudocount,
+        rows=rows,
+        seed=seed,
+        on_pair=on_pair,
     )
     return maximum_spanning_tree(information)
 
@@ -51,6 +62,7 @@ def mutual_information(
     pseudocount: float = 1.0,
     rows: int | None = None,
     seed: int = 0,
+    on_pair: OnPair | None = None,
 ) -> NDArray[np.float64]:
     """Estimate the mutual information of every pair of variables, in nats.
 
@@ -68,6 +80,7 @@ def mutual_information(
         pseudocount: rows of the uniform distribution mixed into each joint table.
         rows: estimate from this many rows, drawn without replacement by ``seed`` (None: all).
         seed: of the row sample.
+        on_pair: is called after the pairs of every variable.
 
     Returns:
         float64 [n, n], symmetric, rounded to 1e-6, zero on the diagonal.
@@ -80,7 +93,7 @@ def mutual_information(
     if bins < 1 or pseudocount < 0:
         raise UserError("bins must be at least 1 and pseudocount at least 0.")
     codes, used, missing = _binned(sample_rows(x, rows, seed), sizes, bins)
-    return _pairwise(codes, used, missing, pseudocount)
+    return _pairwise(codes, used, missing, pseudocount, on_pair)
 
 
 def sample_rows(x: NDArray[Any], rows: int | None, seed: int) -> NDArray[Any]:
@@ -221,7 +234,11 @@ def _bin_borders(
 
 
 def _pairwise(
-    codes: NDArray[Any], used: IntArray, missing: NDArray[np.bool_], pseudocount: float
+    codes: NDArray[Any],
+    used: IntArray,
+    missing: NDArray[np.bool_],
+    pseudocount: float,
+    on_pair: OnPair | None,
 ) -> NDArray[np.float64]:
     """Compute the mutual information of all pairs from the bin ids."""
     slots = int((used + missing).max())
@@ -230,6 +247,7 @@ def _pairwise(
     order = np.argsort(-margins.max(axis=1), kind="stable")
     tile = max(1, _CELLS // slots**2)
     upper = np.zeros((len(codes), len(codes)))
+    pairs = len(codes) * (len(codes) - 1) // 2
     for i, variable in enumerate(order):
         rare = np.flatnonzero(codes[variable] != mode[variable])
         left = codes[variable, rare].astype(np.int64) * slots
@@ -240,6 +258,9 @@ def _pairwise(
             upper[i, start : start + tile] = _information(
                 joint[:, : used[variable]], used[others], pseudocount
             )
+        if on_pair is not None:
+            rest = len(order) - 1 - i
+            on_pair(pairs - rest * (rest - 1) // 2, pairs)
     upper = upper.clip(min=0).round(_DECIMALS)
     result = np.empty_like(upper)
     result[np.ix_(order, order)] = upper + upper.T

@@ -31,7 +31,7 @@ from pyjuice_bridge.circuit.types import (
 )
 from pyjuice_bridge.errors import UserError
 
-_WEIGHT_NOISE, _LEAF_NOISE = (0.1, 10.0), (0.1, 2.0)
+_NOISE, _LEAF_NOISE = (0.1, 10.0), (0.1, 2.0)
 """Bounds of the noise that weights and leaves are multiplied by."""
 _CHUNK = 1 << 24
 """Parameters of leaves that are drawn noise for together."""
@@ -70,7 +70,7 @@ def prune(circuit: Circuit, counts: Sequence[FloatArray | None], share: float) -
         total = np.zeros((len(theta), 1, 1))
         np.add.at(total, lead, count.sum((1, 2), dtype=np.float64)[:, None, None])
         keep = (count > share * total[lead]) | (count >= most[lead])
-        params.append(_normalised(layer, np.where(keep, theta, 0), theta.dtype))
+        params.append(normalised(layer, np.where(keep, theta, 0), theta.dtype))
     return circuit.with_layer_params(params)
 
 
@@ -135,7 +135,7 @@ def widen(
                 raise UserError(f"layer {index} is a {layer.kind} product, which cannot be grown.")
             layers.append(layer)
         elif isinstance(layer, InputLayer):
-            layers.append(replace(layer, params=_two_leaves(layer, noise, rng)))
+            layers.append(replace(layer, params=two_leaves(layer, noise, rng)))
         elif layer.tied_to is not None:
             owner = layers[layer.tied_to]
             assert isinstance(owner, SumLayer)
@@ -143,8 +143,8 @@ def widen(
         else:
             last = index == len(circuit.layers) - 1
             mixed = _root_rows(layer, circuit, side, cross) if last else _two_by_two(layer, cross)
-            mixed = mixed * _factors(rng, mixed.shape, noise, _WEIGHT_NOISE)
-            layers.append(replace(layer, weights=_normalised(layer, mixed, layer.weights.dtype)))
+            mixed = mixed * factors(rng, mixed.shape, noise)
+            layers.append(replace(layer, weights=normalised(layer, mixed, layer.weights.dtype)))
     return replace(circuit, layers=tuple(layers), latents={})
 
 
@@ -159,7 +159,7 @@ def _root_layer(circuit: Circuit) -> tuple[SumLayer, int]:
     return layer, start
 
 
-def _two_leaves(layer: InputLayer, noise: float, rng: np.random.Generator) -> FloatArray:
+def two_leaves(layer: InputLayer, noise: float, rng: np.random.Generator) -> FloatArray:
     """Repeat the rows of leaves with noise, inside their family: [groups, 2 width, categories]."""
     params = layer.params
     groups, width, categories = params.shape
@@ -168,7 +168,7 @@ def _two_leaves(layer: InputLayer, noise: float, rng: np.random.Generator) -> Fl
     for start in range(0, groups, step):
         part = slice(start, start + step)
         rows = np.concatenate([params[part], params[part]], 1)
-        noisy = rows * _factors(rng, rows.shape, noise, _LEAF_NOISE)
+        noisy = rows * factors(rng, rows.shape, noise, _LEAF_NOISE)
         noisy = noisy / noisy.sum(2, keepdims=True, dtype=np.float64)
         out[part] = layer.family.projected(noisy, rows)
     return out
@@ -194,9 +194,13 @@ def _root_rows(
     return np.concatenate([first * layer.weights, rest * layer.weights], 2)
 
 
-def _factors(
-    rng: np.random.Generator, shape: tuple[int, ...], noise: float, bounds: tuple[float, float]
+def factors(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    noise: float,
+    bounds: tuple[float, float] = _NOISE,
 ) -> NDArray[np.float32] | float:
+    """Draw what parameters are multiplied by: around 1, within ``bounds``."""
     if not noise:
         return 1.0
     draws = 1 + noise * rng.standard_normal(shape, np.float32)
@@ -204,7 +208,7 @@ def _factors(
     return clipped
 
 
-def _normalised(layer: SumLayer, weights: NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
+def normalised(layer: SumLayer, weights: NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
     """Divide weights [groups, rows, entries] by the sums of their rows over a block's edges."""
     lead = leads(layer)
     total = np.zeros((*weights.shape[:2], 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pyjuice_bridge.circuit.initialise import uniform_leaves
 from pyjuice_bridge.circuit.rows import dirichlet_rows
@@ -43,6 +44,8 @@ class Hmm:
     emission: FloatArray
 
     def __post_init__(self) -> None:
+        for name in ("initial", "transition", "emission"):
+            object.__setattr__(self, name, _floats(getattr(self, name), name))
         states = self.initial.shape[0] if self.initial.ndim == 1 else 0
         if not states or self.transition.shape != (states, states):
             raise UserError(
@@ -169,6 +172,15 @@ def _structure(circuit: Circuit) -> list[object]:
         else:
             facts.append(layer.kind)
     return facts
+
+
+def _floats(values: ArrayLike, name: str) -> FloatArray:
+    """Return floats as they are, other numbers in double precision."""
+    try:
+        array = np.asarray(values)
+        return array if array.dtype.kind == "f" else array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: expected an array of numbers.") from None
 
 
 def _i32(values: list[int]) -> IntArray:

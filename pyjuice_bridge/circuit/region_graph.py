@@ -14,6 +14,7 @@ a region graph is JSON, specified in ``docs/region_graph.md``::
 from __future__ import annotations
 
 import json
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +49,8 @@ class RegionGraph:
     own: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("scopes", "partitions", "own"):
+            object.__setattr__(self, name, _tuples(getattr(self, name), name))
         if self.num_vars < 1:
             _fail("num_vars must be at least 1")
         if self.num_vars >= 2**31:
@@ -70,7 +73,10 @@ class RegionGraph:
     def _check_partitions(self) -> None:
         if self.own and len(self.own) != len(self.scopes):
             _fail(f"own has {len(self.own)} entries for {len(self.scopes)} regions")
-        for i, (region, *children) in enumerate(self.partitions):
+        for i, partition in enumerate(self.partitions):
+            if not partition:
+                _fail(f"partitions[{i}] must name a region and its children")
+            region, *children = partition
             if not all(0 <= r < len(self.scopes) for r in (region, *children)):
                 _fail(f"partitions[{i}] must name regions from 0 to {len(self.scopes) - 1}")
             own = self.own[region] if self.own else ()
@@ -127,6 +133,12 @@ class RegionGraph:
         partitions = [{"region": r, "children": children} for r, *children in self.partitions]
         graph = {"num_vars": self.num_vars, "regions": regions, "partitions": partitions}
         return json.dumps(graph)
+
+    def __repr__(self) -> str:
+        return (
+            f"RegionGraph({self.num_vars:,} variables, {len(self.scopes):,} regions, "
+            f"{len(self.partitions):,} partitions)"
+        )
 
 
 def load_region_graph(path: str | Path) -> RegionGraph:
@@ -203,6 +215,14 @@ def tree_regions(parents: ArrayLike) -> RegionGraph:
 
 def _fail(problem: str) -> NoReturn:
     raise UserError(f"{problem}.")
+
+
+def _tuples(rows: Any, name: str) -> tuple[tuple[int, ...], ...]:
+    """Return lists of whole numbers, of any kind, as tuples of Python's."""
+    try:
+        return tuple(tuple(map(operator.index, row)) for row in rows)
+    except TypeError:
+        _fail(f"{name} must be lists of whole numbers, as [[0, 1], [2]]")
 
 
 def _parsed(data: Any) -> RegionGraph:

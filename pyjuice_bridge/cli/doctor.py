@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from pyjuice_bridge import __version__
 from pyjuice_bridge.cli.julia import findings as julia
 
 _OPTIONAL = {
@@ -57,7 +58,7 @@ def doctor() -> None:
 
 
 def _findings() -> Iterator[tuple[str, str]]:
-    yield "pyjuice_bridge", importlib.metadata.version("pyjuice_bridge")
+    yield "pyjuice_bridge", __version__
     enough = "" if sys.version_info >= (3, 11) else "; needs 3.11 or later"
     yield "python", f"{platform.python_version()} ({sys.executable}){enough}"
     yield from _torch()
@@ -93,10 +94,19 @@ def _memory() -> str:
         return "unknown on this system"
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-        free = os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return "unknown on this system"
-    return f"{pages * size / 2**30:.1f} GiB, {free * size / 2**30:.1f} GiB of it free"
+    return f"{pages * size / 2**30:.1f} GiB{_available()}"
+
+
+def _available() -> str:
+    """Say how much memory programs can still get, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return ""
+    sizes = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return "".join(f", {size / 2**20:.1f} GiB of it available" for size in sizes)
 
 
 def _version(distribution: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pyjuice_bridge import processes
+from pyjuice_bridge import __version__, processes
 from pyjuice_bridge.cli.convert import convert
 from pyjuice_bridge.cli.data import data
 from pyjuice_bridge.cli.doctor import doctor
@@ -61,7 +61,7 @@ def _tell(line: str) -> None:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="pyjuice_bridge")
+@click.version_option(__version__, package_name="pyjuice_bridge")
 def main() -> None:
     """Latent variable distillation for probabilistic circuits.
 

@@ -202,7 +202,7 @@ def inpaint(
     from pyjuice_bridge.domains.images import make_masks
     from pyjuice_bridge.query.draws import seed_of
     from pyjuice_bridge.query.model import load
-    from pyjuice_bridge.report.images import brighten, paint_hidden
+    from pyjuice_bridge.report.images import brighten, paint
     from pyjuice_bridge.runner.splits import images_for
 
     opened = load(model, engine=engine, device=device)
@@ -215,7 +215,7 @@ def inpaint(
     hidden = make_masks(len(images), images.shape[1:3], rng)[mask]
     filled = opened.inpaint(images, hidden, seed=number)
     white = white_of(opened)
-    painted = paint_hidden(images, hidden, white=white)
+    painted = paint(images, hidden, white=white)
     shown = [brighten(part, white) for part in (images, filled)]
     grey = [np.broadcast_to(part, painted.shape) for part in shown]
     write_grid(out, np.concatenate([grey[0], painted, grey[1]]), len(images), 255)

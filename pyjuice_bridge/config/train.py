@@ -7,7 +7,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pyjuice_bridge.engines.base import FitOptions, Optimizer, Schedule, ScheduleKind
-from pyjuice_bridge.sections import A_FEW, Amount, BatchSize, Count, Epochs, Fraction, Section
+from pyjuice_bridge.sections import (
+    A_FEW,
+    Amount,
+    BatchSize,
+    Count,
+    Epochs,
+    Fraction,
+    Section,
+    at_most,
+)
 
 _FEW_STEPS, _MOST_PASSES = 400, 100
 """Of EM: where passes are not set, at least so many steps, but at most so many passes."""
@@ -58,14 +67,27 @@ class ObservedPhase(Phase):
     pixels: Count
 
 
+class Grow(Section):
+    """Growing during a training, which is cut into ``rounds`` + 1 trainings of equal length.
+
+    Between two, the share ``prune`` of the nodes of every block goes, those with the least flow,
+    and the block is doubled with ``noise`` (see ``circuit.doubling``).
+    """
+
+    rounds: Annotated[int, Field(ge=1), at_most(8, "each doubles the circuit")] = 1
+    prune: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    noise: Amount = 0.2
+
+
 class Train(Section):
     """EM on the data.
 
     ``epochs`` is the number of passes over the training data that every arm gets in all: counting,
     patch training, latent training and those of ``observed`` are passes of ``lvd``, fine-tuning
     has the rest.  With ``candidates`` three of four passes over whole samples evaluate only so many
-    values of a latent variable above sub-circuits (patch circuits and growing heads).  ``start`` is
-    a run's folder or a circuit's file, with which the arm of that name begins.
+    values of a latent variable above sub-circuits (patch circuits and growing heads).  With
+    ``grow`` every arm grows on its way.  ``start`` is a run's folder or a circuit's file, with
+    which the arm of that name begins.
     """
 
     optimizer: Optimizer = FitOptions.optimizer
@@ -75,6 +97,7 @@ class Train(Section):
     pseudocount: Amount = FitOptions.pseudocount
     patience: Count | None = FitOptions.patience
     candidates: Count | None = FitOptions.candidates
+    grow: Grow | None = None
     start: str | None = None
     patch_training: Phase | None = None
     latent_training: LatentPhase | None = None

@@ -56,6 +56,7 @@ class DataSet:
         reader: which reader of its domain reads the files, with ``options``.
         small: fetched when it is first used.
         package: the package that carries ``files``; ``module`` holds them once it is installed.
+        labels: files of labels, in the order of ``files``; images alone are read without them.
         folders: names of folders that its files come in.
         by_hand: what to put where, for a set that no registry or address carries.
         family: the collection that the set belongs to, and shares a folder with.
@@ -71,6 +72,7 @@ class DataSet:
     package: Package | None = None
     module: str | None = None
     files: tuple[PublishedFile, ...] = ()
+    labels: tuple[PublishedFile, ...] = ()
     archives: tuple[Archive, ...] = ()
     folders: tuple[str, ...] = ()
     by_hand: str = ""
@@ -150,7 +152,8 @@ def _package(value: Mapping[str, str]) -> Package:
 
 
 def _entries(name: str, row: dict[str, Any]) -> Iterator[DataSet]:
-    row["files"] = tuple(PublishedFile(**file) for file in row.get("files", ()))
+    for kind in ("files", "labels"):
+        row[kind] = tuple(PublishedFile(**file) for file in row.get(kind, ()))
     row["archives"] = tuple(Archive(**archive) for archive in row.get("archives", ()))
     row["folders"] = tuple(row.get("folders", ()))
     row["package"] = _package(row["package"]) if "package" in row else None

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,14 @@ from pyjuice_bridge.data.dataset import Images
 from pyjuice_bridge.data.files import check_unpacked, reading
 from pyjuice_bridge.data.unpickle import load_arrays
 from pyjuice_bridge.errors import UserError
+
+
+class Labelled(NamedTuple):
+    """Images uint8 [N, H, W, C], and their labels [N] where the file has some."""
+
+    images: Images
+    labels: NDArray[Any] | None
+
 
 _IDX_UBYTE = 0x08
 _IDX_MOST = 8
@@ -106,22 +114,28 @@ def planes_to_images(rows: NDArray[Any], side: int, where: str) -> Images:
     return rows.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
 
 
-def read_batch(path: Path, side: int) -> Images:
+def read_batch(path: Path, side: int) -> Labelled:
     """Read a batch of CIFAR or the newer ImageNet release: a python pickle or an npz with ``data``.
 
     Pickles are read without running code (see :mod:`pyjuice_bridge.data.unpickle`).
     """
     if path.suffix == ".npz":
-        return planes_to_images(read_npz_array(path, "data"), side, str(path))
+        return Labelled(planes_to_images(read_npz_array(path, "data"), side, str(path)), None)
     batch = load_arrays(path)
     data = batch.get("data")
     if not isinstance(data, np.ndarray):
         raise UserError(f"{path} has no array named data: it is not a batch of images.")
-    return planes_to_images(data, side, str(path))
+    labels = batch.get("fine_labels", batch.get("labels"))
+    return Labelled(
+        planes_to_images(data, side, str(path)), None if labels is None else np.asarray(labels)
+    )
 
 
-def read_cifar_bin(path: Path, labels: int) -> Images:
-    """Read a CIFAR ``.bin`` file: records of ``labels`` label bytes and 3,072 plane bytes."""
+def read_cifar_bin(path: Path, labels: int) -> Labelled:
+    """Read a CIFAR ``.bin`` file: records of ``labels`` label bytes and 3,072 plane bytes.
+
+    The last of several labels is the finest.
+    """
     raw = np.frombuffer(read_bytes(path), np.uint8)
     record = labels + 3072
     if raw.size == 0 or raw.size % record:
@@ -129,7 +143,8 @@ def read_cifar_bin(path: Path, labels: int) -> Images:
             f"{path} has {raw.size} bytes, not a multiple of {record}: get it again, or check"
             " whether it is CIFAR-10 or CIFAR-100."
         )
-    return planes_to_images(raw.reshape(-1, record)[:, labels:], 32, str(path))
+    records = raw.reshape(-1, record)
+    return Labelled(planes_to_images(records[:, labels:], 32, str(path)), records[:, labels - 1])
 
 
 def npz_names(path: Path) -> list[str]:

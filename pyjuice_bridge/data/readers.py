@@ -77,11 +77,10 @@ def read_idx_files(entry: DataSet, folder: Path) -> FoundImages:
     """Read MNIST or a set in its form from idx files."""
     paths = _files(entry, folder)
     arrays = [as_images(read_idx(path), str(path)) for path in paths]
-    found = _published(dict(zip(("train", "test"), arrays, strict=True)), _source(entry, paths))
+    splits = dict(zip(("train", "test"), arrays, strict=True))
     files = [path.with_name(_LABELS.sub(r"labels\1idx1", path.name)) for path in paths]
-    if all(file.is_file() for file in files):
-        found.labels = dict(zip(("train", "test"), map(read_idx, files), strict=True))
-    return found
+    labels = [read_idx(file) if file.is_file() else None for file in files]
+    return _published(splits, _source(entry, paths), dict(zip(splits, labels, strict=True)))
 
 
 def read_cifar(entry: DataSet, folder: Path) -> FoundImages:
@@ -93,8 +92,13 @@ def read_cifar(entry: DataSet, folder: Path) -> FoundImages:
         read_cifar_bin(path, options["labels"]) if path.suffix == ".bin" else read_batch(path, 32)
         for path in paths
     ]
-    splits = {"train": np.concatenate(batches[:-1]), "test": np.ascontiguousarray(batches[-1])}
-    return _published(splits, {"source": [str(path) for path in paths]})
+    images = [batch.images for batch in batches]
+    splits = {"train": np.concatenate(images[:-1]), "test": np.ascontiguousarray(images[-1])}
+    read = [batch.labels for batch in batches if batch.labels is not None]
+    labels = {}
+    if len(read) == len(batches):
+        labels = {"train": np.concatenate(read[:-1]), "test": read[-1]}
+    return _published(splits, {"source": [str(path) for path in paths]}, labels)
 
 
 def read_imagenet(entry: DataSet, folder: Path) -> FoundImages:
@@ -241,8 +245,14 @@ def mapping_splits(splits: Mapping[str, Any], what: str) -> dict[str, str]:
     return named
 
 
-def _published(splits: dict[str, Images], meta: dict[str, Any]) -> FoundImages:
-    return FoundImages(splits, {split: f"the published {split} split" for split in splits}, meta)
+def _published(
+    splits: dict[str, Images],
+    meta: dict[str, Any],
+    labels: Mapping[str, NDArray[Any] | None] | None = None,
+) -> FoundImages:
+    sources = {split: f"the published {split} split" for split in splits}
+    known = checked_labels(labels or {}, splits, meta["source"][0])
+    return FoundImages(splits, sources, meta, labels=known)
 
 
 def _files(entry: DataSet, folder: Path) -> list[Path]:
@@ -288,6 +298,6 @@ def _batch_files(folder: Path, prefix: str) -> list[Path]:
 def _stack_batches(name: str, files: Sequence[Path], side: int) -> Images:
     def batches() -> Iterator[Images]:
         for path in files:
-            yield read_batch(path, side)
+            yield read_batch(path, side).images
 
     return stacked(name, files, batches)

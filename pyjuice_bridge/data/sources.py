@@ -28,7 +28,8 @@ def get_files(entry: DataSet, folder: Path) -> Path:
     Raises:
         UserError: no source could be reached, or one sent other bytes.
     """
-    missing = [file for file in entry.files if not is_there(folder, file)]
+    files = (*entry.files, *entry.labels)
+    missing = [file for file in files if not is_there(folder, file)]
     for file in missing:
         local = _installed_copy(entry, file)
         raw = None if local is None else read_bytes(local)

@@ -262,7 +262,7 @@ def by_shares(valid: float | None, test: float | None) -> dict[str, Callable[[in
     """Return the sizes of splits that are shares of the whole, a tenth by default."""
     return {
         "test": lambda whole, _: max(1, round((test or 0.1) * whole)),
-        "valid": lambda whole, left: max(1, round((valid or 0.1) * whole / left * left)),
+        "valid": lambda whole, _: max(1, round((valid or 0.1) * whole)),
     }
 
 

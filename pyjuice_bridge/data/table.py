@@ -29,7 +29,13 @@ from pyjuice_bridge.data.splits import (
     whole_number,
 )
 from pyjuice_bridge.data.table_codes import Coding, RawTable
-from pyjuice_bridge.data.table_readers import from_array, own, read_data_files
+from pyjuice_bridge.data.table_readers import (
+    from_array,
+    from_frame,
+    is_frame,
+    own,
+    read_data_files,
+)
 from pyjuice_bridge.errors import UserError
 
 Cells = NDArray[np.int32]
@@ -108,8 +114,8 @@ def load_table(
         source: one of :func:`table_names` (``nltcs`` or ``debd/nltcs``); a ``.csv`` or ``.data``
             file (commas, with or without a line of names), a ``.npy``, ``.npz`` or ``.parquet``
             file, or a folder of one kind of these with a file or folder for each split; an array
-            [N, D]; or a mapping with arrays ``train`` and, where there are some, ``valid`` and
-            ``test``.
+            [N, D] or a data frame; or a mapping with such ``train`` and, where there are some,
+            ``valid`` and ``test``.
         root: for a table known by name: a folder with its files, or with a folder ``debd``.
         valid: share of the rows moved from train to valid by the seed, a tenth by default.  Not
             allowed where the source has a valid split of its own.
@@ -149,15 +155,17 @@ _ROWS: Division[Cells] = Division("rows", len, _take)
 
 def _memory(source: Any) -> tuple[str, Found[RawTable]]:
     memory = {"source": ["memory"]}
-    if isinstance(source, np.ndarray):
-        return "array", Found(
-            {"train": from_array(source, "array")}, {"train": "the array"}, memory
-        )
+    if isinstance(source, np.ndarray) or is_frame(source):
+        return "array", Found({"train": _raw(source, "array")}, {"train": "the array"}, memory)
     if isinstance(source, Mapping):
         keys = mapping_splits(source, "table: arrays")
-        parts = {split: from_array(source[key], f"array {key}") for split, key in keys.items()}
+        parts = {split: _raw(source[key], f"array {key}") for split, key in keys.items()}
         return "arrays", Found(parts, {s: f"array {k}" for s, k in keys.items()}, memory)
     raise UserError(
-        f"table: a {type(source).__name__} cannot be read; give an array [N, D], a mapping with"
-        " train, valid, test, a name or a path."
+        f"table: a {type(source).__name__} cannot be read; give an array [N, D], a data frame, a"
+        " mapping with train, valid, test, a name or a path."
     )
+
+
+def _raw(table: Any, where: str) -> RawTable:
+    return from_frame(table) if is_frame(table) else from_array(table, where)

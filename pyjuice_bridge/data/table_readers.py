@@ -64,6 +64,21 @@ def read_data_files(entry: DataSet, folder: Path) -> Found[RawTable]:
     return Found(parts, {s: file.name for s, file in files.items()}, {"source": [str(folder)]})
 
 
+def is_frame(data: object) -> bool:
+    """Tell whether data is a data frame, whose columns have names."""
+    return hasattr(data, "columns") and hasattr(data, "dtypes")
+
+
+def from_frame(frame: Any) -> RawTable:
+    """Take the cells of a data frame, None where one is missing."""
+    columns = []
+    for name in frame.columns:
+        cells = np.asarray(frame[name], object)
+        cells[np.asarray(frame[name].isna())] = None
+        columns.append(cells.tolist())
+    return RawTable(tuple(map(str, frame.columns)), columns)
+
+
 def from_array(array: Any, where: str) -> RawTable:
     """Take an array [N, D] of integers, booleans, whole floats or strings.
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike, NDArray
 
-from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
+from pyjuice_bridge.circuit.chow_liu import OnPair, chow_liu_tree
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
@@ -36,8 +36,9 @@ class Builders(Protocol):
         pseudocount: float = 1.0,
         rows: int | None = None,
         seed: int = 0,
+        on_pair: OnPair | None = None,
     ) -> IntArray:
-        """Learn the tree of ``circuit.chow_liu.chow_liu_tree``."""
+        """Learn the tree of ``circuit.chow_liu.chow_liu_tree``; Julia does not call ``on_pair``."""
 
     def hclt(
         self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int

@@ -58,6 +58,7 @@ from pyjuice_bridge.distill.training import load_circuit, phase_options, train_s
 from pyjuice_bridge.domains.base import FIGURES, Context, Shape
 from pyjuice_bridge.engines.base import Engine
 from pyjuice_bridge.files import write_arrays
+from pyjuice_bridge.report.learners import ROUND
 from pyjuice_bridge.sections import Count, Pseudocount, States, at_most
 from pyjuice_bridge.stages.store import Artifact
 
@@ -475,7 +476,9 @@ def _figures(
     """Return what the report shows of growing: numbers by round, and heads of some clusters."""
     largest = np.argsort(-arrays["sizes"].sum(1), kind="stable")[:_SHOWN]
     return {
-        "growing/history": np.array([[*line.values()] for line in history], np.float64),
+        "growing/history": np.array(
+            [[line[name] for name in ROUND] for line in history], np.float64
+        ),
         "growing/means": arrays["means"][largest],
         "growing/sizes": arrays["sizes"][largest],
     }

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.hclt import hclt
+from pyjuice_bridge.circuit.leaves import with_leaves
 from pyjuice_bridge.circuit.size import balanced_parents, nearest_width
 from pyjuice_bridge.circuit.types import Circuit, IntArray
 from pyjuice_bridge.config.settings import Settings
@@ -16,14 +17,14 @@ from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import check_counted, default_ring
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.latents import LatentValues, latents
-from pyjuice_bridge.distill.leaves import LeafySection
+from pyjuice_bridge.distill.leaves import LeafySection, LowRankSection
 from pyjuice_bridge.distill.trees import data_tree, parents_of
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.sections import Pseudocount, States
 from pyjuice_bridge.stages.store import Artifact
 
 
-class HcltCircuit(LeafySection):
+class HcltCircuit(LowRankSection):
     """An HCLT over the pixels of an image or the columns of a table, distilled by counting."""
 
     kind: Literal["hclt"] = "hclt"
@@ -110,10 +111,10 @@ def _counted(
 
     def make() -> Circuit:
         start = builders.hclt(parents_of(tree), section.latents, data.categories, seed=0)
-        start = section.leafy(start, 0)
+        start = with_leaves(start, section.leaves, seed=0)
         z = per_variable(found.z["train"], variables)
-        return builders.count_parameters(
-            start, data.rows["train"], z, pseudocount=section.pseudocount
+        return section.low_rank(
+            builders.count_parameters(start, data.rows["train"], z, pseudocount=section.pseudocount)
         )
 
     return counted_start(

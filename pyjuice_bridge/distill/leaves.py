@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from pyjuice_bridge.circuit.dictionary import with_dictionary
 from pyjuice_bridge.circuit.families.categorical import Categorical
 from pyjuice_bridge.circuit.families.registry import Leaves
 from pyjuice_bridge.circuit.leaves import with_leaves
@@ -34,3 +35,28 @@ class LeafySection(KindSection):
     def leaf_key(self) -> dict[str, Any]:
         """What the leaves add to the key of an artifact; nothing where they are categorical."""
         return {} if self.leaves == Categorical() else {"leaves": str(self.leaves)}
+
+
+class LowRankSection(LeafySection):
+    """Base of the sections of circuits whose leaves may share dictionaries.
+
+    With ``dictionary`` leaves mix so many distributions, which those of one variable share.
+    """
+
+    dictionary: Annotated[int, Field(ge=1), at_most(4096, "rows have fewer values")] | None = None
+
+    def leafy(self, circuit: Circuit, seed: int | None = None) -> Circuit:
+        """Give a circuit the leaves of this section, random ones where there is a seed."""
+        return self.low_rank(super().leafy(circuit, seed), seed)
+
+    def low_rank(self, circuit: Circuit, seed: int | None = None) -> Circuit:
+        """Let the leaves of a circuit mix dictionaries, if this section has them."""
+        if self.dictionary is None:
+            return circuit
+        return with_dictionary(circuit, self.dictionary, seed=seed)
+
+    @property
+    def leaf_key(self) -> dict[str, Any]:
+        """What the leaves add to the key of an artifact."""
+        own = {} if self.dictionary is None else {"dictionary": self.dictionary}
+        return super().leaf_key | own

@@ -19,7 +19,7 @@ from pyjuice_bridge.distill.base import Initialisation, Kind
 from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.distill.checks import refuse_phases
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
-from pyjuice_bridge.distill.leaves import LeafySection
+from pyjuice_bridge.distill.leaves import LowRankSection
 from pyjuice_bridge.domains.base import Context, Shape
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.sections import at_most
@@ -28,7 +28,7 @@ _MOST_NODES = 256
 """Sums of a region, at most: their products are pairs of nodes."""
 
 
-class RatSpnCircuit(LeafySection):
+class RatSpnCircuit(LowRankSection):
     """A RAT-SPN (Peharz et al., UAI 2019): Kronecker products over random splits.
 
     ``depth`` is how often a region is halved, 4 times unless it is given; ``replicas`` how often

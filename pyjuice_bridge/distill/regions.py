@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pyjuice_bridge.circuit.leaves import with_leaves
 from pyjuice_bridge.circuit.region_circuit import latent_regions
 from pyjuice_bridge.circuit.region_graph import (
     RegionGraph,
@@ -40,7 +41,7 @@ from pyjuice_bridge.distill.builders import Builders, PythonBuilders, builders_o
 from pyjuice_bridge.distill.checks import check_counted, default_ring
 from pyjuice_bridge.distill.counted import counted_start
 from pyjuice_bridge.distill.hclt import hclt_of_size, random_hclt_like
-from pyjuice_bridge.distill.leaves import LeafySection
+from pyjuice_bridge.distill.leaves import LowRankSection
 from pyjuice_bridge.distill.region_latents import region_latents
 from pyjuice_bridge.distill.training import load_circuit, phase_options, train_stage
 from pyjuice_bridge.distill.trees import data_tree, parents_of
@@ -74,7 +75,7 @@ class Scale(Section):
     latents: States
 
 
-class RegionCircuit(LeafySection):
+class RegionCircuit(LowRankSection):
     """A circuit over a region graph with a latent variable of ``latents`` values for every region.
 
     ``scales`` give large regions another number of values.
@@ -305,9 +306,11 @@ def _counted(
 
     def make() -> Circuit:
         builders = builders_of(context.engine)
-        start = section.leafy(regions.circuit(builders, data.categories, None))
+        start = with_leaves(regions.circuit(builders, data.categories, None), section.leaves)
         x, z = data.rows["train"], positions("train")
-        return builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
+        return section.low_rank(
+            builders.count_parameters(start, x, z, pseudocount=section.pseudocount)
+        )
 
     start = counted_start(
         context,

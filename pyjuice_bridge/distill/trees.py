@@ -38,8 +38,8 @@ def tree_stage(
 
     def build(folder: Path) -> Mapping[str, Any]:
         builders, seed = builders_of(context.engine), context.config.seed
-        with context.reporter.task(title):
-            tree = builders.chow_liu_tree(x, sizes, rows=_ROWS, seed=seed, **options)
+        with context.reporter.task(title) as tick:
+            tree = builders.chow_liu_tree(x, sizes, rows=_ROWS, seed=seed, on_pair=tick, **options)
         write_array(folder / _FILE, tree)
         return {"made_by": builders.name}
 

@@ -17,6 +17,7 @@ from pyjuice_bridge.cluster.assignments import Assignments
 from pyjuice_bridge.codecs import ImageCodec
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.data import Dataset, load_dataset
+from pyjuice_bridge.data.catalogue import known_set
 from pyjuice_bridge.data.colour import get_colour
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.shapes import SHAPES
@@ -82,10 +83,11 @@ class ImageData(Prepared):
         """
         dataset = self.dataset
         if not dataset.classes:
-            raise UserError(
-                f"'circuit.classes' needs labels, but {dataset.name} has none: give each class a "
-                "folder, or arrays train_labels, valid_labels and test_labels"
-            )
+            published = known_set(dataset.name, "images")
+            how = "give each class a folder, or arrays train_labels, valid_labels and test_labels"
+            if published and published.labels:
+                how = f"`python -m pyjuice_bridge data get {dataset.name}` brings them"
+            raise UserError(f"'circuit.classes' needs labels, but {dataset.name} has none: {how}")
         return [prepare(dataset.of_class(k), self.colour) for k in range(len(dataset.classes))]
 
     def facts(self) -> dict[str, Any]:

@@ -137,6 +137,10 @@ class FitOptions(_Checked):
         return values
 
 
+USUAL = FitOptions()
+"""What ``fit`` does unless told otherwise."""
+
+
 def check_options(circuit: Circuit, options: FitOptions) -> None:
     """Refuse options that do not fit the circuit; both engines ask on entry.
 
@@ -234,7 +238,7 @@ class Engine(Protocol):
         self,
         circuit: Circuit,
         x: NDArray[Any],
-        options: FitOptions,
+        options: FitOptions = USUAL,
         *,
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.combine import mixture
@@ -21,11 +22,13 @@ from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs.table import TableCodec
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import Coding, RawTable
+from pyjuice_bridge.data.table_readers import from_frame, is_frame
 from pyjuice_bridge.domains.base import Context, Tools
 from pyjuice_bridge.domains.table import prepare
 from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError, shown
+from pyjuice_bridge.numbers import real
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.runner.arms import train_arm, trainings
 from pyjuice_bridge.runner.config import make_config
@@ -172,31 +175,32 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         coding, rows = self._read(X, y, self._coding if goes_on else None)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if y is None:
-            self.__dict__.pop("classes_", None)
+            classes: Any = None
             parts, priors = [rows], np.ones(1)
         else:
             y = column_or_1d(y, warn=True)
             check_classification_targets(y)
-            self.classes_, labels = np.unique(y, return_inverse=True)
+            classes, labels = np.unique(y, return_inverse=True)
             priors = np.bincount(labels) / len(labels)
-            parts = [rows[labels == k] for k in range(len(self.classes_))]
-        now: Any = getattr(self, "classes_", None)
-        if goes_on and not np.array_equal(known, now):
+            parts = [rows[labels == k] for k in range(len(classes))]
+        if goes_on and not np.array_equal(known, classes):
             raise DataError("y: with warm_start its classes must be those of the first fit.")
         starts = self._parts if goes_on else [None] * len(parts)
-        self.history_: list[list[float]] = []
         with TemporaryDirectory(prefix="pyjuice_bridge-") as folder:
             trained = [
                 self._trained(part, coding, seed, Path(folder), start)
                 for part, start in zip(parts, starts, strict=True)
             ]
-        self._parts, self._coding = trained, coding
-        circuit = trained[0]
+        self._parts, self._coding = [circuit for circuit, _ in trained], coding
+        self.history_ = [history for _, history in trained]
+        circuit = self._parts[0]
         if len(trained) > 1:
-            circuit = mixture(trained, priors, latent=CLASS)
+            circuit = mixture(self._parts, priors, latent=CLASS)
         meta = dict(circuit.meta)
-        if y is not None:
-            meta["classes"] = json.dumps(self.classes_.tolist())
+        self.__dict__.pop("classes_", None)
+        if classes is not None:
+            self.classes_ = classes
+            meta["classes"] = json.dumps(classes.tolist())
         self.circuit_ = replace(circuit, meta=meta)
         codec = TableCodec(coding.categories, coding.columns, coding.values)
         self.model_ = Model(self.circuit_, self._engine(), codec=codec)
@@ -212,14 +216,20 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed: int,
         folder: Path,
         start: Circuit | None,
-    ) -> Circuit:
-        """Train one circuit as a run does, keeping only the circuit."""
+    ) -> tuple[Circuit, list[float]]:
+        """Train one circuit as a run does, keeping only it and its validation log-likelihoods."""
         train, valid = _held_out(rows, self.validation, seed)
         clusters = self._clusters()
         distilled = start is None and clusters is not None and len(train) >= clusters
         teacher = self._teacher(coding.categories) if distilled else None
         own = {} if teacher is None else {"teacher": {"kind": "object"}}
-        first, last = self.step_size
+        try:
+            first, last = self.step_size
+        except (TypeError, ValueError):
+            raise DataError(
+                f"step_size is {shown(self.step_size)}, must be two numbers: of the first and the "
+                "last mini-batch."
+            ) from None
         values = {
             "name": "estimator",
             "seed": seed,
@@ -230,8 +240,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "train": {
                 "epochs": self.epochs,
                 "batch_size": self.batch_size,
-                "step_size": {"start": float(first), "end": float(last)},
-                "pseudocount": float(self.pseudocount),
+                "step_size": {"start": first, "end": last},
+                "pseudocount": self.pseudocount,
                 "patience": self.patience,
                 "start": None if start is None else OBJECT,
             },
@@ -251,15 +261,14 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             context = Context(**vars(tools), data=prepare(table), teacher=teacher, start=start)
             (training,) = trainings(context)
             done = train_arm(training, lambda row, _: reporter.say(pass_line(row)))
-        self.history_.append([epoch["valid"] for epoch in done.artifact.info["history"]])
-        return done.circuit()
+        return done.circuit(), [epoch["valid"] for epoch in done.artifact.info["history"]]
 
     def _read(self, X: Any, y: Any, known: Coding | None) -> tuple[Coding, NDArray[np.int32]]:
         """Learn the values of every column, unless they are known; return them and the codes."""
         least = self._clusters() or 1
-        if _is_frame(X):
+        if is_frame(X):
             validate_data(self, X, y, skip_check_array=True)
-            raw = _raw(X)
+            raw = from_frame(X)
         else:
             asked = {
                 "ensure_all_finite": "allow-nan",
@@ -298,7 +307,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the model and rows of codes that a question is about."""
         check_is_fitted(self)
         model: Model = self.model_
-        if _is_frame(X):
+        if is_frame(X):
             validate_data(self, X, reset=False, skip_check_array=True)
             named = {str(name): X[name] for name in X.columns}
             X = named if getattr(model.codec, "columns", ()) else X.to_numpy()
@@ -308,21 +317,6 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return model, check_rows(model.circuit, model.codec.encode(X, "X"), "X")
         except UserError as error:
             raise _as_value_error(error) from None
-
-
-def _is_frame(X: Any) -> bool:
-    """Tell whether ``X`` is a data frame, whose columns have names."""
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
-
-
-def _raw(frame: Any) -> RawTable:
-    """Return the cells of a data frame, None where one is missing."""
-    columns = []
-    for name in frame.columns:
-        cells = np.asarray(frame[name], object)
-        cells[np.asarray(frame[name].isna())] = None
-        columns.append(cells.tolist())
-    return RawTable(tuple(map(str, frame.columns)), columns)
 
 
 def _codes(X: NDArray[Any]) -> NDArray[Any]:
@@ -339,8 +333,7 @@ def _held_out(
     rows: NDArray[np.int32], share: float, seed: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Split rows for training and validation; a few rows are for both."""
-    if not 0 < share < 1:
-        raise DataError(f"validation is {shown(share)}, must be a share between 0 and 1.")
+    share = real("validation", share, Interval(gt=0, lt=1))
     if len(rows) < _LEAST:
         return rows, rows
     order = np.random.default_rng(seed).permutation(len(rows))

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.region_graph import RegionGraph
 from pyjuice_bridge.estimators.base import CircuitEstimator
 from pyjuice_bridge.files import write_text
+from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.teachers.window import WindowTeacher
 
 _FIT = """
@@ -81,7 +83,7 @@ class HCLT(CircuitEstimator):
         return {"latents": self.latents}
 
     def _clusters(self) -> int | None:
-        return self.latents if self.distill else None
+        return whole("latents", self.latents, Interval(ge=2)) if self.distill else None
 
     def _teacher(self, _: NDArray[np.int32]) -> object | None:
         return self.teacher
@@ -144,7 +146,7 @@ class HMM(CircuitEstimator):
         return np.full_like(sizes, sizes.max())
 
     def _clusters(self) -> int | None:
-        return self.states if self.distill else None
+        return whole("states", self.states, Interval(ge=2)) if self.distill else None
 
     def _teacher(self, sizes: NDArray[np.int32]) -> object:
         return WindowTeacher(int(sizes.max())) if self.teacher is None else self.teacher

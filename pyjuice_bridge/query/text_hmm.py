@@ -49,12 +49,13 @@ class HmmTensors:
         stored: torch.dtype | None = None,
     ) -> HmmTensors:
         """Return the model's parameters as tensors, the tables of another type if ``stored``."""
-
-        def table(array: NDArray[Any]) -> torch.Tensor:
-            return torch.as_tensor(np.ascontiguousarray(array)).to(device, stored or dtype)
-
+        kind = stored or dtype
         initial = torch.as_tensor(np.ascontiguousarray(hmm.initial)).to(device, dtype)
-        return cls(initial, table(hmm.transition), table(hmm.emission).t().contiguous())
+        emission = torch.empty(hmm.vocabulary_size, hmm.states, dtype=kind, device=device)
+        for rows in _blocks(hmm.emission):
+            part = np.ascontiguousarray(hmm.emission[rows])
+            emission[:, rows] = torch.as_tensor(part).to(device, kind).t()
+        return cls(initial, _table(hmm.transition, device, kind), emission)
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +65,17 @@ class HmmTensors:
         """Return p(token | state) of int64 [N] tokens, ones where missing: [N, H]."""
         observed = self.emission[tokens.clamp(min=0)].to(self.initial.dtype)
         return torch.where((tokens == MISSING)[:, None], torch.ones_like(observed), observed)
+
+
+def _table(array: NDArray[Any], device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+    """Return an array of another type, converted in blocks: there is never a second copy."""
+    table = torch.as_tensor(np.ascontiguousarray(array))
+    if table.dtype == dtype:
+        return table.to(device)
+    out = torch.empty(table.shape, dtype=dtype, device=device)
+    for rows in _blocks(table):
+        out[rows] = table[rows].to(device, dtype)
+    return out
 
 
 def times(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -86,7 +98,7 @@ def times_transposed(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _blocks(table: torch.Tensor) -> list[slice]:
+def _blocks(table: torch.Tensor | NDArray[Any]) -> list[slice]:
     step = max(1, _BLOCK // table.shape[1])
     return [slice(i, i + step) for i in range(0, len(table), step)]
 

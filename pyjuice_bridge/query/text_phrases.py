@@ -119,8 +119,8 @@ def _group(item: Sequence[Any]) -> tuple[Phrase, ...]:
         return tuple(tuple(map(operator.index, phrase)) for phrase in phrases)
     except TypeError:
         raise UserError(
-            f"phrases: a phrase is a list of token ids, found {item!r}; ids of strings are given "
-            "by the tokenizer, or by TextModel.ids."
+            f"phrases: a phrase is a list of token ids, found {item!r}; a language model's "
+            "tokenizer gives the ids of strings, and so does TextModel.phrases."
         ) from None
 
 
@@ -166,7 +166,8 @@ class Lookahead:
         """p(a token of the column | hidden state): [S + 1, H]."""
 
     @cached_property
-    def _values(self) -> list[Values]:
+    def values(self) -> list[Values]:
+        """Given the state of the last of all, all but one, …, one new tokens."""
         return list(self._backward())
 
     def log_probability(self, state: torch.Tensor) -> torch.Tensor:
@@ -175,7 +176,8 @@ class Lookahead:
         Args:
             state: [N, H], the distribution of the hidden state of the first new token.
         """
-        last = deque(self._backward(), maxlen=1)[0]
+        kept = "values" in self.__dict__
+        last = self.values[-1] if kept else deque(self._backward(), maxlen=1)[0]
         value, scale = self._before(0, last)
         weights, shift = scaled(state)
         return (weights @ value[0]).double().log() + scale[0] + shift
@@ -206,7 +208,7 @@ class Lookahead:
             Float64; -inf where the next token rules the constraint out, or is impossible.
         """
         hmm, eos = self.hmm, self.constraint.eos
-        after = self._values[self.constraint.tokens - step - 1]
+        after = self.values[self.constraint.tokens - step - 1]
         row = state.clamp(max=self.over - 1)
         plain = times_transposed(hidden, hmm.emission).double()
         if self.constraint.may_go_on(step):
@@ -228,7 +230,7 @@ class Lookahead:
         return out
 
     def _backward(self) -> Iterator[Values]:
-        """Yield values given the state of the last of all, all but one, …, one new tokens."""
+        """Yield ``values``, of which only those that are kept stay in memory."""
         start = self._found[:, None].expand(-1, len(self.hmm.initial)).to(self.hmm.initial.dtype)
         values = Values(start, start[:, 0].double().log())
         yield values

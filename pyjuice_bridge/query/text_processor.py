@@ -72,6 +72,8 @@ class PhraseProcessor:
     ) -> None:
         self.alpha = real("alpha", alpha, Interval(ge=0, le=_MOST_ALPHA))
         self.lookahead = Lookahead(hmm, constraint)
+        if self.alpha:
+            _ = self.lookahead.values  # every call will need them
         if bool(self.lookahead.log_probability(hmm.initial[None]).isneginf()):
             raise UserError(
                 f"phrases: they cannot occur within {constraint.tokens} tokens of these lengths."

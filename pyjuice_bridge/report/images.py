@@ -14,6 +14,8 @@ Bytes = npt.NDArray[np.uint8]
 
 HIDDEN_COLOUR = (154, 143, 181)
 """Red, green and blue of a pixel hidden from the model."""
+MARK_COLOUR = (213, 94, 0)
+"""Of a pixel that is pointed at, unlike any grey."""
 
 
 def grid_png(
@@ -56,16 +58,23 @@ def brighten(images: npt.NDArray[Any], white: int) -> Bytes:
     return np.minimum(images.astype(np.int32) * 255 // white, 255).astype(np.uint8)
 
 
-def paint_hidden(images: Bytes, hidden: npt.NDArray[np.bool_], *, white: int = 255) -> Bytes:
-    """Return the images in colour with every hidden pixel painted in `HIDDEN_COLOUR`.
+def paint(
+    images: Bytes,
+    pixels: npt.NDArray[np.bool_],
+    colour: tuple[int, int, int] = HIDDEN_COLOUR,
+    *,
+    white: int = 255,
+) -> Bytes:
+    """Return the images in colour with some pixels painted over.
 
     Args:
         images: uint8 [n, H, W, C], C = 1 or 3.
-        hidden: bool [H, W] or [n, H, W], True where the pixel is hidden.
+        pixels: bool [H, W] or [n, H, W], True where a pixel is painted.
+        colour: of these pixels.
         white: the pixel value shown as full brightness; the result always uses 255.
     """
     coloured = np.broadcast_to(brighten(images, white), (*images.shape[:3], 3)).copy()
-    coloured[np.broadcast_to(hidden, images.shape[:3])] = HIDDEN_COLOUR
+    coloured[np.broadcast_to(pixels, images.shape[:3])] = colour
     return coloured
 
 

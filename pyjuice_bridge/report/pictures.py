@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.report.images import data_uri, grid_png, paint_hidden
+from pyjuice_bridge.report.images import MARK_COLOUR, data_uri, grid_png, paint
 from pyjuice_bridge.report.words import arm_name, spoken
 
 Figures = Mapping[str, npt.NDArray[Any]]
@@ -131,7 +131,9 @@ class Gallery:
             self.refuse("clusters/marks", "bool [positions, H, W], as clusters/mean")
         if number >= len(marks):
             self.refuse("clusters/marks", f"bool, more than {number} positions")
-        png = self._png("clusters/mean", mean[None], 1, marks[number])
+        self._check("clusters/mean", mean[None])
+        marked = paint(mean[None], marks[number], MARK_COLOUR, white=self.white)
+        png = data_uri(grid_png(marked, 1))
         return Picture(png, f"Where position {position} is", _width(1, mean.shape[1], 72))
 
     def _inpainting(self, mask: str, arms: Sequence[str]) -> Group:
@@ -186,7 +188,7 @@ class Gallery:
         self._check(name, images)
         if hidden is None:
             return data_uri(grid_png(images, columns, white=self.white))
-        return data_uri(grid_png(paint_hidden(images, hidden, white=self.white), columns))
+        return data_uri(grid_png(paint(images, hidden, white=self.white), columns))
 
     def _check(self, name: str, images: npt.NDArray[Any]) -> None:
         if (

@@ -34,6 +34,7 @@ _KNOWN = {
     "model",
     "sweep",
     "accuracy",
+    "candidates",
     "trials",
     "engine",
     "device",
@@ -66,6 +67,8 @@ class ArmResult:
     """Of the splits without a figure for it: how many rows have probability 0, of how many."""
     accuracy: Mapping[str, float] = field(default_factory=dict)
     """Of the splits of a run with classes: the share of rows whose class is found."""
+    candidates: tuple[int, float] | None = None
+    """Of partial E-steps, how many values of a latent, and what they alone give on validation."""
     trials: tuple[Mapping[str, float | None], ...] = ()
     """What tuning tried: ``pseudocount``, ``step_size`` and ``valid``, the figure on validation."""
 
@@ -180,12 +183,19 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); run again to rewrite it.") from error
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
+        return _bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error}); run again to rewrite it.") from error
 
 
@@ -239,7 +249,13 @@ def _result(row: Mapping[str, Any]) -> ArmResult:
             for trial in row.get("trials", ())
         ),
         accuracy={split: float(v) for split, v in row.get("accuracy", {}).items()},
+        candidates=_candidates(row),
     )
+
+
+def _candidates(row: Mapping[str, Any]) -> tuple[int, float] | None:
+    found = row.get("candidates")
+    return None if found is None else (int(found["values"]), float(found["valid"]))
 
 
 def _bound(row: Mapping[str, Any]) -> StageBound | None:
@@ -249,7 +265,7 @@ def _bound(row: Mapping[str, Any]) -> StageBound | None:
 
 
 def _metrics(path: Path) -> tuple[Epoch, ...]:
-    lines = _text_bytes(path).split(b"\n")
+    lines = _bytes(path).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     epochs: list[Epoch] = []
     passes: dict[tuple[str, str], float] = {}
@@ -271,13 +287,6 @@ def _metrics(path: Path) -> tuple[Epoch, ...]:
                 f"{path}: line {number + 1} is damaged ({error!r}); delete it or run again."
             ) from error
     return tuple(epochs)
-
-
-def _text_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def _figures(path: Path) -> Mapping[str, npt.NDArray[Any]]:

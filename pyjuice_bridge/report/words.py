@@ -78,6 +78,20 @@ def impossible(result: ArmResult) -> list[str]:
     ]
 
 
+def candidates(result: ArmResult) -> str | None:
+    """Say what partial E-steps leave out; None where the arm took none."""
+    valid = result.values["valid"]
+    if result.candidates is None or valid is None:
+        return None
+    count, kept = result.candidates
+    measure = result.measure
+    return (
+        f"{arm_name(result.arm, result.point)}: the {count} likeliest values of every latent alone "
+        f"give {measure.text(kept)} on validation, all of them {measure.text(valid)} "
+        f"{measure.unit}; partial E-steps leave out the difference"
+    )
+
+
 def _scored(result: ArmResult, split: str) -> bool:
     return result.values[split] is not None or split in result.impossible
 

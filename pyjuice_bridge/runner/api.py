@@ -169,8 +169,8 @@ def run(
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
         text: your own, in place of the config's: a list of documents (split by the seed), or a
             mapping with ``train`` and, where there are some, ``valid`` and ``test``.
-        table: your own, in place of the config's: integers or bool [N, columns], -1 or NaN where
-            missing (split by the seed), or a mapping as above.
+        table: your own, in place of the config's: integers, bool or text [N, columns], -1 or NaN
+            where missing, or a data frame (split by the seed), or a mapping as above.
         writer: a causal model of transformers that writes the data, its folder or its name on the
             hub, in place of the config's (``data.kind: written``).
         teacher: your own: an object with ``embed(samples) -> float32 [N, positions, dim]``,
@@ -241,7 +241,9 @@ def _checked(
     else:
         values, where = read_values(config, (), default_kinds), str(config)
     for domain in given.data:
-        values.setdefault("data", {"kind": domain, "name": "array"})
+        section = values.get("data", {"kind": domain})
+        if isinstance(section, Mapping):
+            values["data"] = {"name": "array", **section}
     if given.teacher is not None:
         section = values.get("teacher")
         own = isinstance(section, Mapping) and section.get("kind") == "object"

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.doubling import outline
 from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.sweep import Point, label_of
 from pyjuice_bridge.config.train import Tune
 from pyjuice_bridge.distill.base import CIRCUIT, Initialisation, ancestry
-from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.bound import bound_and_marginal, likeliest_bound
+from pyjuice_bridge.distill.doubled import grown_stage
 from pyjuice_bridge.distill.mixtures import mixed
 from pyjuice_bridge.distill.registry import KINDS
-from pyjuice_bridge.distill.training import train_stage
+from pyjuice_bridge.distill.training import load_circuit, train_stage
 from pyjuice_bridge.domains.base import Context
 from pyjuice_bridge.engines.base import Epoch, FitOptions
+from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.files import read_json, write_json
 from pyjuice_bridge.report.words import arm_name
 from pyjuice_bridge.runner.classes import FIELD, class_contexts, mixed_classes
@@ -144,12 +148,29 @@ def trainings(context: Context) -> list[Training]:
     every = []
     for point, own in config.points:
         there = replace(context, config=own.fitted(len(context.data.rows["train"])))
+        _check_growing(there)
         work = _work(there) if point else 1.0
         if getattr(own.circuit, "classes", False):
             every += _class_trainings(context, own, point, work)
         else:
             every += [Training(there, start, point, work) for start in _starts(there)]
     return every
+
+
+def _check_growing(context: Context) -> None:
+    """Refuse to grow circuits that cannot, before anything is computed."""
+    config, grow = context.config, context.config.train.grow
+    if grow is None:
+        return
+    for arm in config.arms or []:
+        structure = KINDS[config.circuit.kind].structure(config.circuit, arm, context.data.shape)
+        try:
+            outline(structure, grow.prune)
+        except UserError:
+            raise UserError(
+                f"'train.grow': circuits of 'circuit.kind: {config.circuit.kind}' with these "
+                "layers have no blocks that can grow; leave it out"
+            ) from None
 
 
 def _class_trainings(context: Context, config: Config, point: Point, work: float) -> list[Training]:
@@ -209,10 +230,21 @@ def train_arm(training: Training, on_epoch: OnEpoch) -> Trained:
     curve = _Curve(training, sum(artifact.seconds for artifact in ancestry(parents)))
     for row, reused in curve.before():
         on_epoch(row, not reused)
-    artifact = _train(training, parents, options, lambda e: on_epoch(curve.add(e), True))
-    if artifact.reused:
-        for line in artifact.info["history"]:
-            on_epoch(curve.add(Epoch(**line)), False)
+    leg, legs = training, _legs(training, options.epochs)
+    for number, epochs in enumerate(legs, 1):
+        artifact = _train(
+            leg,
+            parents,
+            replace(options, epochs=epochs),
+            lambda epoch: on_epoch(curve.add(epoch), True),
+            before=curve.passes,
+        )
+        if artifact.reused:
+            for line in artifact.info["history"]:
+                on_epoch(curve.add(Epoch(**line)), False)
+        if number < len(legs):
+            leg = _grown(leg, artifact, number)
+            parents = leg.start.parents
     bound = artifact.info["bound"]
     figures = (value("valid", bound[0]), value("valid", bound[1])) if bound else None
     return Trained(training, artifact, curve.rows, figures, options, best, trials)
@@ -233,15 +265,15 @@ class _Curve:
     def __init__(self, training: Training, seconds: float) -> None:
         self._training, self._start = training, training.start
         self._data = training.context.data
-        self._seconds, self._passes = seconds, 0
+        self._seconds, self.passes = seconds, 0
         self.rows: list[dict[str, Any]] = []
 
     def before(self) -> list[tuple[dict[str, Any], bool]]:
         """Return the lines of the stages that count as passes, and whether each was reused."""
         lines = []
         for stage in self._start.stages:
-            self._passes += stage.passes
-            if self._passes:
+            self.passes += stage.passes
+            if self.passes:
                 valid = self._data.value("valid", stage.marginal)
                 row = self._row(stage.name, valid=valid, total=stage.seconds, seconds=None)
                 lines.append((row, stage.artifacts[-1].reused))
@@ -250,7 +282,7 @@ class _Curve:
 
     def add(self, epoch: Epoch) -> dict[str, Any]:
         """Append the line of a pass."""
-        self._passes += 1
+        self.passes += 1
         self._seconds += epoch.seconds
         value = self._data.value
         valid = None if epoch.valid is None else value("valid", epoch.valid)
@@ -267,8 +299,8 @@ class _Curve:
             "arm": self._start.arm,
             **self._training.facts,
             "stage": stage,
-            "epoch": self._passes,
-            "passes": self._passes,
+            "epoch": self.passes,
+            "passes": self.passes,
             "step_size": None,
             "train": None,
             "valid": valid,
@@ -299,19 +331,50 @@ def _with(options: FitOptions, best: Mapping[str, float]) -> FitOptions:
     return replace(options, pseudocount=best["pseudocount"], step_size=schedule)
 
 
+def _legs(training: Training, passes: int) -> list[int]:
+    """Share the passes of an arm among the trainings that it is cut into by growing."""
+    grow = training.context.config.train.grow
+    if grow is None:
+        return [passes]
+    if passes <= grow.rounds:
+        raise UserError(
+            f"'train.grow.rounds': {grow.rounds} rounds need at least {grow.rounds + 1} passes, "
+            f"{training.title} has {passes} left of 'train.epochs'."
+        )
+    each, more = divmod(passes, grow.rounds + 1)
+    return [each] * grow.rounds + [each + more]
+
+
+def _grown(training: Training, trained: Artifact, number: int) -> Training:
+    """Begin the next training of an arm with what was trained, pruned and doubled."""
+    context, grow = training.context, training.context.config.train.grow
+    assert grow is not None
+    grown = grown_stage(context, trained, grow, f"grow {training.title}, round {number}")
+    begin = partial(load_circuit, grown)
+    # Cluster ids are no values of latents that grew.
+    start = replace(training.start, circuit=begin, parents=(grown,), z=None)
+    return replace(training, start=start)
+
+
 def _train(
     training: Training,
     parents: tuple[Artifact, ...],
     options: FitOptions,
     on_epoch: Callable[[Epoch], None],
+    *,
+    before: int,
 ) -> Artifact:
     context, start = training.context, training.start
     rows = context.data.rows
 
     def measure(circuit: Circuit) -> Mapping[str, Any]:
-        if start.z is None:
-            return {"bound": None}
-        return {"bound": bound_and_marginal(context.engine, circuit, rows["valid"], start.z)}
+        engine, valid = context.engine, rows["valid"]
+        figures: dict[str, Any] = {"bound": None}
+        if start.z is not None:
+            figures["bound"] = bound_and_marginal(engine, circuit, valid, start.z)
+        if options.candidates is not None and "z" in circuit.latents:
+            figures["candidates"] = likeliest_bound(engine, circuit, valid, options.candidates)
+        return figures
 
     def finish(circuit: Circuit) -> Circuit:
         circuit = KINDS[context.config.circuit.kind].finish(context, circuit)
@@ -326,7 +389,7 @@ def _train(
         options,
         key={"start": start.key, "data": context.data.key},
         parents=parents,
-        passes_before=start.passes,
+        passes_before=before,
         valid=rows["valid"],
         on_epoch=on_epoch,
         finish=finish,

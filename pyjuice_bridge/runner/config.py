@@ -107,7 +107,20 @@ class Config(Settings):
             raise ValueError(f"the arm '{wrong[0]}' belongs to 'circuit.kind: {having}' only")
         DOMAINS[data].check(self)
         kind.check(self)
+        self._can_grow()
         return self
+
+    def _can_grow(self) -> None:
+        grow, epochs = self.train.grow, self.train.epochs
+        if grow is None:
+            return
+        if getattr(self.circuit, "frozen", False):
+            raise ValueError("'circuit.frozen: true' leaves as it is what 'train.grow' would grow")
+        if epochs <= grow.rounds:
+            raise ValueError(
+                f"'train.grow.rounds: {grow.rounds}' needs at least {grow.rounds + 1} passes, "
+                f"but 'train.epochs' is {epochs}"
+            )
 
     def _can_divide(self, data: str, name: str, by: str) -> None:
         if not getattr(self.circuit, name, None):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
+from pyjuice_bridge.circuit.doubling import outline
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.config.settings import Settings
 from pyjuice_bridge.config.sweep import Point
+from pyjuice_bridge.config.train import Grow
 from pyjuice_bridge.distill.base import Kind
 from pyjuice_bridge.distill.registry import KINDS
 from pyjuice_bridge.domains.base import Shape
@@ -88,11 +91,11 @@ class _Planner:
     def arm(self, config: Settings, arm: str, point: Point) -> ArmPlan:
         """Plan an arm at a point of the run's sweep."""
         kind, shape = KINDS[config.circuit.kind], self.shape
-        circuit = kind.structure(config.circuit, arm, shape)
+        circuits = _circuits(kind.structure(config.circuit, arm, shape), config.train.grow)
         components = getattr(config.circuit, "mixture", None) or 1
         options = FitOptions(optimizer=config.train.optimizer, batch_size=config.train.batch_size)
-        memory = self.engine.training_bytes(circuit, options, shape.train, shape.valid)
-        parameters = circuit.num_parameters
+        memory = self.engine.training_bytes(circuits[-1], options, shape.train, shape.valid)
+        parameters = circuits[-1].num_parameters
         if components > 1:
             parameters = components * (parameters + 1)
         return ArmPlan(
@@ -100,12 +103,14 @@ class _Planner:
             parameters,
             config.train.epochs,
             components * memory + shape.train * shape.row_bytes,
-            components * self._training_seconds(kind, config, arm, circuit),
+            components * self._training_seconds(kind, config, arm, circuits),
             self._latent_seconds(kind, config) if arm == "lvd" else 0.0,
             point,
         )
 
-    def _training_seconds(self, kind: Kind, config: Settings, arm: str, circuit: Circuit) -> float:
+    def _training_seconds(
+        self, kind: Kind, config: Settings, arm: str, circuits: Sequence[Circuit]
+    ) -> float:
         """Estimate all passes of EM, those with latents observed included."""
         # Only the arm of equal size has a structure of its own.
         batch = _batch(config, self.shape)
@@ -115,7 +120,7 @@ class _Planner:
         )
         before = kind.before(config, self.shape) if arm == "lvd" else ()
         rest = config.train.epochs - sum(passes.count for passes in before)
-        each = cost.seconds(circuit, self.shape.train, batch)
+        each = mean(cost.seconds(circuit, self.shape.train, batch) for circuit in circuits)
         return rest * each + sum(
             passes.count * cost.seconds(passes.circuit, passes.rows, passes.batch_size)
             for passes in before
@@ -140,6 +145,15 @@ class _Planner:
         if key not in self._tried:
             self._tried[key] = try_it()
         return self._tried[key]
+
+
+def _circuits(structure: Circuit, grow: Grow | None) -> list[Circuit]:
+    """List the circuits that an arm trains one after the other, larger and larger."""
+    circuits = [structure]
+    if grow is not None:
+        for _ in range(grow.rounds):
+            circuits.append(outline(circuits[-1], grow.prune))
+    return circuits
 
 
 def _note(config: Settings, shape: Shape, device: str, memory: int) -> str:

@@ -130,6 +130,7 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         **arm.costs(),
         **({"start": arm.training.start.key["start"]} if arm.arm == "start" else {}),
         **({"accuracy": scores.info["accuracy"]} if "accuracy" in scores.info else {}),
+        **_candidates(context, arm),
         **({} if arm.tuned is None else {"tuned": dict(arm.tuned)}),
         **({"trials": [dict(trial) for trial in arm.trials]} if arm.trials else {}),
         "pseudocount": arm.options.pseudocount,
@@ -140,6 +141,16 @@ def result_row(context: Context, arm: Trained, scores: Artifact, command: str) -
         **context.engine.facts(),
         **({"processes": processes.started()} if processes.started() > 1 else {}),
     }
+
+
+def _candidates(context: Context, arm: Trained) -> dict[str, Any]:
+    """Return what the candidates of partial E-steps leave of the score on validation."""
+    nats = arm.artifact.info.get("candidates")
+    if nats is None:
+        return {}
+    value, measure = context.data.value("valid", nats), context.data.measure
+    found = {"values": arm.options.candidates, "valid": value, "unit": measure.unit}
+    return {"candidates": found}
 
 
 def _figure(context: Context, scores: Artifact, split: str) -> dict[str, Any]:

@@ -165,3 +165,10 @@ def test_bad_rows_are_refused(x, words):
 def test_bad_weights_are_refused():
     with pytest.raises(UserError, match="finite"):
         maximum_spanning_tree(np.full((2, 2), np.nan))
+
+
+def test_progress_counts_every_pair_once():
+    seen = []
+    mutual_information(correlated(), 5, on_pair=lambda *pair: seen.append(pair))
+    assert [done for done, _ in seen] == [6, 11, 15, 18, 20, 21, 21]
+    assert {total for _, total in seen} == {21}

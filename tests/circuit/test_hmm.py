@@ -113,6 +113,10 @@ def test_arrays_that_do_not_fit() -> None:
         Hmm(initial, np.eye(3), table)
     with pytest.raises(UserError, match=r"emission: expected shape \[2, V\], got \[3, 2\]"):
         Hmm(initial, square, table.T)
+    with pytest.raises(UserError, match="emission: expected an array of numbers"):
+        Hmm(initial, square, [["a", "b"]])
+    lists = Hmm([1, 0], square.tolist(), table.tolist())
+    assert lists.circuit(2).num_vars == 2 and lists.initial.dtype == np.float64
     with pytest.raises(UserError, match="at least 1 position"):
         Hmm(initial, square, table).circuit(0)
     with pytest.raises(UserError, match="at least 1 state"):

@@ -140,6 +140,18 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path, text, words):
     assert "graph.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_graphs_take_lists_of_any_whole_numbers_and_say_little():
+    lists = [[0, 1], [0], np.array([1])], np.array([[0, 1, 2]])
+    graph = RegionGraph(2, *lists)
+    assert graph == RegionGraph(2, ((0, 1), (0,), (1,)), ((0, 1, 2),))
+    assert repr(graph) == "RegionGraph(2 variables, 3 regions, 1 partitions)"
+    for wrong in (((0, (1, 2)),), (0, 1, 2), ((0, 1.0, 2),), None):
+        with pytest.raises(UserError, match="partitions must be lists of whole numbers"):
+            RegionGraph(2, lists[0], wrong)
+    with pytest.raises(UserError, match="must name a region and its children"):
+        RegionGraph(2, lists[0], [[]])
+
+
 def test_other_bad_input_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_region_graph(tmp_path / "absent.json")

@@ -208,6 +208,7 @@ def test_doctor_and_data_list_name_what_is_there() -> None:
     doctor = invoke("doctor").output
     for word in ("python", "torch", "memory", "julia", "transformers"):
         assert word in doctor
+    assert doctor.split()[1] == pj.__version__ == invoke("--version").output.split()[-1]
     assert "mnist5k" in invoke("data", "list").output
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from circuits import CIRCUITS
+from circuits import CIRCUITS, random_rows
 from julia_program import run_julia, skip_without_julia
 from random_circuits import random_circuit
 
 from pyjuice_bridge.circuit import hdf5
+from pyjuice_bridge.circuit.dictionary import with_dictionary
+from pyjuice_bridge.circuit.doubling import double, narrow
 from pyjuice_bridge.circuit.growing import choose_roots, prune, widen
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.rat_spn import rat_spn
@@ -332,6 +334,42 @@ def test_growing(tmp_path: Path) -> None:
     noisy = hdf5.load(tmp_path / "noisy.h5")
     check(noisy)
     assert_same(noisy, expected, params=False)
+
+
+DOUBLE = """
+using JuiceBridge
+using JuiceBridge: double, narrow
+import HDF5
+circuit = load_circuit(joinpath(ARGS[1], "circuit.h5"))
+x = HDF5.h5open(file -> read(file["x"]), joinpath(ARGS[1], "x.h5"))
+save_circuit(double(circuit; noise = 0), joinpath(ARGS[1], "doubled.h5"))
+counts = expected_counts(circuit, x; precision = Float64)
+save_circuit(narrow(circuit, counts.layers, 0.4), joinpath(ARGS[1], "narrow.h5"))
+save_circuit(with_dictionary(circuit, 2), joinpath(ARGS[1], "low.h5"))
+"""
+
+
+@pytest.mark.parametrize("name", ["hclt", "hmm", "glued", "regions"])
+def test_doubling_narrowing_and_dictionaries(name: str, tmp_path: Path) -> None:
+    circuit = CIRCUITS[name]()
+    wide = double(circuit, seed=1)
+    x = random_rows(circuit, 40, 4)
+    hdf5.save(wide, tmp_path / "circuit.h5")
+    with h5py.File(tmp_path / "x.h5", "w", libver=("v110", "v110")) as file:
+        file["x"] = x
+    run_julia(DOUBLE, tmp_path)
+    counts = get_engine("torch", "cpu", precision="float64").expected_counts(wide, x).layers
+    for file_name, expected in (
+        ("doubled", double(wide, noise=0)),
+        ("narrow", narrow(wide, counts, 0.4)),
+        ("low", with_dictionary(wide, 2)),
+    ):
+        found = hdf5.load(tmp_path / f"{file_name}.h5")
+        check(found)
+        assert_same(found, expected, params=False)
+        for a, b in zip(found.layers, expected.layers, strict=True):
+            if layer_params(a) is not None:
+                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-4, atol=1e-6)
 
 
 def test_counting(julia: Builders) -> None:

@@ -203,10 +203,10 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "idx": (idx, read_idx),
     "idx packed": (lambda f: idx(f, packed=True), read_idx),
     "csv images": (csv_images, lambda p: read_csv_images(p, 8, "digits")),
-    "pickle 2": (lambda f: batch(f, protocol=2), lambda p: read_batch(p, 32).sum()),
-    "pickle 5": (lambda f: batch(f, protocol=5), lambda p: read_batch(p, 32).sum()),
-    "pickle of Python 2": (old_batch, lambda p: read_batch(p, 32).sum()),
-    "cifar bin": (cifar_bin, lambda p: read_cifar_bin(p, 1).sum()),
+    "pickle 2": (lambda f: batch(f, protocol=2), lambda p: read_batch(p, 32).images.sum()),
+    "pickle 5": (lambda f: batch(f, protocol=5), lambda p: read_batch(p, 32).images.sum()),
+    "pickle of Python 2": (old_batch, lambda p: read_batch(p, 32).images.sum()),
+    "cifar bin": (cifar_bin, lambda p: read_cifar_bin(p, 1).images.sum()),
     **{
         f"{ending} {mode}": (picture(ending, mode), lambda p: load_dataset(p.parent).fingerprint)
         for ending in ("png", "jpg", "bmp", "gif", "webp", "tif", "ppm")

@@ -76,7 +76,7 @@ def test_damaged_idx(tmp_path: Path, raw: bytes, says: str) -> None:
     assert path.name in str(error.value)
 
 
-def test_csv_drops_the_label(tmp_path: Path) -> None:
+def test_csv_divides_pixels_and_label(tmp_path: Path) -> None:
     rows = np.arange(10).reshape(2, 5)
     path = tmp_path / "d.csv"
     path.write_text("\n".join(",".join(map(str, row)) for row in rows))
@@ -91,7 +91,7 @@ def test_batches_of_every_protocol(tmp_path: Path, images: np.ndarray, protocol:
     batch = {b"data": planes(images), b"labels": [1, 2, 3, 4], "mean": np.ones(3)}
     path = tmp_path / "train_data_batch_1"
     path.write_bytes(pickle.dumps(batch, protocol=protocol))
-    np.testing.assert_array_equal(read_batch(path, 32), images)
+    np.testing.assert_array_equal(read_batch(path, 32).images, images)
     np.testing.assert_array_equal(load_arrays(path)["mean"], np.ones(3))
 
 
@@ -99,7 +99,7 @@ def test_python2_batch(tmp_path: Path, images: np.ndarray) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(python2_pickle(planes(images)))
     assert load_arrays(path)["labels"] == [6, 9]
-    np.testing.assert_array_equal(read_batch(path, 32), images)
+    np.testing.assert_array_equal(read_batch(path, 32).images, images)
 
 
 def test_fortran_order_and_other_types(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_wrong_array_size_in_a_pickle(tmp_path: Path) -> None:
 def test_npz_batch(tmp_path: Path, images: np.ndarray) -> None:
     path = tmp_path / "val_data.npz"
     np.savez(path, data=planes(images), labels=np.arange(4))
-    np.testing.assert_array_equal(read_batch(path, 32), images)
+    np.testing.assert_array_equal(read_batch(path, 32).images, images)
     with pytest.raises(UserError, match="three 64x64 planes"):
         read_batch(path, 64)
     with pytest.raises(UserError, match="no array named images"):
@@ -178,8 +178,11 @@ def test_npz_batch(tmp_path: Path, images: np.ndarray) -> None:
 def test_cifar_bin(tmp_path: Path, images: np.ndarray, labels: int) -> None:
     path = tmp_path / "data_batch_1.bin"
     label = np.full((4, labels), 7, np.uint8)
+    label[:, -1] = np.arange(4)
     path.write_bytes(np.concatenate([label, planes(images)], axis=1).tobytes())
-    np.testing.assert_array_equal(read_cifar_bin(path, labels), images)
+    read = read_cifar_bin(path, labels)
+    np.testing.assert_array_equal(read.images, images)
+    np.testing.assert_array_equal(read.labels, np.arange(4))
     with pytest.raises(UserError, match="not a multiple"):
         read_cifar_bin(path, 3 - labels)
 

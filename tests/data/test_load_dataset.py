@@ -51,6 +51,9 @@ def write_mnist(folder: Path) -> None:
         (folder / f"{name}-images-idx3-ubyte").write_bytes(
             idx_bytes(numbered(count, 28, 1)[..., 0])
         )
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(
+            idx_bytes((np.arange(count) % 3).astype(np.uint8))
+        )
 
 
 @pytest.mark.parametrize("inner", ["", "mnist"])
@@ -64,6 +67,16 @@ def test_mnist_from_a_folder(tmp_path: Path, inner: str) -> None:
     assert sorted(ids(data.train) + ids(data.valid)) == list(range(50))
     assert ids(data.test) == list(range(7))
     assert data.meta["published_bytes"] is False
+    assert data.classes == ("0", "1", "2")
+    for split, labels in data.labels.items():
+        assert [int(image.flat[0]) % 3 for image in getattr(data, split)] == labels.tolist()
+    folder = tmp_path / "files" / inner
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(6, np.uint8)))
+    with pytest.raises(UserError, match=r"test labels .* \[6\]; give .* each of 7 images"):
+        load_dataset("mnist", root=tmp_path / "files")
+    (folder / "train-labels-idx1-ubyte").unlink()
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    assert load_dataset("mnist", root=tmp_path / "files").classes == ()
 
 
 def test_seed_decides_validation_only(tmp_path: Path) -> None:
@@ -116,9 +129,12 @@ def write_cifar(folder: Path, *, binary: bool, hundred: bool) -> np.ndarray:
     for name, part in groups:
         if binary:
             label = np.zeros((len(part), 1 + hundred), np.uint8)
+            label[:, -1] = part[:, 0, 0, 0] % 2
             (inner / f"{name}.bin").write_bytes(np.hstack([label, planes(part)]).tobytes())
         else:
-            (inner / name).write_bytes(pickle.dumps({b"data": planes(part)}, protocol=2))
+            batch = {b"data": planes(part), b"coarse_labels": [0] * len(part)}
+            batch[b"fine_labels" if hundred else b"labels"] = (part[:, 0, 0, 0] % 2).tolist()
+            (inner / name).write_bytes(pickle.dumps(batch, protocol=2))
     return images
 
 
@@ -130,6 +146,9 @@ def test_cifar(tmp_path: Path, binary: bool, hundred: bool) -> None:
     np.testing.assert_array_equal(data.test, images[10:])
     found = {image.tobytes() for image in (*data.train, *data.valid)}
     assert found == {image.tobytes() for image in images[:10]}
+    for split, labels in data.labels.items():
+        assert (getattr(data, split)[:, 0, 0, 0] % 2).tolist() == labels.tolist()
+    assert data.classes == ("0", "1")
 
 
 @pytest.mark.parametrize("form", ["npz", "pickle", "png"])

@@ -145,11 +145,12 @@ def test_files_from_the_address_when_no_package(server, tmp_path: Path, monkeypa
         "inside/f",
         f"{server.base}/f.gz",
     )
+    label = replace(file, name="g")
     no_client = Package("apt", "surely-no-such-package")
     monkeypatch.setenv("PATH", str(tmp_path))
-    entry = replace(catalogue.SETS["mnist"], package=no_client, files=(file,))
+    entry = replace(catalogue.SETS["mnist"], package=no_client, files=(file,), labels=(label,))
     folder = sources.get_files(entry, tmp_path / "mnist")
-    assert [p.name for p in folder.iterdir()] == ["f"]
+    assert sorted(p.name for p in folder.iterdir()) == ["f", "g"]
     assert (folder / "f").read_bytes() == CONTENT
     (folder / "f").write_bytes(b"changed")
     with pytest.raises(UserError, match="delete it and get it again"):

@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,8 @@ def forms(folder: Path) -> dict[str, object]:
         "masked": np.ma.array(np.where(CELLS < 0, 7, CELLS), mask=CELLS < 0),
         "strings": np.where(CELLS < 0, "NA", CELLS.astype(str)),
         "mapping": {"Train": floats},
+        "frame": pd.DataFrame(floats, columns=["x0", "x1", "x2"]),
+        "frames": {"train": pd.DataFrame(CELLS, columns=["x0", "x1", "x2"])},
     }
     np.save(folder / "a.npy", CELLS)
     np.savez(folder / "a.npz", rows=floats)

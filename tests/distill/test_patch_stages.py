@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.types import Circuit, layer_params
-from pyjuice_bridge.distill.bound import bound_and_marginal
+from pyjuice_bridge.distill.bound import bound_and_marginal, likeliest_bound
 from pyjuice_bridge.distill.bundle import bundle_rows
 from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
 from pyjuice_bridge.engines import get_engine
@@ -266,6 +266,25 @@ def test_bound_of_a_counted_hclt() -> None:
     )
     assert marginal == pytest.approx(
         np.mean([oracle.log_likelihood(circuit, a)[0] for a in x]), rel=1e-5
+    )
+
+
+def test_bound_of_the_likeliest_values() -> None:
+    """Two of three values of every latent, each sum written out."""
+    circuit = hclt([-1, 0, 1], 3, 3, seed=18)
+    x = random_rows(circuit, 6, 19, 0.0)
+    assignments = np.array([*cartesian(range(3), repeat=3)])
+    total = 0.0
+    for row in x:
+        joint = np.array([oracle.log_likelihood(circuit, row, {"z": z})[0] for z in assignments])
+        p = np.exp(joint)
+        flow = np.array([[p[assignments[:, i] == k].sum() for k in range(3)] for i in range(3)])
+        likely = [set(np.argsort(-each)[:2]) for each in flow]
+        among = [all(z[i] in likely[i] for i in range(3)) for z in assignments]
+        total += np.log(p[among].sum())
+    assert likeliest_bound(ENGINE, circuit, x, 2) == pytest.approx(total / len(x), rel=1e-5)
+    assert likeliest_bound(ENGINE, circuit, x, 3) == pytest.approx(
+        ENGINE.log_likelihood(circuit, x).mean(), rel=1e-6
     )
 
 

@@ -138,6 +138,7 @@ def test_options_are_compared_with_the_circuit(circuit: Circuit) -> None:
         ENGINE.fit(tied, random_rows(tied, 5, 1), FitOptions(frozen=(index,)))
     with pytest.raises(UserError, match="options is dict, must be FitOptions"):
         ENGINE.fit(circuit, x, {"epochs": 3})
+    assert len(ENGINE.fit(circuit, x).history) == FitOptions().epochs
     with pytest.raises(UserError, match="valid has no rows; leave it out"):
         ENGINE.fit(circuit, x, FitOptions(epochs=1), valid=x[:0])
 

@@ -245,10 +245,16 @@ def test_an_own_teacher_is_asked() -> None:
 @pytest.mark.parametrize(
     ("estimator", "x", "problem"),
     [
-        (pj.HCLT(latents=1), some_rows(), "circuit.latents"),
+        (pj.HCLT(latents=1), some_rows(), "latents is 1, must be a whole number from 2"),
+        (pj.HCLT(latents="4"), some_rows(), "latents is '4', must be a whole number"),
+        (pj.HCLT(latents=1, distill=False), some_rows(), "circuit.latents"),
+        (pj.HMM(states=2.5), some_rows(), "states is 2.5, must be a whole number"),
+        (pj.HCLT(step_size=0.3), some_rows(), "step_size is 0.3, must be two numbers"),
+        (pj.HCLT(pseudocount="a"), some_rows(), "pseudocount"),
         (pj.HCLT(epochs=1), some_rows(), "epochs"),
         (pj.HCLT(step_size=(2, 1)), some_rows(), "step_size"),
         (pj.HCLT(validation=1.0), some_rows(), "validation is 1.0"),
+        (pj.HCLT(validation="a"), some_rows(), "validation is 'a', must be a number above 0"),
         (pj.HCLT(engine="jax"), some_rows(), "engine"),
         (pj.HCLT(categories=2), some_rows(), "categories: fewer than the values in X"),
         (pj.HCLT(categories=[3, 3]), some_rows(), "one for each of 4 columns"),
@@ -296,5 +302,8 @@ def test_a_warm_start_continues_with_every_class() -> None:
     assert all(after[0] > before[-1] for after, before in zip(warm, cold, strict=True))
     with pytest.raises(ValueError, match="with warm_start its classes must be those of the first"):
         estimator.fit(rows)
+    with pytest.raises(ValueError, match="with warm_start its classes must be those of the first"):
+        estimator.fit(rows, rows[:, 0])
+    assert estimator.classes_.tolist() == [False, True] and estimator.history_ == warm
     with pytest.raises(ValueError, match="x0"):
         estimator.fit(rows + 5, labels)

@@ -152,3 +152,8 @@ def test_papers_setting() -> None:
         assert (teacher.hidden, teacher.mlp, teacher.heads) == (256, 512, 8)
         assert teacher.layers == [6, 4] and config.circuit.patch_latents == 16
         assert config.data.colour in ("rgb", "ycocg_r")
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_config(path).name == path.stem

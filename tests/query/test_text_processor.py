@@ -377,12 +377,15 @@ def test_tables_in_bf16_take_half_the_memory_and_steer_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the same rounded tables in float32, read in blocks of a few rows."""
-    whole = TextModel(random_hmm(24, VOCABULARY, 0), TorchEngine())
+    hmm = random_hmm(24, VOCABULARY, 0)
+    whole = TextModel(hmm, TorchEngine())
     monkeypatch.setattr(text_hmm, "_BLOCK", 100)
     half = replace(whole, precision="bf16")
     tables = half._tensors
     assert tables.transition.dtype == tables.emission.dtype == torch.bfloat16
     assert tables.initial.dtype == torch.float32
+    for table, array in ((tables.transition, hmm.transition), (tables.emission.T, hmm.emission)):
+        assert torch.equal(table, torch.tensor(array).bfloat16())
     same = replace(whole)
     same.__dict__["_tensors"] = HmmTensors(
         tables.initial, tables.transition.float(), tables.emission.float()

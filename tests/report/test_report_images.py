@@ -8,7 +8,7 @@ from PIL import Image
 
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.report import grid_png
-from pyjuice_bridge.report.images import HIDDEN_COLOUR, brighten, paint_hidden
+from pyjuice_bridge.report.images import HIDDEN_COLOUR, brighten, paint
 
 
 def decode(png: bytes) -> np.ndarray:
@@ -55,12 +55,12 @@ def test_hidden_pixels_are_painted_and_the_others_kept():
     images = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 1)
     hidden = np.zeros((2, 3, 3), bool)
     hidden[0, 1, 2] = True
-    painted = paint_hidden(images, hidden)
+    painted = paint(images, hidden)
     assert painted.shape == (2, 3, 3, 3)
     assert tuple(painted[0, 1, 2]) == HIDDEN_COLOUR
     assert np.array_equal(painted[~hidden], images.repeat(3, -1)[~hidden])
     assert images[0, 1, 2, 0] == 5
-    shared = paint_hidden(images, hidden[0])
+    shared = paint(images, hidden[0])
     assert tuple(shared[1, 1, 2]) == HIDDEN_COLOUR
 
 

@@ -317,6 +317,14 @@ def test_a_damaged_file_is_named(run, file, content, message):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize("file", ["metrics.jsonl", "results.json", "figures.npz"])
+def test_a_file_that_cannot_be_read_is_named(run, file):
+    (run / file).unlink()
+    (run / file).mkdir()
+    with pytest.raises(UserError, match=rf"{file}: (cannot be read|damaged) .*Is a directory"):
+        write_report(run)
+
+
 def test_damaged_or_pickled_figures_are_refused(run):
     file = run / "figures.npz"
     content = bytearray(file.read_bytes())
@@ -509,4 +517,5 @@ def test_locators_show_where_strips_are_from(run):
     sources = re.findall(r'class="located"><img src="data:image/png;base64,([^"]+)"', html)
     for source, mark in zip(sources, marks, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
-        assert (np.ptp(pixels, axis=2) > 0).tolist() == mark.tolist()  # the rest is grey
+        assert (np.ptp(pixels, axis=2) > 100).tolist() == mark.tolist()
+        assert (np.ptp(pixels[~mark], axis=1) == 0).all()  # the rest is grey

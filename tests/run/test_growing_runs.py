@@ -149,6 +149,9 @@ def test_a_seed_gives_one_circuit_interrupted_or_not(
     assert stops > 2
     assert numbers(broken) == numbers(whole) and curve(broken) == curve(whole)
     assert histories(broken) == histories(whole)
+    figures = [np.load(path / "figures.npz") for path in (broken, whole)]
+    for name in figures[0].files:
+        np.testing.assert_array_equal(figures[0][name], figures[1][name], err_msg=name)
 
 
 def test_julia_grows_the_same_twice(tmp_path: Path) -> None:

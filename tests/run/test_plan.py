@@ -241,7 +241,7 @@ def test_seconds_of_teacher_and_clustering_are_scaled_up(monkeypatch: pytest.Mon
     assert seconds == pytest.approx(windows + 36 + 1010 * 36 / 768)
     values = tiny_runs.patch_config(teacher={"kind": "mae", "epochs": 5, "batch": 64})
     pooled = trials.latent_seconds(make_config(values), KINDS["patches"], shape, "cpu")
-    # 4 positions of 1,010 images, 1,024 vectors clustered; the clock of training stood still.
+    # 4 positions of 1,010 images, 1,024 of their vectors clustered; training's clock stood still.
     assert pooled == pytest.approx(1010 / 64 + 1 + 4 * 1010 / 1024)
 
 

@@ -11,8 +11,11 @@ import yaml
 
 import pyjuice_bridge as pj
 from pyjuice_bridge.circuit.chow_liu import chow_liu_tree
+from pyjuice_bridge.circuit.types import SumLayer
 from pyjuice_bridge.cluster.assignments import Assignments
+from pyjuice_bridge.distill.bound import likeliest_bound
 from pyjuice_bridge.domains.images import make_masks
+from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.report.run_dir import read_run
 
@@ -155,14 +158,15 @@ def test_another_table_in_the_folder_leaves_nothing_of_the_former(tmp_path: Path
     rng = np.random.default_rng(0)
     config = {
         "name": "columns",
-        "data": {"kind": "table", "name": "mine"},
+        "data": {"kind": "table"},  # data in memory need no name
         "circuit": {"latents": 2},
         "train": {"epochs": 2, "batch_size": 32},
     }
     out = tmp_path / "run"
     pj.run(config, table=rng.integers(0, 2, (60, 5)), out=out, device="cpu")
     assert (out / "table.json").exists()
-    assert "rows: 48 train (" in (out / "log.txt").read_text()
+    log = (out / "log.txt").read_text()
+    assert "rows: 48 train (" in log and "data array: " in log
     with pytest.raises(UserError, match="cannot fill 90 clusters"):
         pj.run(config, table=rng.integers(0, 2, (60, 5)), out=out, circuit={"latents": 90})
     assert not (out / "table.json").exists()
@@ -321,3 +325,32 @@ def test_masks() -> None:
     assert masks["lower_half"].sum() == 4 * 6 and masks["lower_half"][3:].all()
     assert (masks["squares"].sum(axis=(1, 2)) == 3 * 3).all()
     assert len(np.unique(masks["squares"], axis=0)) > 10
+
+
+def test_partial_steps_say_what_they_leave_out(tmp_path: Path) -> None:
+    config = tiny_runs.patch_config(arms=["lvd"])
+    config["train"] = {**config["train"], "candidates": 2}
+    run = pj.run(config, images=tiny_runs.images(), out=tmp_path / "run")
+    (row,) = run.results
+    rows = pj.data.load_dataset(tiny_runs.images()).valid.reshape(-1, 36)
+    nats = likeliest_bound(get_engine("torch"), run.model.circuit, rows, 2)
+    assert row["candidates"]["values"] == 2
+    assert row["candidates"]["valid"] == pytest.approx(-nats / np.log(2) / 36, rel=1e-6)
+    assert row["candidates"]["valid"] >= row["valid"]["value"]
+    assert "the 2 likeliest values of every latent alone" in run.report.read_text()
+
+
+@pytest.mark.parametrize(
+    "circuit", [{"kind": "hclt", "latents": 3}, {"kind": "region_graph", "latents": 3}]
+)
+def test_low_rank_leaves_begin_where_counting_ends(tmp_path: Path, circuit: dict[str, Any]) -> None:
+    """A dictionary of as many entries as a variable has rows takes nothing from the start."""
+    values = []
+    for name, own in (("plain", {}), ("low", {"dictionary": 3})):
+        config = tiny_runs.hclt_config(circuit={**circuit, **own}, arms=["lvd", "random"])
+        config["train"] = {**config["train"], "epochs": 2}
+        run = pj.run(config, images=tiny_runs.images(), out=tmp_path / name)
+        values.append(json.loads((run.path / "bound.json").read_text())[0]["marginal"])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    sums = [layer for layer in run.model.circuit.layers if isinstance(layer, SumLayer)]
+    assert run.model.circuit.layers[0].params.shape[1] == sums[0].weights.shape[2] == 3

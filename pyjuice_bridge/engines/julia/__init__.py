@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.size import size_of
 from pyjuice_bridge.circuit.types import MISSING, Circuit, layer_params
 from pyjuice_bridge.engines.base import (
+    USUAL,
     Counts,
     Epoch,
     FitOptions,
@@ -97,7 +98,7 @@ class JuliaEngine:
         self,
         circuit: Circuit,
         x: NDArray[Any],
-        options: FitOptions,
+        options: FitOptions = USUAL,
         *,
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyjuice_bridge.circuit.chow_liu import sample_rows
+from pyjuice_bridge.circuit.chow_liu import OnPair, sample_rows
 from pyjuice_bridge.circuit.hclt import category_array, check_parents
 from pyjuice_bridge.circuit.region_circuit import per_region
 from pyjuice_bridge.circuit.region_graph import RegionGraph
@@ -34,6 +34,7 @@ class JuliaBuilders:
         pseudocount: float = 1.0,
         rows: int | None = None,
         seed: int = 0,
+        on_pair: OnPair | None = None,
     ) -> IntArray:
         sizes = category_array(categories, x.shape[1])
         arrays = {"x": sample_rows(x, rows, seed), "categories": sizes}

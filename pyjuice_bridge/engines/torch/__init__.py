@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge import processes
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.engines.base import (
+    USUAL,
     Counts,
     Epoch,
     FitOptions,
@@ -146,7 +147,7 @@ class TorchEngine:
         self,
         circuit: Circuit,
         x: NDArray[Any],
-        options: FitOptions,
+        options: FitOptions = USUAL,
         *,
         weights: NDArray[Any] | None = None,
         latents: Latents | None = None,

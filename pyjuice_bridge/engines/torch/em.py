@@ -174,7 +174,9 @@ def _blend(
     pseudocount: float,
 ) -> None:
     seen = total > 0
-    rate = torch.where(seen, step_size / (total + pseudocount), 0.0)
-    theta.mul_(1.0 - seen.to(theta.dtype) * step_size).addcmul_(count, rate)
+    keep = 1.0 - seen.to(theta.dtype) * step_size
+    # What is kept and what is new must add up to one, or rows drift by rounding.
+    rate = torch.where(seen, (1.0 - keep) / (total + pseudocount), 0.0)
+    theta.mul_(keep).addcmul_(count, rate)
     if pseudocount:
         theta.add_(rate.mul_(pseudocount / siblings))

@@ -28,6 +28,7 @@ from pyjuice_bridge.engines.torch.fused.threads import (
 
 _TASK_VALUES = 2**14
 _COLUMNS = 64
+_ROWS = 256
 
 SUM_STEP = frame_type(
     *("tensors", "first", "rows", "widths", "thetas", "counts"),
@@ -168,6 +169,8 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
     widths, thetas = longs(f.widths, f.tensors), longs(f.thetas, f.tensors)
     counts = longs(f.counts, f.tensors)
     keep, zero = np.float32(1 - f.step_size), np.float32(0)
+    # What is kept and what is new must add up to one, or rows drift by rounding.
+    fresh = np.float32(1) - keep
     largest = np.float32(LARGEST_RATIO)
     while True:
         task = next_task(frame)
@@ -186,7 +189,7 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
                 count[k] = min(count[k], largest) * theta[k]
                 total += count[k]
             if total > 0:
-                rate = np.float32(f.step_size / (total + f.pseudocount))
+                rate = np.float32(fresh / (total + f.pseudocount))
                 more = np.float32(rate * f.pseudocount / width)
                 for k in range(width):
                     theta[k] = keep * theta[k] + (rate * count[k] + more)
@@ -200,9 +203,11 @@ def input_step(frame):  # type: ignore[no-untyped-def]
     f = fields(frame, INPUT_STEP)
     width, categories, size = f.width, f.categories, SIZE
     parts = (width + f.columns - 1) // f.columns
-    totals, rates = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
+    totals, partial = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
+    rates = np.empty(f.columns, np.float32)
     keeps, mores = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
-    zero = np.float32(0)
+    zero, keep = np.float32(0), np.float32(1 - f.step_size)
+    fresh = np.float32(1) - keep
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -212,14 +217,19 @@ def input_step(frame):  # type: ignore[no-untyped-def]
         here = min(f.columns, width - left)
         base = (group * (1 + categories) * width + left) * size
         totals[:] = zero
-        for row in range(1, 1 + categories):
-            count = floats(f.count + base + row * width * size, here)
+        # A sum over a whole vocabulary, number by number, would be off by 1e-5.
+        for start in range(1, 1 + categories, _ROWS):
+            partial[:] = zero
+            for row in range(start, min(start + _ROWS, 1 + categories)):
+                count = floats(f.count + base + row * width * size, here)
+                for k in range(here):
+                    partial[k] += count[k]
             for k in range(here):
-                totals[k] += count[k]
+                totals[k] += partial[k]
         for k in range(here):
             seen = totals[k] > 0
-            rates[k] = f.step_size / (totals[k] + f.pseudocount) if seen else 0.0
-            keeps[k] = 1 - f.step_size if seen else 1.0
+            rates[k] = fresh / (totals[k] + f.pseudocount) if seen else 0.0
+            keeps[k] = keep if seen else 1.0
             mores[k] = rates[k] * f.pseudocount / categories
         for row in range(1 + categories):
             at = base + row * width * size

@@ -1,0 +1,130 @@
+"""Structures of about equal size, from random starts and distilled: one table.
+
+    python experiments/structures.py --data mnist --parameters 8000000 --out runs/structures
+
+The width of every structure is the one whose size is nearest to PARAMETERS; all get the same
+passes.  Raw patches (or windows around regions) teach, where there are latents to fill.  Every
+structure is a run of its own in the folder OUT for every seed; a second start continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pyjuice_bridge as pj
+from pyjuice_bridge.circuit.size import nearest_width
+from pyjuice_bridge.circuit.types import Circuit
+from pyjuice_bridge.distill.registry import KINDS
+from pyjuice_bridge.domains.registry import DOMAINS
+from pyjuice_bridge.runner.config import make_config
+
+REGIONS = {"kind": "region_graph", "pseudocount": 0.1}
+PATCHES = {"kind": "patches", "patch": 4, "patch_latents": 16, "pseudocount": 0.01}
+CIRCUITS: dict[str, tuple[dict[str, Any], str]] = {
+    "hclt": ({"kind": "hclt", "pseudocount": 0.1}, "latents"),
+    "quad_tree": ({**REGIONS, "graph": "quad_tree"}, "latents"),
+    "quad_graph": ({**REGIONS, "graph": "quad_graph"}, "latents"),
+    "einet_pd": ({**REGIONS, "graph": "poon_domingos", "layer": "tucker"}, "latents"),
+    "rat_spn": ({"kind": "rat_spn", "depth": 5, "replicas": 4}, "sums"),
+    "patches": (PATCHES, "latents"),
+    "patches_quad_tree": ({**PATCHES, "above": "quad_tree"}, "latents"),
+}
+"""By structure, its section and the field that is its width."""
+STEPS = {"start": 0.1, "end": 0.01}
+SPLITS = ("train", "valid", "test")
+
+
+def config(name: str, data: Mapping[str, Any], passes: int, seed: int) -> dict[str, Any]:
+    """Return the config of a structure's run, at the least width."""
+    section, width = CIRCUITS[name]
+    train: dict[str, Any] = {
+        "epochs": passes,
+        "batch_size": 256,
+        "pseudocount": 0.01,
+        "step_size": STEPS,
+    }
+    if section["kind"] == "patches":
+        phase = {"epochs": max(1, passes // 4), "batch_size": 256, "step_size": STEPS}
+        train |= {"patch_training": phase, "latent_training": {**phase, "epochs": 1}}
+    return {
+        "name": name,
+        "seed": seed,
+        "engine": "torch",
+        "data": dict(data),
+        "teacher": {"kind": "pixels"},
+        "circuit": {**section, width: 2},
+        "train": train,
+        "arms": ["random"] if section["kind"] == "rat_spn" else ["lvd", "random"],
+    }
+
+
+def sized(values: dict[str, Any], parameters: int) -> dict[str, Any]:
+    """Return a config of the width whose size is nearest to ``parameters``."""
+    _, field = CIRCUITS[values["name"]]
+
+    def at(width: int) -> dict[str, Any]:
+        return {**values, "circuit": {**values["circuit"], field: width}}
+
+    shape = DOMAINS["images"].shape(make_config(values))
+
+    def build(width: int) -> Circuit:
+        section = make_config(at(width)).circuit
+        return KINDS[section.kind].structure(section, "random", shape)
+
+    return at(nearest_width(build, parameters))
+
+
+def cell(rows: Sequence[Mapping[str, Any]], split: str) -> str:
+    """Render a figure: the mean over seeds, and its standard deviation where there are some."""
+    values = [float(row[split]["value"]) for row in rows]
+    spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{mean(values):.4f}{spread}"
+
+
+def lines(name: str, width: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Render the lines of a structure, one for every arm; ``rows`` are those of all seeds."""
+    found = []
+    for arm, title in (("lvd", "distilled"), ("random", "random start")):
+        own = [row for row in rows if row["model"] == arm]
+        if own:
+            seconds = mean(float(row["seconds"]) for row in own)
+            memory = max(float(row["peak_memory_bytes"] or 0) for row in own) / 2**30
+            cells = [name, title, str(width), f"{own[0]['parameters']:,}"]
+            cells += [cell(own, split) for split in SPLITS]
+            found.append("| " + " | ".join([*cells, f"{seconds:,.0f}", f"{memory:.2f}"]) + " |")
+    return found
+
+
+def main() -> None:
+    """Run all structures and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--root", default=None, help="where the files of the set are")
+    parser.add_argument("--limit", type=int, default=None, help="images of every split, at most")
+    parser.add_argument("--parameters", type=int, default=8_000_000)
+    parser.add_argument("--passes", type=int, default=8)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--only", nargs="+", default=list(CIRCUITS), choices=list(CIRCUITS))
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    data = {"name": given.data, "root": given.root, "limit": given.limit}
+    print(
+        "| structure | start | width | parameters | train | valid | test | seconds | GiB |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    for name in given.only:
+        rows: list[Mapping[str, Any]] = []
+        for seed in given.seeds:
+            values = sized(config(name, data, given.passes, seed), given.parameters)
+            folder = given.out / f"{name}-{seed}"
+            rows += pj.run(values, out=folder).results
+        width = int(values["circuit"][CIRCUITS[name][1]])
+        print("\n".join(lines(name, width, rows)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
