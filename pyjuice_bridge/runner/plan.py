@@ -113,13 +113,13 @@ class _Planner:
     ) -> float:
         """Estimate all passes of EM, those with latents observed included."""
         # Only the arm of equal size has a structure of its own.
-        which = [arm == "hclt", config.circuit.model_dump(), _batch(config, self.shape)]
+        batch = _batch(config, self.shape)
         cost: StepCost = self._once(
-            which, lambda: step_cost(self.engine, kind, config, arm, self.shape, which[-1])
+            [arm == "hclt", config.circuit.model_dump(), batch],
+            lambda: step_cost(self.engine, kind, config, arm, self.shape, batch),
         )
         before = kind.before(config, self.shape) if arm == "lvd" else ()
         rest = config.train.epochs - sum(passes.count for passes in before)
-        batch = _batch(config, self.shape)
         each = mean(cost.seconds(circuit, self.shape.train, batch) for circuit in circuits)
         return rest * each + sum(
             passes.count * cost.seconds(passes.circuit, passes.rows, passes.batch_size)

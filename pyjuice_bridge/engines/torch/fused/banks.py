@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,11 @@ class BankJobs:
         large = int(rows.sum(1).max()) * 4 * bank.width > _CACHE_BYTES
         self._hot = self.columns if large else _READS_PER_ROW * int(rows.max())
         self._steps = not self._shared and not large and bool((rows == rows[0]).all())
+        layers = np.unique(
+            np.concatenate([bank.tables[..., 0].ravel(), bank.matrices[..., 0].ravel()])
+        )
+        self._layers: list[int] = layers[layers >= 0].tolist()
+        self._counted: tuple[tuple[int, ...], Job] | None = None
         self._weights_version = -1
         row_bytes = 8 * bank.nodes * row_size(bank.width)
         chunk = _CHUNK_BYTES // row_bytes // ROWS * ROWS
@@ -97,7 +103,6 @@ class BankJobs:
         """Which line of [roots, places] each slot is."""
         self._pack = Job(
             segments.pack,
-            torch.float32,
             segments.PACK,
             size,
             nodes=bank.nodes,
@@ -165,8 +170,7 @@ class BankJobs:
 
         Threads then count where the first clusters have their counts.
         """
-        layers = {*self.bank.tables[..., 0].flat, *self.bank.matrices[..., 0].flat} - {-1}
-        return self._steps and all(counts[layer] is not None for layer in layers)
+        return self._steps and all(counts[layer] is not None for layer in self._layers)
 
     def given(self, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Roots by block in float64 [blocks, batch, slots], maximum one, and their log-scales."""
@@ -194,7 +198,6 @@ class BankJobs:
         blocks, slots = self._sources.shape
         return Job(
             roots.gather,
-            torch.float32,
             roots.GATHER,
             blocks,
             keep=(mask,),
@@ -221,9 +224,11 @@ class BankJobs:
         step: Step | None = None,
         writes: int = 0,
     ) -> Job:
-        bank, slots = self.bank, np.zeros(1, np.int64)
-        keep: list[object] = [slots]
-        more: dict[str, int] = {}
+        job = self._upward if counts is None else self._counting(counts, step is not None)
+        if counts is not None:
+            self._turns[:] = 0
+        slots = np.zeros(1, np.int64)
+        more = {"writes": writes, "slots": 0 if self._shared else address(slots)}
         if listed is not None:
             more |= {
                 "list_offsets": address(listed.offsets),
@@ -231,31 +236,43 @@ class BankJobs:
                 "flow_offsets": address(listed.flow_offsets),
             }
             flows = listed.flows
-        if counts is not None:
-            matrices = _places(counts, bank.matrices, 0)
-            if step is not None:
-                # Threads count where the first clusters do, which may lack roots that others have.
-                matrices = matrices[: self.threads].copy()
-                absent = matrices == 0
-                spare = torch.zeros(int(absent.sum()), bank.width)
-                matrices[absent] = address(spare) + 4 * bank.width * np.arange(len(spare))
-                keep.append(spare)
-            tables = _places(counts, bank.tables, 1)
-            keep += [matrices, tables]
-            more |= {"weight_counts": address(matrices), "table_counts": address(tables)}
-            if step is not None:
-                numbers = np.array([step.size, step.pseudocount], np.float32)
-                keep.append(numbers)
-                more["step"] = address(numbers)
-            if self._shared:
-                self._turns[:] = 0
-                more["turns"] = address(self._turns)
+        numbers = None
+        if step is not None:
+            numbers = np.array([step.size, step.pseudocount], np.float32)
+            more["step"] = address(numbers)
+        return job.but((listed, flows, slots, numbers), flows=address(flows), **more)
+
+    def _counting(self, counts: Params, steps: bool) -> Job:
+        """Return the job that adds to ``counts``, and may take steps; it is kept."""
+        places = (steps, *(address(counts[layer]) for layer in self._layers))
+        if self._counted is not None and self._counted[0] == places:
+            return self._counted[1]
+        bank, spare = self.bank, None
+        matrices = _places(counts, bank.matrices, 0)
+        if steps:
+            # Threads count where the first clusters do, which may lack roots that others have.
+            matrices = matrices[: self.threads].copy()
+            absent = matrices == 0
+            spare = torch.zeros(int(absent.sum()), bank.width)
+            matrices[absent] = address(spare) + 4 * bank.width * np.arange(len(spare))
+        tables = _places(counts, bank.tables, 1)
+        job = self._upward.but(
+            (matrices, tables, spare),
+            counts=1,
+            weight_counts=address(matrices),
+            table_counts=address(tables),
+            turns=address(self._turns) if self._shared else 0,
+        )
+        self._counted = places, job
+        return job
+
+    @cached_property
+    def _upward(self) -> Job:
+        bank = self.bank
         return Job(
             segments.segment(bank.width),
-            torch.float32,
             segments.SEGMENT,
             self._tasks,
-            keep=(listed, flows, *keep),
             clusters=bank.clusters,
             columns=self.columns,
             nodes=bank.nodes,
@@ -280,12 +297,7 @@ class BankJobs:
             reach=address(self._reach),
             mantissas=address(self.mantissas),
             exponents=address(self.exponents),
-            flows=address(flows),
-            writes=writes,
-            counts=counts is not None,
-            slots=0 if self._shared else address(slots),
             rows=address(self._table_rows),
-            **more,
         )
 
     def _select(self, flow: torch.Tensor, skip: float) -> Listed:
@@ -336,7 +348,7 @@ class BankJobs:
         return found
 
     def _run_select(self, tasks: int, given: dict[str, Any]) -> None:
-        run([Job(roots.select, torch.float32, roots.SELECT, tasks, **given)])
+        run([Job(roots.select, roots.SELECT, tasks, **given)])
 
 
 @dataclass

@@ -6,14 +6,13 @@ import numpy as np
 
 from pyjuice_bridge.engines.torch.fused.gemm import gemm
 from pyjuice_bridge.engines.torch.fused.memory import (
+    SIZE,
+    TINY,
     fields,
+    floats,
     inline,
     ints,
     longs,
-    numbers,
-    scratch,
-    size_of,
-    tiny,
 )
 from pyjuice_bridge.engines.torch.fused.threads import (
     advance,
@@ -53,82 +52,79 @@ int64 [sets], zeros.
 
 
 @inline
-def _hand(frame, flow, width, target, variable, rows, sample, batch):  # type: ignore[no-untyped-def]
+def _hand(flow, width, target, variable, rows, sample, batch):  # type: ignore[no-untyped-def]
     """Flow into one factor."""
-    size, least = size_of(frame), tiny(frame)
+    least = TINY
     if variable == SUM:
-        ratio = numbers(frame, target + sample * width * size, width)
+        ratio = floats(target + sample * width * SIZE, width)
         for k in range(width):
             ratio[k] = flow[k] / (ratio[k] if ratio[k] > least else least)
     elif variable == PRODUCT:
-        out = numbers(frame, target + sample * width * size, width)
+        out = floats(target + sample * width * SIZE, width)
         for k in range(width):
             out[k] = flow[k]
     elif target != 0:
         row = np.int64(rows[variable * batch + sample])
-        counts = numbers(frame, target + row * width * size, width)
+        counts = floats(target + row * width * SIZE, width)
         for k in range(width):
             counts[k] += flow[k]
 
 
 @inline
-def _flow_of(frame, f, block, start, rows, flow):  # type: ignore[no-untyped-def]
+def _flow_of(f, block, start, rows, flow):  # type: ignore[no-untyped-def]
     """Two matrix products: flow / value of some children, and counts of the edges to them."""
-    size = size_of(frame)
-    ratios = f.ratios + (block * f.batch + start) * f.sum_width * size
+    ratios = f.ratios + (block * f.batch + start) * f.sum_width * SIZE
     weights, counts = longs(f.weights, f.blocks)[block], longs(f.sum_counts, f.blocks)[block]
-    gemm(
-        frame, f.gemm, 0, 0, rows, f.width, f.sum_width,
+    gemm(f.gemm, 0, 0, rows, f.width, f.sum_width,
         ratios, f.sum_width, weights, f.width, 0, flow, f.width,
     )  # fmt: skip
     if counts != 0:
-        values = f.tile + (block * f.batch + start) * f.width * size
-        gemm(
-            frame, f.gemm, 1, 0, f.sum_width, f.width, rows,
+        values = f.tile + (block * f.batch + start) * f.width * SIZE
+        gemm(f.gemm, 1, 0, f.sum_width, f.width, rows,
             ratios, f.sum_width, values, f.width, 1, counts, f.width,
         )  # fmt: skip
 
 
 @inline
-def _pass_on(frame, f, block, sample, place, pair):  # type: ignore[no-untyped-def]
+def _pass_on(f, block, sample, place, pair):  # type: ignore[no-untyped-def]
     """Pass the flow of a block for one sample, at an address, to its factors."""
     offsets = longs(f.offsets, f.blocks + 1)
     edges = offsets[f.blocks]
     targets, variables = longs(f.targets, edges), longs(f.variables, edges)
     widths, rows = longs(f.widths, edges), ints(f.rows, 1 << 60)
-    batch, size = f.batch, size_of(frame)
+    batch = f.batch
     begin, end = offsets[block], offsets[block + 1]
     if f.kind == 0:
-        flow = numbers(frame, place, f.width)
+        flow = floats(place, f.width)
         for e in range(begin, end):
-            _hand(frame, flow, f.width, targets[e], variables[e], rows, sample, batch)
+            _hand(flow, f.width, targets[e], variables[e], rows, sample, batch)
     elif f.kind == 1:
         for e in range(begin, end):
-            piece = numbers(frame, place, widths[e])
-            _hand(frame, piece, widths[e], targets[e], variables[e], rows, sample, batch)
-            place += widths[e] * size
+            piece = floats(place, widths[e])
+            _hand(piece, widths[e], targets[e], variables[e], rows, sample, batch)
+            place += widths[e] * SIZE
     else:
         left, right = pair
         n, m = widths[begin], widths[begin + 1]
         for k in range(m):
             right[k] = 0
         for k in range(n):
-            piece = numbers(frame, place + k * m * size, m)
+            piece = floats(place + k * m * SIZE, m)
             total = piece[0] * 0
             for j in range(m):
                 total += piece[j]
                 right[j] += piece[j]
             left[k] = total
         e = begin
-        _hand(frame, left, n, targets[e], variables[e], rows, sample, batch)
+        _hand(left, n, targets[e], variables[e], rows, sample, batch)
         e = begin + 1
-        _hand(frame, right, m, targets[e], variables[e], rows, sample, batch)
+        _hand(right, m, targets[e], variables[e], rows, sample, batch)
 
 
 @inline
-def _multiplied(frame, flow, value, width):  # type: ignore[no-untyped-def]
+def _multiplied(flow, value, width):  # type: ignore[no-untyped-def]
     """Multiply a row at an address by another."""
-    out, factor = numbers(frame, flow, width), numbers(frame, value, width)
+    out, factor = floats(flow, width), floats(value, width)
     for k in range(width):
         out[k] *= factor[k]
 
@@ -137,10 +133,10 @@ def _multiplied(frame, flow, value, width):  # type: ignore[no-untyped-def]
 def product_down(frame):  # type: ignore[no-untyped-def]
     """Flow from products into their factors: counts of inputs, flow / value of sums."""
     f = fields(frame, DOWN)
-    batch, row_size = f.batch, f.width * size_of(frame)
+    batch, row_size = f.batch, f.width * SIZE
     offsets, blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
     rows, keys = ints(f.rows, 1 << 60), longs(f.keys, f.blocks)
-    pair = scratch(frame, f.width), scratch(frame, f.width)
+    pair = np.empty(f.width, np.float32), np.empty(f.width, np.float32)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -156,18 +152,18 @@ def product_down(frame):  # type: ignore[no-untyped-def]
                         continue
                 at = (block * batch + sample) * row_size
                 if f.is_ratio != 0:
-                    _multiplied(frame, f.flow + at, f.tile + at, f.width)
-                _pass_on(frame, f, block, sample, f.flow + at, pair)
+                    _multiplied(f.flow + at, f.tile + at, f.width)
+                _pass_on(f, block, sample, f.flow + at, pair)
 
 
 @kernel
 def joined_down(frame):  # type: ignore[no-untyped-def]
     """Flow from sums through products into their factors, and counts of the sums."""
     f = fields(frame, DOWN)
-    batch, row_size = f.batch, f.width * size_of(frame)
+    batch, row_size = f.batch, f.width * SIZE
     offsets, blocks = longs(f.set_offsets, f.sets + 1), longs(f.set_blocks, f.blocks)
-    pair = scratch(frame, f.width), scratch(frame, f.width)
-    made = scratch(frame, f.chunk * f.width)
+    pair = np.empty(f.width, np.float32), np.empty(f.width, np.float32)
+    made = np.empty(f.chunk * f.width, np.float32)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -180,11 +176,11 @@ def joined_down(frame):  # type: ignore[no-untyped-def]
         for i in range(offsets[member], offsets[member + 1]):
             count = min(batch - start, f.chunk)
             values = f.tile + (blocks[i] * batch + start) * row_size
-            _flow_of(frame, f, blocks[i], start, count, flow)
+            _flow_of(f, blocks[i], start, count, flow)
             for j in range(count):
                 at = flow + j * row_size
-                _multiplied(frame, at, values + j * row_size, f.width)
-                _pass_on(frame, f, blocks[i], start + j, at, pair)
+                _multiplied(at, values + j * row_size, f.width)
+                _pass_on(f, blocks[i], start + j, at, pair)
         if part + 1 < f.parts:
             advance(turn)
         else:

@@ -18,13 +18,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_ROUTINES = {torch.float32: "sgemm", torch.float64: "dgemm"}
-
 
 @cache
-def gemm_entry(dtype: torch.dtype) -> int:
+def gemm_entry() -> int:
     """Return the address of the BLAS routine; 0 where PyTorch has none that can be called."""
-    routine = _symbol(_ROUTINES[dtype])
+    routine = _symbol("sgemm")
     return routine if set_blas_threads() else 0
 
 
@@ -46,7 +44,6 @@ def _symbol(name: str) -> int:
 @intrinsic
 def gemm(  # type: ignore[no-untyped-def]
     typing_context,
-    frame,
     entry,
     turn_a,
     turn_b,
@@ -61,16 +58,15 @@ def gemm(  # type: ignore[no-untyped-def]
     c,
     step_c,
 ):
-    """C = op(A)·op(B) + beta·C, all row-major in the kernel's precision.
+    """C = op(A)·op(B) + beta·C, all row-major float32.
 
     op(A) is rows × inner and op(B) inner × columns; ``turn_a`` and ``turn_b`` say whether they
     are transposed where they are.  ``a``, ``b`` and ``c`` are addresses, the steps are numbers
     from row to row, ``beta`` is 0 or 1, ``entry`` is from :func:`gemm_entry`.
     """
-    kind = frame.dtype
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number, place = context.get_value_type(kind), ir.IntType(8).as_pointer()
+        number, place = ir.FloatType(), ir.IntType(8).as_pointer()
 
         def slot(value: Any) -> Any:
             return builder.bitcast(cgutils.alloca_once_value(builder, value), place)
@@ -85,7 +81,7 @@ def gemm(  # type: ignore[no-untyped-def]
         def at(value: Any) -> Any:
             return builder.inttoptr(value, place)
 
-        _, entry, turn_a, turn_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
+        entry, turn_a, turn_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
         routine = builder.inttoptr(entry, ir.FunctionType(ir.VoidType(), [place] * 13).as_pointer())
         # BLAS is column-major: it is given the transposed product.
         words = [letter(turn_b), letter(turn_a), count(n), count(m), count(k)]
@@ -95,4 +91,4 @@ def gemm(  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     whole = types.int64
-    return types.void(frame, *[whole] * 13), generate
+    return types.void(*[whole] * 13), generate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pyjuice_bridge.engines.torch.fused.buffers import Buffers, DoubleBuffers
+from pyjuice_bridge.engines.torch.fused.buffers import Buffers
 from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
 from pyjuice_bridge.engines.torch.fused.layout import layout
 from pyjuice_bridge.engines.torch.fused.product_jobs import down_job, joined_down_job, up_job
@@ -69,8 +69,6 @@ class Jobs:
 
     def _room(self) -> int:
         """``upward.LIFT``, if all sums of the program are kernels'."""
-        if self.work.dtype != torch.float32:
-            return 0
         for layer, plan in enumerate(self.work.program.layers):
             if isinstance(plan, SumPlan):
                 step = self.sums.get(layer)
@@ -89,7 +87,7 @@ class Jobs:
 def jobs(program: Program, params: Params, workspace: Workspace, batch: int) -> Jobs:
     """Return the jobs for a batch size: those of an earlier batch, where they still hold."""
     known: dict[int, Jobs] = workspace.jobs
-    gemm = 0 if rounds_factors() else gemm_entry(program.dtype)
+    gemm = 0 if rounds_factors() else gemm_entry()
     threads = torch.get_num_threads()
 
     def key() -> tuple[object, ...]:
@@ -104,8 +102,7 @@ def jobs(program: Program, params: Params, workspace: Workspace, batch: int) -> 
     plan = other.work.layout if other is not None and of_program else layout(program)
     if other is not None and other.key != now:
         known.clear()
-    kind = DoubleBuffers if program.dtype == torch.float64 else Buffers
-    made = Jobs(Work(kind(program, params, workspace, batch, plan), gemm, threads))
+    made = Jobs(Work(Buffers(program, params, workspace, batch, plan), gemm, threads))
     made.key = key()
     known[batch] = made
     return made

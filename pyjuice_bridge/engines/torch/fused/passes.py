@@ -13,7 +13,6 @@ import torch
 from pyjuice_bridge.engines.torch.backward import Downward
 from pyjuice_bridge.engines.torch.forward import Upward
 from pyjuice_bridge.engines.torch.fused.banks import BankJobs, bank_jobs
-from pyjuice_bridge.engines.torch.fused.gemm import gemm_entry
 from pyjuice_bridge.engines.torch.fused.jobs import jobs
 from pyjuice_bridge.engines.torch.fused.steps import Step
 from pyjuice_bridge.engines.torch.fused.sum_jobs import SumJobs
@@ -52,12 +51,9 @@ def upward(
     if cut is not None:
         kind = FusedTrees if program.dtype == torch.float32 else Trees
         return kind(cut, program, params, x, evidence, workspace)
-    known = all(p is None or p.dtype == torch.float32 for p in params)
     if program.device.type == "cuda" and program.dtype == torch.float32:
         return SteadyUpward(program, params, x, evidence, workspace)
-    if program.dtype == torch.float64:
-        known = known and gemm_entry(program.dtype) != 0
-    fused = known and program.device.type == "cpu" and len(x)
+    fused = program.device.type == "cpu" and program.dtype == torch.float32 and len(x)
     return (FusedUpward if fused else Upward)(program, params, x, evidence, workspace)
 
 
@@ -241,8 +237,7 @@ class FusedDownward(Downward):
     def __init__(self, up: FusedUpward, counts: Params) -> None:
         super().__init__(up, counts)
         self.jobs, self.work, self.buffers = up.jobs, up.work, up.buffers
-        self._counted = self.buffers.counted(counts)
-        self.jobs.count(self._counted)
+        self.jobs.count(counts)
         self._flow_targets = self.work.layout.flow_targets
         self._masked = up.masked
         self._waiting: list[Job] = []
@@ -254,7 +249,6 @@ class FusedDownward(Downward):
     def run(self, weights: torch.Tensor) -> None:
         super().run(weights)
         self._do()
-        self.buffers.hand_over(self.up, self.counts)
 
     def _do(self) -> None:
         run(self._waiting)
@@ -303,7 +297,7 @@ class FusedDownward(Downward):
         self._split(plan.sources, flows.view(-1, self.up.act.batch, flows.shape[2]))
 
     def _count(self, layer: int, step: SumJobs) -> None:
-        count = self._counted[self.up.program.owners[layer]]
+        count = self.counts[self.up.program.owners[layer]]
         if step.counting is not None:
             self._waiting.append(step.counting)
         elif count is not None:

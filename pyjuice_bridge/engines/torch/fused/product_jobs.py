@@ -25,11 +25,10 @@ def up_job(work: Work, layer: int) -> Job:
     assert isinstance(plan, ProductPlan)
     sources = buffers.sources(layer, buffers.params, buffers.tiles)
     scales, errors = (buffers.rows_of(layer, t) for t in (buffers.scales, buffers.errors))
-    above, variables = buffers.flags_of(layer), buffers.variables(layer)
+    above, variables = buffers.flags_of(layer), work.layout.variables[layer]
     more, kept = _sums_up(work, layer) if layer in work.joined_up else ({}, None)
     return Job(
         _UPWARD[plan.kind],
-        work.dtype,
         UP,
         work.cut(layer).tasks,
         keep=(sources, variables, scales, errors, above, kept),
@@ -88,10 +87,9 @@ def _down(
     plan, sets, buffers = work.program.layers[layer], work.layout.sets[layer], work.buffers
     assert isinstance(plan, ProductPlan)
     targets = buffers.sources(layer, counts, buffers.tiles | buffers.flows)
-    variables = buffers.variables(layer)
+    variables = work.layout.variables[layer]
     return Job(
         code,
-        work.dtype,
         flows.DOWN,
         work.sets(layer) * parts,
         keep=(targets, variables, *keep),

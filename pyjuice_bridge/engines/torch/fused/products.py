@@ -13,18 +13,17 @@ import numpy as np
 
 from pyjuice_bridge.engines.torch.fused.memory import (
     LN2,
+    SIZE,
+    TINY,
+    WEAK,
     doubles,
     exponent_of,
     extremes,
     fields,
+    floats,
     inline,
     ints,
-    numbers,
     power_of_two,
-    real,
-    size_of,
-    tiny,
-    weak,
 )
 from pyjuice_bridge.engines.torch.fused.rows import (
     in_double,
@@ -49,25 +48,25 @@ from pyjuice_bridge.engines.torch.fused.upward import (
 
 
 @inline
-def _multiply(frame, f, out, factors, rows, sample, begin, end):  # type: ignore[no-untyped-def]
+def _multiply(f, out, factors, rows, sample, begin, end):  # type: ignore[no-untyped-def]
     """Return the product of some rows, and how often it was lowered by 2^lift for float32.
 
     Two raised rows have room; what comes after them is lowered first.
     """
     _, sources, variables, _, _, _ = factors
     batch, width, lowered = f.batch, f.width, 0
-    first = row_of(frame, sources[begin], variables[begin], rows, sample, batch, width)
+    first = row_of(sources[begin], variables[begin], rows, sample, batch, width)
     if end - begin == 1:
         for k in range(width):
             out[k] = first[k]
         return lowered
     e = begin + 1
-    other = row_of(frame, sources[e], variables[e], rows, sample, batch, width)
+    other = row_of(sources[e], variables[e], rows, sample, batch, width)
     for k in range(width):
         out[k] = first[k] * other[k]
-    lower = power_of_two(frame, -f.lift)
+    lower = power_of_two(-f.lift)
     for e in range(begin + 2, end):
-        other = row_of(frame, sources[e], variables[e], rows, sample, batch, width)
+        other = row_of(sources[e], variables[e], rows, sample, batch, width)
         if f.lift == 0 or variables[e] >= 0:
             for k in range(width):
                 out[k] *= other[k]
@@ -86,7 +85,7 @@ def hadamard_up(frame):  # type: ignore[no-untyped-def]
     factors = factors_of(f)
     offsets, sources, variables, widths, scales, errors = factors
     rows = ints(f.rows, 1 << 60)
-    tracked, high = any_set(f.above, f.num_above), power_of_two(frame, f.lift)
+    tracked, high = any_set(f.above, f.num_above), power_of_two(f.lift)
     products, marks = np.empty(width), np.empty(width, np.int32)
     while True:
         task = next_task(frame)
@@ -96,35 +95,33 @@ def hadamard_up(frame):  # type: ignore[no-untyped-def]
         begin, end = offsets[block], offsets[block + 1]
         for sample in range(start, stop):
             place = block * batch + sample
-            at = f.tile + place * width * size_of(frame)
-            out = numbers(frame, at, width)
-            lowered = _multiply(frame, f, out, factors, rows, sample, begin, end)
-            low, top = extremes(frame, at, width)
-            lost = low < tiny(frame) and underflowed(
-                frame, out, marks, begin, end, sources, variables, rows, sample, batch
+            at = f.tile + place * width * SIZE
+            out = floats(at, width)
+            lowered = _multiply(f, out, factors, rows, sample, begin, end)
+            low, top = extremes(at, width)
+            lost = low < TINY and underflowed(
+                out, marks, begin, end, sources, variables, rows, sample, batch
             )
             bound, log_loss = 0.0, 0.0
             if tracked:
                 bound, log_loss = product_loss(
-                    frame, errors, begin, end, sources, variables, widths, rows, sample, batch
+                    errors, begin, end, sources, variables, widths, rows, sample, batch
                 )
-            if top < weak(frame) or (lost and f.lift != 0 and (lowered > 0 or top < high)):
-                log_top = in_double(
-                    frame, products, begin, end, sources, variables, rows, sample, batch
-                )
-                lost = rounded(frame, products, high, out)
+            if top < WEAK or (lost and f.lift != 0 and (lowered > 0 or top < high)):
+                log_top = in_double(products, begin, end, sources, variables, rows, sample, batch)
+                lost = rounded(products, high, out)
                 bound, log_top = relative(bound, log_loss, log_top - f.lift * LN2)
                 exponent = 0
             else:
-                exponent = f.lift - exponent_of(frame, top)
-                scale(frame, at, exponent, width)
+                exponent = f.lift - exponent_of(top)
+                scale(at, exponent, width)
                 log_top = (lowered * f.lift - exponent) * LN2
                 if bound > 0:
                     bound *= math.exp(log_loss - log_top)
             if lost:
-                bound += tiny(frame) * math.ldexp(1.0, exponent)
+                bound += TINY * math.ldexp(1.0, exponent)
             set_down(f, place, sample, begin, end, scales, log_top, bound)
-        sums_above(frame, f, block, start, stop, tracked)
+        sums_above(f, block, start, stop, tracked)
 
 
 @kernel
@@ -135,7 +132,7 @@ def kronecker_up(frame):  # type: ignore[no-untyped-def]
     _, sources, variables, widths, scales, errors = factors_of(f)
     rows = ints(f.rows, 1 << 60)
     tracked = any_set(f.above, f.num_above)
-    zero, most = real(frame, 0), real(frame, math.ldexp(1.0, f.lift))
+    zero, most = np.float32(0), np.float32(math.ldexp(1.0, f.lift))
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -146,26 +143,26 @@ def kronecker_up(frame):  # type: ignore[no-untyped-def]
         for sample in range(start, stop):
             place = block * batch + sample
             e = begin
-            first = row_address(frame, sources[e], variables[e], rows, sample, batch, n)
+            first = row_address(sources[e], variables[e], rows, sample, batch, n)
             e = begin + 1
-            other = row_address(frame, sources[e], variables[e], rows, sample, batch, m)
-            left, right = numbers(frame, first, n), numbers(frame, other, m)
-            _, left_top = extremes(frame, first, n)
-            _, right_top = extremes(frame, other, m)
+            other = row_address(sources[e], variables[e], rows, sample, batch, m)
+            left, right = floats(first, n), floats(other, m)
+            _, left_top = extremes(first, n)
+            _, right_top = extremes(other, m)
             log_top = -np.inf
             left_factor, right_factor = zero, zero
             if left_top > 0 and right_top > 0:
-                left_exponent = f.lift // 2 - exponent_of(frame, left_top)
-                right_exponent = f.lift - f.lift // 2 - exponent_of(frame, right_top)
+                left_exponent = f.lift // 2 - exponent_of(left_top)
+                right_exponent = f.lift - f.lift // 2 - exponent_of(right_top)
                 log_top = -(left_exponent + right_exponent) * LN2
-                left_factor = power_of_two(frame, left_exponent)
-                right_factor = power_of_two(frame, right_exponent)
+                left_factor = power_of_two(left_exponent)
+                right_factor = power_of_two(right_exponent)
             low_left = low_right = most
             for i in range(n):
                 value = left[i] * left_factor
                 low_left = min(low_left, value if value > 0 else most)
-                at = f.tile + (place * width + i * m) * size_of(frame)
-                out = numbers(frame, at, m)
+                at = f.tile + (place * width + i * m) * SIZE
+                out = floats(at, m)
                 for j in range(m):
                     out[j] = value * (right[j] * right_factor)
             for j in range(m):
@@ -174,13 +171,13 @@ def kronecker_up(frame):  # type: ignore[no-untyped-def]
             bound = 0.0
             if tracked:
                 loss, log_loss = product_loss(
-                    frame, errors, begin, end, sources, variables, widths, rows, sample, batch
+                    errors, begin, end, sources, variables, widths, rows, sample, batch
                 )
                 bound, log_top = relative(loss, log_loss, log_top)
-            if low_left * low_right < tiny(frame):
-                bound += tiny(frame)
+            if low_left * low_right < TINY:
+                bound += TINY
             set_down(f, place, sample, begin, end, scales, log_top, bound)
-        sums_above(frame, f, block, start, stop, tracked)
+        sums_above(f, block, start, stop, tracked)
 
 
 @kernel
@@ -191,7 +188,7 @@ def concat_up(frame):  # type: ignore[no-untyped-def]
     offsets, sources, variables, widths, scales, errors = factors_of(f)
     rows = ints(f.rows, 1 << 60)
     tracked = any_set(f.above, f.num_above)
-    zero = real(frame, 0)
+    zero = np.float32(0)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -200,16 +197,14 @@ def concat_up(frame):  # type: ignore[no-untyped-def]
         begin, end = offsets[block], offsets[block + 1]
         for sample in range(start, stop):
             place = block * batch + sample
-            at = f.tile + place * width * size_of(frame)
+            at = f.tile + place * width * SIZE
             common = -np.inf
             for e in range(begin, end):
-                source = row_address(
-                    frame, sources[e], variables[e], rows, sample, batch, widths[e]
-                )
-                _, top = extremes(frame, source, widths[e])
+                source = row_address(sources[e], variables[e], rows, sample, batch, widths[e])
+                _, top = extremes(source, widths[e])
                 if top > 0:
                     own = doubles(scales[e], batch)[sample] if scales[e] else 0.0
-                    common = max(common, own + (exponent_of(frame, top) - f.lift) * LN2)
+                    common = max(common, own + (exponent_of(top) - f.lift) * LN2)
             if common == -np.inf and tracked:
                 for e in range(begin, end):
                     error_here = doubles(errors[e], batch)[sample] if errors[e] else 0.0
@@ -220,15 +215,15 @@ def concat_up(frame):  # type: ignore[no-untyped-def]
             for e in range(begin, end):
                 own = doubles(scales[e], batch)[sample] if scales[e] else 0.0
                 share = math.exp(own - common) if min(own, common) > -np.inf else 0.0
-                values = row_of(frame, sources[e], variables[e], rows, sample, batch, widths[e])
-                out = numbers(frame, at, widths[e])
+                values = row_of(sources[e], variables[e], rows, sample, batch, widths[e])
+                out = floats(at, widths[e])
                 for k in range(widths[e]):
-                    out[k] = real(frame, values[k] * share)
-                    lost |= np.int32(out[k] < tiny(frame)) & np.int32(values[k] > zero)
-                at += widths[e] * size_of(frame)
+                    out[k] = np.float32(values[k] * share)
+                    lost |= np.int32(out[k] < TINY) & np.int32(values[k] > zero)
+                at += widths[e] * SIZE
                 if tracked and errors[e] != 0:
                     bound += lessened(doubles(errors[e], batch)[sample], share)
             if lost != 0:
-                bound += tiny(frame)
+                bound += TINY
             set_down(f, place, sample, end, end, scales, common, bound)
-        sums_above(frame, f, block, start, stop, tracked)
+        sums_above(f, block, start, stop, tracked)

@@ -7,35 +7,34 @@ import math
 import numpy as np
 
 from pyjuice_bridge.engines.torch.fused.memory import (
+    SIZE,
+    TINY,
     doubles,
     extremes,
+    floats,
     inline,
-    numbers,
-    real,
-    size_of,
-    tiny,
 )
 from pyjuice_bridge.engines.torch.fused.threads import called
 
 
 @inline
-def row_address(frame, source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+def row_address(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
     """Where a factor's values for a sample are: in an input's table, or the tile of a block."""
     place = np.int64(sample)
     if variable >= 0:
         place = np.int64(rows[variable * batch + sample])
-    return source + place * width * size_of(frame)
+    return source + place * width * SIZE
 
 
 @inline
-def row_of(frame, source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
+def row_of(source, variable, rows, sample, batch, width):  # type: ignore[no-untyped-def]
     """Return a factor's values for a sample."""
-    place = row_address(frame, source, variable, rows, sample, batch, width)
-    return numbers(frame, place, width)
+    place = row_address(source, variable, rows, sample, batch, width)
+    return floats(place, width)
 
 
 @called
-def in_double(frame, products, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+def in_double(products, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
     """Multiply, keep the running maximum at one; return the logarithm of what it was divided by.
 
     No entry underflows that is not far below float32 at the end.
@@ -44,7 +43,7 @@ def in_double(frame, products, begin, end, sources, variables, rows, sample, bat
     products[:] = 1.0
     log_scale, top = 0.0, 1.0
     for e in range(begin, end):
-        values = row_of(frame, sources[e], variables[e], rows, sample, batch, width)
+        values = row_of(sources[e], variables[e], rows, sample, batch, width)
         top = 0.0
         for k in range(width):
             products[k] *= values[k]
@@ -59,28 +58,28 @@ def in_double(frame, products, begin, end, sources, variables, rows, sample, bat
 
 
 @inline
-def rounded(frame, products, factor, out):  # type: ignore[no-untyped-def]
-    """To the kernel's precision; whether an entry underflowed that is not exactly zero."""
+def rounded(products, factor, out):  # type: ignore[no-untyped-def]
+    """Round to float32; return whether an entry underflowed that is not exactly zero."""
     lost = np.int32(0)
     for k in range(len(out)):
-        out[k] = real(frame, products[k] * factor)
-        lost |= np.int32(out[k] < tiny(frame)) & np.int32(products[k] > 0)
+        out[k] = np.float32(products[k] * factor)
+        lost |= np.int32(out[k] < TINY) & np.int32(products[k] > 0)
     return lost != 0
 
 
 @called
-def underflowed(frame, out, marks, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
+def underflowed(out, marks, begin, end, sources, variables, rows, sample, batch):  # type: ignore[no-untyped-def]
     """Whether an entry is below the smallest normal number and no factor of it is exactly zero."""
     width, found = len(out), np.int32(0)
-    zero = real(frame, 0)
-    first = row_of(frame, sources[begin], variables[begin], rows, sample, batch, width)
+    zero = np.float32(0)
+    first = row_of(sources[begin], variables[begin], rows, sample, batch, width)
     for k in range(width):
-        marks[k] = np.int32(out[k] < tiny(frame)) & np.int32(first[k] > zero)
+        marks[k] = np.int32(out[k] < TINY) & np.int32(first[k] > zero)
         found |= marks[k]
     for e in range(begin + 1, end):
         if found == 0:
             break
-        values = row_of(frame, sources[e], variables[e], rows, sample, batch, width)
+        values = row_of(sources[e], variables[e], rows, sample, batch, width)
         found = np.int32(0)
         for k in range(width):
             marks[k] &= np.int32(values[k] > zero)
@@ -90,7 +89,7 @@ def underflowed(frame, out, marks, begin, end, sources, variables, rows, sample,
 
 @called
 def product_loss(  # type: ignore[no-untyped-def]
-    frame, errors, begin, end, sources, variables, widths, rows, sample, batch
+    errors, begin, end, sources, variables, widths, rows, sample, batch
 ):
     """Return what a product may lack (``underflow.ProductLoss``): Π (top + error) - Π top.
 
@@ -106,8 +105,8 @@ def product_loss(  # type: ignore[no-untyped-def]
     bound, tops, scale = 0.0, 1.0, 0.0
     for e in range(begin, end):
         width = widths[e]
-        place = row_address(frame, sources[e], variables[e], rows, sample, batch, width)
-        _, largest = extremes(frame, place, width)
+        place = row_address(sources[e], variables[e], rows, sample, batch, width)
+        _, largest = extremes(place, width)
         top = float(largest)
         error = doubles(errors[e], batch)[sample] if errors[e] else 0.0
         bound = bound * (top + error) + tops * error

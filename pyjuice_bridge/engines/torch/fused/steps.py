@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.engines.torch.backward import LARGEST_RATIO
 from pyjuice_bridge.engines.torch.fused.memory import (
+    SIZE,
     extremes,
     fields,
+    floats,
     longs,
-    numbers,
-    real,
-    scratch,
-    size_of,
 )
 from pyjuice_bridge.engines.torch.fused.threads import (
     Job,
@@ -95,7 +93,6 @@ def step_sums(
         [
             Job(
                 sum_step,
-                torch.float32,
                 SUM_STEP,
                 int(first[-1]),
                 tensors=len(thetas),
@@ -125,7 +122,6 @@ def step_inputs(
         jobs.append(
             Job(
                 input_step,
-                torch.float32,
                 INPUT_STEP,
                 groups * -(-width // columns),
                 groups=groups,
@@ -148,7 +144,6 @@ def find_faint(weights: Sequence[torch.Tensor], flags: Sequence[int], limit: flo
     places, marks = np.array([address(w) for w in weights]), np.array(flags)
     return Job(
         faint,
-        weights[0].dtype,
         FAINT,
         int(first[-1]),
         keep=(first, sizes, places, marks),
@@ -173,10 +168,10 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
     first, rows = longs(f.first, f.tensors + 1), longs(f.rows, f.tensors)
     widths, thetas = longs(f.widths, f.tensors), longs(f.thetas, f.tensors)
     counts = longs(f.counts, f.tensors)
-    keep, zero = real(frame, 1 - f.step_size), real(frame, 0)
+    keep, zero = np.float32(1 - f.step_size), np.float32(0)
     # What is kept and what is new must add up to one, or rows drift by rounding.
-    fresh = real(frame, 1) - keep
-    largest = real(frame, LARGEST_RATIO)
+    fresh = np.float32(1) - keep
+    largest = np.float32(LARGEST_RATIO)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -186,16 +181,16 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
         chunk = max(1, _TASK_VALUES // width)
         start = (task - first[tensor]) * chunk
         for row in range(start, min(rows[tensor], start + chunk)):
-            at = row * width * size_of(frame)
-            theta = numbers(frame, thetas[tensor] + at, width)
-            count = numbers(frame, counts[tensor] + at, width)
+            at = row * width * SIZE
+            theta = floats(thetas[tensor] + at, width)
+            count = floats(counts[tensor] + at, width)
             total = zero
             for k in range(width):
                 count[k] = min(count[k], largest) * theta[k]
                 total += count[k]
             if total > 0:
-                rate = real(frame, fresh / (total + f.pseudocount))
-                more = real(frame, rate * f.pseudocount / width)
+                rate = np.float32(fresh / (total + f.pseudocount))
+                more = np.float32(rate * f.pseudocount / width)
                 for k in range(width):
                     theta[k] = keep * theta[k] + (rate * count[k] + more)
             for k in range(width):
@@ -206,13 +201,13 @@ def sum_step(frame):  # type: ignore[no-untyped-def]
 def input_step(frame):  # type: ignore[no-untyped-def]
     """``em.m_step`` for tables; the counts become zero."""
     f = fields(frame, INPUT_STEP)
-    width, categories, size = f.width, f.categories, size_of(frame)
+    width, categories, size = f.width, f.categories, SIZE
     parts = (width + f.columns - 1) // f.columns
-    totals, partial = scratch(frame, f.columns), scratch(frame, f.columns)
-    rates = scratch(frame, f.columns)
-    keeps, mores = scratch(frame, f.columns), scratch(frame, f.columns)
-    zero, keep = real(frame, 0), real(frame, 1 - f.step_size)
-    fresh = real(frame, 1) - keep
+    totals, partial = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
+    rates = np.empty(f.columns, np.float32)
+    keeps, mores = np.empty(f.columns, np.float32), np.empty(f.columns, np.float32)
+    zero, keep = np.float32(0), np.float32(1 - f.step_size)
+    fresh = np.float32(1) - keep
     while True:
         task = next_task(frame)
         if task >= f.tasks:
@@ -226,7 +221,7 @@ def input_step(frame):  # type: ignore[no-untyped-def]
         for start in range(1, 1 + categories, _ROWS):
             partial[:] = zero
             for row in range(start, min(start + _ROWS, 1 + categories)):
-                count = numbers(frame, f.count + base + row * width * size, here)
+                count = floats(f.count + base + row * width * size, here)
                 for k in range(here):
                     partial[k] += count[k]
             for k in range(here):
@@ -238,7 +233,7 @@ def input_step(frame):  # type: ignore[no-untyped-def]
             mores[k] = rates[k] * f.pseudocount / categories
         for row in range(1 + categories):
             at = base + row * width * size
-            theta, count = numbers(frame, f.theta + at, here), numbers(frame, f.count + at, here)
+            theta, count = floats(f.theta + at, here), floats(f.count + at, here)
             if row > 0:
                 for k in range(here):
                     theta[k] = keeps[k] * theta[k] + (rates[k] * count[k] + mores[k])
@@ -259,6 +254,6 @@ def faint(frame):  # type: ignore[no-untyped-def]
         tensor = np.searchsorted(first, task, side="right") - 1
         start = (task - first[tensor]) * _TASK_VALUES
         count = min(_TASK_VALUES, sizes[tensor] - start)
-        low, _ = extremes(frame, values[tensor] + start * size_of(frame), count)
+        low, _ = extremes(values[tensor] + start * SIZE, count)
         if low < f.limit:
             longs(flags[tensor], 1)[0] = 1

@@ -54,7 +54,7 @@ def sum_jobs(work: Work, layer: int) -> SumJobs:
     assert isinstance(plan, SumPlan) and weights is not None
     source = plan.sources[0]
     values, edge_values = buffers.tiles[source.layer][source.index], work.edge_values[layer]
-    factors = torch.empty(0 if plan.direct else source.count, work.batch, dtype=work.dtype)
+    factors = torch.empty(0 if plan.direct else source.count, work.batch)
     ratio_targets = source.layer in work.layout.ratio_targets
     step = SumJobs(
         source.layer,
@@ -91,7 +91,6 @@ def _mix_job(work: Work, layer: int, plan: SumPlan, factors: torch.Tensor, code:
     cut, above = work.cut(layer), buffers.flags_of(layer)
     return Job(
         code,
-        work.dtype,
         sums.MIX,
         cut.tasks,
         keep=(offsets, scales, errors, factors, above),
@@ -138,7 +137,6 @@ def _product_of(
         column_step = max(_NARROWEST, -(-columns // parts))
     return Job(
         sums.multiply,
-        work.dtype,
         sums.MULTIPLY,
         groups * -(-rows // row_step) * -(-columns // column_step),
         groups=groups,

@@ -8,13 +8,12 @@ import numpy as np
 
 from pyjuice_bridge.engines.torch.fused.gemm import gemm
 from pyjuice_bridge.engines.torch.fused.memory import (
+    SIZE,
     doubles,
     extremes,
     fields,
+    floats,
     longs,
-    numbers,
-    real,
-    size_of,
 )
 from pyjuice_bridge.engines.torch.fused.rows import lessened
 from pyjuice_bridge.engines.torch.fused.threads import frame_type, kernel, next_task
@@ -51,7 +50,7 @@ is the length of their sums, and operands are transposed where they ``turn``.
 def multiply(frame):  # type: ignore[no-untyped-def]
     """Matrix products group by group."""
     f = fields(frame, MULTIPLY)
-    size = size_of(frame)
+    size = SIZE
     across = (f.columns + f.column_step - 1) // f.column_step
     down = (f.rows + f.row_step - 1) // f.row_step
     while True:
@@ -65,8 +64,7 @@ def multiply(frame):  # type: ignore[no-untyped-def]
         a = f.a + (group * f.rows * f.inner + row * (1 if f.turn_a else f.step_a)) * size
         b = f.b + (group * f.columns * f.inner + column * (f.step_b if f.turn_b else 1)) * size
         c = f.c + ((group * f.rows + row) * f.columns + column) * size
-        gemm(
-            frame, f.gemm, f.turn_a, f.turn_b, rows, columns, f.inner,
+        gemm(f.gemm, f.turn_a, f.turn_b, rows, columns, f.inner,
             a, f.step_a, b, f.step_b, f.add, c, f.columns,
         )  # fmt: skip
 
@@ -75,14 +73,14 @@ def multiply(frame):  # type: ignore[no-untyped-def]
 def mix(frame):  # type: ignore[no-untyped-def]
     """Add up the edges of each block on one scale; bound what underflow may have taken."""
     f = fields(frame, MIX)
-    batch, width, size = f.batch, f.width, size_of(frame)
+    batch, width, size = f.batch, f.width, SIZE
     tracked, faint = any_set(f.above, f.num_above), longs(f.faint, 1)[0] != 0
     if f.single != 0 and not tracked and not faint:
         return
     offsets = longs(f.offsets, f.blocks + 1)
     edges = offsets[f.blocks]
     scales, errors = longs(f.scales, edges), longs(f.errors, edges)
-    factors = numbers(frame, f.factors, edges * batch)
+    factors = floats(f.factors, edges * batch)
     scale, error = doubles(f.scale, f.blocks * batch), doubles(f.error, f.blocks * batch)
     while True:
         task = next_task(frame)
@@ -101,24 +99,22 @@ def mix(frame):  # type: ignore[no-untyped-def]
                 common = -np.inf
                 for e in range(begin, end):
                     common = max(common, doubles(scales[e], batch)[sample])
-                out = numbers(frame, at, width)
+                out = floats(at, width)
                 for k in range(width):
                     out[k] = 0
                 for e in range(begin, end):
                     own = doubles(scales[e], batch)[sample]
                     share = math.exp(own - common) if own > -np.inf else 0.0
-                    factor = real(frame, share)
+                    factor = np.float32(share)
                     factors[e * batch + sample] = factor
-                    term = numbers(
-                        frame, f.edge_values + (e * batch + sample) * width * size, width
-                    )
+                    term = floats(f.edge_values + (e * batch + sample) * width * size, width)
                     for k in range(width):
                         out[k] += factor * term[k]
                     if tracked:
                         bound += lessened(doubles(errors[e], batch)[sample], share)
                 scale[place] = common
             if tracked or faint:
-                low, _ = extremes(frame, at, width)
+                low, _ = extremes(at, width)
                 if low < f.limit:
                     bound += f.floor
                 if bound > 0:
@@ -130,18 +126,18 @@ def mix(frame):  # type: ignore[no-untyped-def]
 def spread(frame):  # type: ignore[no-untyped-def]
     """Flow / value of each block as that of its edges."""
     f = fields(frame, MIX)
-    batch, width, size = f.batch, f.width, size_of(frame)
+    batch, width, size = f.batch, f.width, SIZE
     offsets = longs(f.offsets, f.blocks + 1)
-    factors = numbers(frame, f.factors, offsets[f.blocks] * batch)
+    factors = floats(f.factors, offsets[f.blocks] * batch)
     while True:
         task = next_task(frame)
         if task >= f.tasks:
             return
         block, start, stop = portion(f, task)
         for sample in range(start, stop):
-            ratio = numbers(frame, f.tile + (block * batch + sample) * width * size, width)
+            ratio = floats(f.tile + (block * batch + sample) * width * size, width)
             for e in range(offsets[block], offsets[block + 1]):
                 factor = factors[e * batch + sample]
-                out = numbers(frame, f.edge_values + (e * batch + sample) * width * size, width)
+                out = floats(f.edge_values + (e * batch + sample) * width * size, width)
                 for k in range(width):
                     out[k] = factor * ratio[k]

@@ -1,6 +1,6 @@
 """Compiled kernels on PyTorch's own threads.
 
-A kernel is compiled by numba for the processor at hand, once per precision, and kept (see
+A kernel is compiled by numba for the processor at hand, and kept (see
 ``kept``).  It is given a *frame*, a structured array of addresses and sizes, and takes tasks by
 number from a counter in it until none is left.  So any number of threads can work on a frame, one
 too.  ``run`` has a list of such jobs done one after another by threads that stay together.
@@ -19,7 +19,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Sequence
-from functools import cache
+from copy import copy
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from pyjuice_bridge.engines.torch.fused.gemm import set_blas_threads
 from pyjuice_bridge.engines.torch.fused.memory import FAST, address_of, fields, inline, longs
 from pyjuice_bridge.files import user_cache
 
-PRECISIONS = {torch.float32: types.float32, torch.float64: types.float64}
+_FRAME = types.CPointer(types.float32)
 _PRIVATE = 0o700
 """Permissions of folders with machine code."""
 _PATIENCE = 10_000
@@ -69,22 +70,21 @@ _ARRIVED, _DONE = (8 * _ROUND.names.index(name) for name in ("arrived", "done"))
 
 
 class Kernel:
-    """A function of a frame, compiled for a precision when it is first asked for."""
+    """A function of a frame, compiled when it is first asked for."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
         self._function = function
-        self._entries: dict[torch.dtype, Any] = {}
 
-    def entry(self, dtype: torch.dtype) -> Any:
-        """Return the machine code: its ``address``, and ``ctypes`` to call it."""
-        if dtype not in self._entries:
-            argument = types.CPointer(PRECISIONS[dtype])
-            self._entries[dtype] = kept(
-                lambda keep: cfunc(
-                    types.void(argument), cache=keep, error_model="numpy", fastmath=FAST
-                )(self._function)
+    @cached_property
+    def entry(self) -> Any:
+        """The machine code: its ``address``, and ``ctypes`` to call it."""
+
+        def compile_(keep: bool) -> Any:
+            return cfunc(types.void(_FRAME), cache=keep, error_model="numpy", fastmath=FAST)(
+                self._function
             )
-        return self._entries[dtype]
+
+        return kept(compile_)
 
 
 kernel = Kernel
@@ -95,7 +95,6 @@ class Job:
 
     Args:
         code: the kernel.
-        dtype: its precision.
         layout: of its frame, from :func:`frame_type`.
         tasks: how many there are.
         keep: what the addresses among the fields point to.
@@ -105,7 +104,6 @@ class Job:
     def __init__(
         self,
         code: Kernel,
-        dtype: torch.dtype,
         layout: np.dtype[np.void],
         tasks: int,
         keep: tuple[object, ...] = (),
@@ -116,8 +114,17 @@ class Job:
         for name, value in given.items():
             self._frame[name] = value
         self._keep = keep
-        self.call = code.entry(dtype).address, self._frame.ctypes.data
+        self.call = code.entry.address, self._frame.ctypes.data
         """The address of the code and that of the frame."""
+
+    def but(self, keep: tuple[object, ...], **changed: float) -> Job:
+        """Return a job with some fields changed, and what their addresses point to."""
+        job = copy(self)
+        job._frame, job._keep = self._frame.copy(), (self, *keep)
+        for name, value in changed.items():
+            job._frame[name] = value
+        job.call = self.call[0], job._frame.ctypes.data
+        return job
 
     def __setitem__(self, field: str, value: float) -> None:
         self._frame[field] = value
@@ -131,7 +138,7 @@ def run(jobs: Sequence[Job]) -> None:
     frame = np.zeros(1, _ROUND)
     frame["jobs"], frame["count"] = calls.ctypes.data, len(jobs)
     frame["set_blas_threads"] = set_blas_threads()
-    code, threads = _round.entry(torch.float32), torch.get_num_threads()
+    code, threads = _round.entry, torch.get_num_threads()
     if _POOL is None or threads == 1:
         code.ctypes(ctypes.cast(frame.ctypes.data, ctypes.POINTER(ctypes.c_float)))
         return

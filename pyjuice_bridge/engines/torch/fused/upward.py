@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pyjuice_bridge.engines.torch.fused.gemm import gemm
 from pyjuice_bridge.engines.torch.fused.memory import (
+    SIZE,
     doubles,
     extremes,
+    floats,
     inline,
     longs,
-    numbers,
     power_of_two,
-    size_of,
 )
 from pyjuice_bridge.engines.torch.fused.threads import frame_type
 
@@ -82,10 +82,10 @@ def any_set(flags, count):  # type: ignore[no-untyped-def]
 
 
 @inline
-def scale(frame, place, exponent, width):  # type: ignore[no-untyped-def]
+def scale(place, exponent, width):  # type: ignore[no-untyped-def]
     """Multiply a row by 2^exponent."""
-    factor = power_of_two(frame, exponent)
-    out = numbers(frame, place, width)
+    factor = power_of_two(exponent)
+    out = floats(place, width)
     for k in range(width):
         out[k] *= factor
 
@@ -103,15 +103,14 @@ def set_down(f, place, sample, begin, end, scales, log_top, bound):  # type: ign
 
 
 @inline
-def sums_above(frame, f, block, start, stop, tracked):  # type: ignore[no-untyped-def]
+def sums_above(f, block, start, stop, tracked):  # type: ignore[no-untyped-def]
     """Multiply the rows that have just been made by the matrix."""
     if f.gemm == 0:
         return
-    place, size = block * f.batch + start, size_of(frame)
-    at = f.sums + place * f.sum_width * size
-    values, weights = f.tile + place * f.width * size, longs(f.weights, f.blocks)[block]
-    gemm(
-        frame, f.gemm, 0, 1, stop - start, f.sum_width, f.width,
+    place = block * f.batch + start
+    at = f.sums + place * f.sum_width * SIZE
+    values, weights = f.tile + place * f.width * SIZE, longs(f.weights, f.blocks)[block]
+    gemm(f.gemm, 0, 1, stop - start, f.sum_width, f.width,
         values, f.width, weights, f.width, 0, at, f.sum_width,
     )  # fmt: skip
     if f.sum_error == 0:
@@ -122,7 +121,7 @@ def sums_above(frame, f, block, start, stop, tracked):  # type: ignore[no-untype
     for i in range(stop - start):
         bound = inherited[place + i]
         if looked_at or bound > 0:
-            low, _ = extremes(frame, at + i * f.sum_width * size, f.sum_width)
+            low, _ = extremes(at + i * f.sum_width * SIZE, f.sum_width)
             if low < f.limit:
                 bound += f.floor
             if bound > 0:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from pyjuice_bridge.engines.torch.fused.buffers import Buffers
+from pyjuice_bridge.engines.torch.fused.memory import SIZE, TINY
 from pyjuice_bridge.engines.torch.program import SumPlan
 
 _CHUNK_BYTES = 2**16
@@ -36,9 +37,9 @@ class Work:
     def __init__(self, buffers: Buffers, gemm: int, threads: int) -> None:
         self.buffers, self.gemm, self.threads = buffers, gemm, threads
         self.program, self.batch = buffers.program, buffers.batch
-        self.layout, self.dtype = buffers.layout, buffers.program.dtype
+        self.layout = buffers.layout
         self.edge_values = {i: self._edge_values(i) for i in self.layout.sums}
-        self.limit = float(torch.finfo(self.dtype).tiny) ** 0.75
+        self.limit = float(TINY) ** 0.75
 
     @property
     def enough(self) -> int:
@@ -48,7 +49,7 @@ class Work:
     def cut(self, layer: int) -> Cut:
         """Of a layer's tile."""
         program = self.program
-        rows = _CHUNK_BYTES // (program.widths[layer] * self.dtype.itemsize)
+        rows = _CHUNK_BYTES // (program.widths[layer] * SIZE)
         samples = min(self.batch, max(_FEWEST, min(_MOST, rows)))
         return Cut(program.sizes[layer] * -(-self.batch // samples), samples)
 
@@ -58,7 +59,7 @@ class Work:
 
     def floor(self, plan: SumPlan) -> float:
         """Return what the terms of one sum may lose together."""
-        return float(torch.finfo(self.dtype).tiny) * plan.terms
+        return float(TINY) * plan.terms
 
     @cached_property
     def joined_up(self) -> frozenset[int]:
