@@ -116,9 +116,9 @@ def test_frozen_layers_stay(engine: Engine, circuit: Circuit) -> None:
     assert total(engine, fitted, x) > total(engine, circuit, x)
 
 
-@pytest.mark.parametrize(("optimizer", "bound"), [("mini_em", 1e-6), ("anemone", 2e-6)])
+@pytest.mark.parametrize("optimizer", ["mini_em", "anemone"])
 def test_rows_of_a_vocabulary_sum_to_one_after_many_small_steps(
-    engine: Engine, optimizer: str, bound: float
+    engine: Engine, optimizer: str
 ) -> None:
     """Rounding must not add up: 30,522 word pieces, 600 steps of 0.003 in single precision."""
     circuit = random_hmm(3, 30_522, 0).circuit(2)
@@ -127,4 +127,4 @@ def test_rows_of_a_vocabulary_sum_to_one_after_many_small_steps(
     options = FitOptions(optimizer, epochs=3, batch_size=20, step_size=size, pseudocount=0.1)
     for params in map(layer_params, engine.fit(circuit, x, options).circuit.layers):
         if params is not None:
-            assert abs(params.sum(2, dtype=np.float64) - 1).max() < bound
+            assert abs(params.sum(2, dtype=np.float64) - 1).max() < 2e-6

@@ -110,7 +110,11 @@ function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) wh
         end
         @inbounds for c = 2:columns
             @simd ivdep for w in nodes
-                θ[w, c, g] = row[w, 1] * θ[w, c, g] + row[w, 2] * flow[w, c, g] + row[w, 3]
+                θ[w, c, g] = muladd(
+                    row[w, 1],
+                    θ[w, c, g],
+                    muladd(row[w, 2], flow[w, c, g], row[w, 3]),
+                )
                 flow[w, c, g] = 0
             end
         end
@@ -155,7 +159,7 @@ function step_weights!(
             end
             keep, rate, add = blend(total, width_in, η, pseudocount)
             @inbounds @simd ivdep for k = (at+1):(at+width_in)
-                θ[k] = keep * θ[k] + rate * flow[k] + add
+                θ[k] = muladd(keep, θ[k], muladd(rate, flow[k], add))
                 flow[k] = 0
             end
         end
