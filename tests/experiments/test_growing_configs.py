@@ -11,6 +11,7 @@ from scripts import EXPERIMENTS
 from test_paper_configs import GPU_BYTES, pictures, write_pickles
 
 import pyjuice_bridge as pj
+from pyjuice_bridge.runner import plan as plans
 from pyjuice_bridge.runner.config import load_config
 from pyjuice_bridge.runner.plan import make_plan
 
@@ -36,7 +37,8 @@ TINY = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_papers_sizes_fit_one_gpu(name: str) -> None:
+def test_the_papers_sizes_fit_one_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "latent_seconds", lambda *_: 0.0)  # tries the teacher
     config = load_config(EXPERIMENTS / f"{name}_growing.yaml", ["arms=[lvd]"])
     assert config.circuit.clusters * config.circuit.heads[1] == 1600
     assert (config.teacher.width, config.teacher.dim, config.teacher.codes) == (128, 64, 1024)
