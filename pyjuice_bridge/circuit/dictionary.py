@@ -51,9 +51,8 @@ def with_dictionary(circuit: Circuit, size: int, *, seed: int | None = None) -> 
             layers += [leaves, replace(sums, children=sums.children + np.int32(total))]
             total += leaves.num_blocks
         else:
-            tied = getattr(layer, "tied_to", None)
-            if tied is not None:
-                layer = replace(layer, tied_to=_place(circuit, tied))
+            if isinstance(layer, SumLayer) and layer.tied_to is not None:
+                layer = replace(layer, tied_to=_place(circuit, layer.tied_to))
             layers.append(replace(layer, children=moved[layer.children]))
         moved[here] = np.arange(total, total + layer.num_blocks)
         total += layer.num_blocks
