@@ -107,6 +107,39 @@ end
     @test sum(after[1, :]) > sum(before[1, :])
 end
 
+"How many parts of a circuit take steps one by one."
+function number_of_parts(circuit; optimizer = :mini_em)
+    pass = JuiceBridge.prepare(circuit, "cpu", Float32)
+    weights = ones(Float32, 2, length(circuit.roots))
+    rows = JuiceBridge.Rows(rows_of(circuit, 2, 1), weights, JuiceBridge.Evidence())
+    parts = JuiceBridge.parts_to_train(circuit, pass, rows, FitOptions(; optimizer))
+    return length(parts)
+end
+
+@testset "circuits that share nothing are trained one by one" begin
+    bundle = ENGINE_CIRCUITS["bundle"]
+    @test number_of_parts(bundle) == 2
+    @test number_of_parts(bundle; optimizer = :anemone) == 0
+    @test number_of_parts(choose_roots(bundle, [1, 2, 1])) == 2
+    @test all(name -> number_of_parts(ENGINE_CIRCUITS[name]) == 0, ("hclt", "hmm", "glued"))
+    # Nodes that single precision cannot tell from zero, in each part.
+    drawn = patch_bundle([0, 1, 2], 2, 2, 2; seed = 1)
+    layers = map(drawn.layers) do layer
+        layer isa ProductLayer && return layer
+        params = copy(layer_params(layer))
+        params[:, 1, :] .= layer isa InputLayer ? [1, 0] : [1.0f-36, 1]
+        params[:, end, :] .= layer isa InputLayer ? [0, 1] : [1.0f-36, 1]
+        return with_params(layer, params)
+    end
+    circuit = Circuit(6, layers, drawn.roots)
+    x, weights = rand(Xoshiro(8), Int32(0):Int32(1), 6, 9), rand(Xoshiro(9), 2, 9)
+    weights[2, 1:4] .= 0
+    options = FitOptions(; epochs = 1, batch_size = 9, step_size = steady(0.3))
+    fitted = fit(circuit, x, options; weights).circuit
+    counts = oracle_counts(circuit, x, weights)
+    @test close_params(fitted, oracle_step(circuit, counts, 0.3, 0.1))
+end
+
 @testset "full-batch EM of a $name never falls" for (name, circuit) in TRAINED
     x = rows_of(circuit, 20, 6)
     options =

@@ -168,7 +168,8 @@ function fit(
         held_out = isnothing(valid) ? nothing : rows_on_device(array, valid)
         permutations = isnothing(order) ? nothing : Matrix{Int32}(order)
         pseudocount = options.pseudocount / scale
-        trainer = Trainer(pass, rows, held_out, options, pseudocount, permutations)
+        parts = parts_to_train(circuit, pass, rows, options)
+        trainer = Trainer(pass, parts, rows, held_out, options, pseudocount, permutations)
         params = train!(trainer, checkpoint, String(key), on_epoch, on_batch)
         trained = with_params(circuit, circuit_params(pass.program, params))
         return FitResult(trained, trainer.state.history)

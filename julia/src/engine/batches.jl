@@ -1,7 +1,13 @@
 # Rows through the circuit in batches of bounded memory.
 
-"Bytes of the largest tile of a batch on a CPU: near the size of a cache."
+"Bytes of the largest tile of a batch on a CPU."
 const TILE_BYTES = 16 * 2^20
+
+"""
+Bytes of all tiles of a batch on a CPU: they stay in a cache then. Where that would be fewer
+columns than products are fast with, they do not.
+"""
+const CACHED_BYTES = 2^20
 
 "Most rows that are evaluated together."
 const EVALUATION_ROWS = 1024
@@ -15,12 +21,14 @@ free.
 function micro_batch(pass::Pass{T}) where {T}
     pass.limit > 0 && return pass.limit
     program = pass.program
+    kept, blocks = sum(kept_values, program.plans), sum(plan -> plan.blocks, program.plans)
     free = free_bytes(pass.codes.flat)
     if isnothing(free)
         pass.limit = max(8, TILE_BYTES ÷ (sizeof(T) * largest_tile(program)))
+        cached = CACHED_BYTES ÷ (sizeof(T) * kept + 16 * blocks)
+        cached >= SMALL_COLUMNS && (pass.limit = min(pass.limit, cached))
     else
-        floats = 3 * sum(kept_values, program.plans) + 4 * largest_tile(program)
-        blocks = sum(plan -> plan.blocks, program.plans)
+        floats = 3 * kept + 4 * largest_tile(program)
         pass.limit = max(1, free ÷ 2 ÷ (sizeof(T) * floats + 32 * blocks))
     end
     return pass.limit
@@ -136,6 +144,7 @@ function collect!(pass::Pass, counts, rows::Rows, columns)
     for part in cut_rows(length(columns), micro_batch(pass))
         total += collect_part!(pass, counts, rows, view(columns, part))
     end
+    add_extra!(pass, counts)
     return total
 end
 
@@ -185,15 +194,28 @@ Counts without their factor θ stay in the range of float32: one of θ = 1e-36 i
 """
 const LARGEST_RATIO = 1e38
 
-function collect_double!(pass::Pass{T}, counts, rows, columns) where {T}
+function collect_double!(pass::Pass, counts, rows, columns)
     double = double_pass!(pass)
-    more = [similar(c, Float64) for c in counts]
-    foreach(c -> fill!(c, 0), more)
-    total = collect!(double, more, rows, columns)
-    for (tally, extra) in zip(counts, more)
-        tally .= min.(tally .+ min.(extra, LARGEST_RATIO), LARGEST_RATIO)
+    if isempty(double.extra)
+        append!(double.extra, (fill!(similar(c, Float64), 0) for c in counts))
     end
-    return total
+    pass.has_extra = true
+    return collect!(double, double.extra, rows, columns)
+end
+
+"Add what columns in double precision have counted."
+function add_extra!(pass::Pass, counts)
+    pass.has_extra || return counts
+    pass.has_extra = false
+    for (tally, extra, groups) in zip(counts, pass.double.extra, pass.program.groups)
+        isempty(tally) && continue
+        foreach(of_groups(tally, groups), of_groups(extra, groups)) do into, from
+            into .= min.(into .+ min.(from, LARGEST_RATIO), LARGEST_RATIO)
+            from .= 0
+            return nothing
+        end
+    end
+    return counts
 end
 
 "The weights `[columns, roots]` of the batch, a copy."

@@ -38,11 +38,12 @@ struct Context{F}
 end
 
 """
-    compile(circuit, A)
+    compile(circuit, A, variables = 1:num_vars)
 
 Work out the indices of `circuit` for arrays of type `A`; parameters may change afterwards.
+`variables` are the rows of data behind its variables.
 """
-function compile(circuit::Circuit, A::Type)
+function compile(circuit::Circuit, A::Type, variables = collect(1:circuit.num_vars))
     blocks = BlockMap(circuit)
     ints(vals) = on_device(A, convert(Vector{Int32}, vals))
     V = typeof(ints(Int32[]))
@@ -55,9 +56,19 @@ function compile(circuit::Circuit, A::Type)
     sites = [latent_sites(circuit, i, blocks, ints) for i in numbers]
     num_roots = length(circuit.roots)
     roots = links(1:num_roots, circuit.roots, blocks, ints; once = :children)
-    return Program{V}(plans, families, sites, roots, num_roots, circuit.num_vars)
+    groups = [own_groups(circuit, i) for i in numbers]
+    return Program{V}(plans, families, sites, roots, num_roots, variables, groups)
 end
 
+"The groups of layer `i` that its blocks, or those of layers tied to it, have."
+function own_groups(circuit, i)
+    owner(j, layer) = layer isa SumLayer && layer.tied_to > 0 ? layer.tied_to : j
+    listed = [
+        layer.groups for (j, layer) in enumerate(circuit.layers) if
+        !(layer isa ProductLayer) && owner(j, layer) == i
+    ]
+    return sort!(unique(reduce(vcat, listed; init = Int32[])))
+end
 
 "The layers after `i` that read a block of layer `i`."
 function reading_layers(circuit, i)

@@ -26,7 +26,7 @@ end
     m_step!(pass, counts, η, pseudocount)
 
 θ ← (1 - η)·θ + η·normalise(counts + pseudocount / siblings), in place; counts are set to
-zero.
+zero. Of a [`Part`](@ref) those of its own groups.
 
 `counts` are as the downward pass collects them. A row without flow stays as it is, before
 pseudocounts. η = 1 is full-batch EM. The columns of leaves that are not categorical are then
@@ -35,14 +35,14 @@ brought back into their [`Family`](@ref).
 function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
     for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
         isempty(flow) && continue
-        T = eltype(θ)
+        T, groups = eltype(θ), pass.program.groups[plan.layer]
         if plan isa InputPlan
             in_family!(plan.family, θ, flow) do
-                return step_table!(θ, flow, T(η), T(pseudocount))
+                return step_table!(θ, flow, groups, T(η), T(pseudocount))
             end
         else
             families = pass.program.families[plan.layer]
-            step_weights!(θ, flow, families, T(η), T(pseudocount))
+            step_weights!(θ, flow, groups, families, T(η), T(pseudocount))
         end
     end
     params_changed!(pass)
@@ -87,35 +87,42 @@ end
 "Columns added up by themselves: a vocabulary's sum, number by number, is off by 1e-5."
 const COLUMNS_TOGETHER = 256
 
-function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) where {T}
-    width, columns, groups = size(θ)
+function step_table!(
+    θ::Array{T,3},
+    flow::Array{T,3},
+    groups,
+    η::T,
+    pseudocount::T,
+) where {T}
+    width, columns = size(θ)
     rows = zeros(T, width, 4, Threads.nthreads())
-    each_slab(width, groups, 4 * length(θ)) do g, nodes, part
-        row = view(rows, :, :, part)
-        fill!(row, 0)
-        for first = 2:COLUMNS_TOGETHER:columns
-            row[nodes, 4] .= 0
-            @inbounds for c = first:min(first + COLUMNS_TOGETHER - 1, columns)
-                @simd ivdep for w in nodes
-                    row[w, 4] += flow[w, c, g]
+    work = 4 * width * columns * length(groups)
+    each_slab(width, length(groups), work) do k, nodes, part
+        g, number = Int(groups[k]), length(nodes)
+        keep = first(nodes) - 1 + 4 * width * (part - 1)
+        rate, add, some = keep + width, keep + 2 * width, keep + 3 * width
+        column(c) = first(nodes) - 1 + width * (c - 1 + columns * (g - 1))
+        each_lane(w -> @inbounds(rows[keep+w] = 0), number)
+        for left = 2:COLUMNS_TOGETHER:columns
+            each_lane(w -> @inbounds(rows[some+w] = 0), number)
+            for c = left:min(left + COLUMNS_TOGETHER - 1, columns)
+                at = column(c)
+                each_lane(w -> @inbounds(rows[some+w] += flow[at+w]), number)
+            end
+            each_lane(w -> @inbounds(rows[keep+w] += rows[some+w]), number)
+        end
+        @inbounds for w = 1:number
+            kept = blend(rows[keep+w], columns - 1, η, pseudocount)
+            rows[keep+w], rows[rate+w], rows[add+w] = kept
+        end
+        for c = 2:columns
+            at = column(c)
+            each_lane(number) do w
+                @inbounds begin
+                    fresh = muladd(rows[rate+w], flow[at+w], rows[add+w])
+                    θ[at+w] = muladd(rows[keep+w], θ[at+w], fresh)
+                    flow[at+w] = 0
                 end
-            end
-            @inbounds @simd ivdep for w in nodes
-                row[w, 1] += row[w, 4]
-            end
-        end
-        @inbounds for w in nodes
-            keep, rate, add = blend(row[w, 1], columns - 1, η, pseudocount)
-            row[w, 1], row[w, 2], row[w, 3] = keep, rate, add
-        end
-        @inbounds for c = 2:columns
-            @simd ivdep for w in nodes
-                θ[w, c, g] = muladd(
-                    row[w, 1],
-                    θ[w, c, g],
-                    muladd(row[w, 2], flow[w, c, g], row[w, 3]),
-                )
-                flow[w, c, g] = 0
             end
         end
         flow[nodes, 1, g] .= 0
@@ -124,7 +131,7 @@ function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) wh
     return θ
 end
 
-function step_table!(θ::AbstractArray{T,3}, flow, η::T, pseudocount::T) where {T}
+function step_table!(θ::AbstractArray{T,3}, flow, _, η::T, pseudocount::T) where {T}
     probs, counted = view(θ, :, 2:size(θ, 2), :), view(flow, :, 2:size(θ, 2), :)
     total = T.(sum(Float64, counted; dims = 2))
     step_rows!(probs, counted, total, size(probs, 2), η, pseudocount)
@@ -144,23 +151,25 @@ end
 function step_weights!(
     θ::Array{T,3},
     flow::Array{T,3},
+    groups,
     families,
     η::T,
     pseudocount::T,
 ) where {T}
     isempty(families.family) || return step_families!(θ, flow, families, η, pseudocount)
     width_in, width = size(θ, 1), size(θ, 2)
-    each_slab(width, size(θ, 3), 4 * length(θ)) do g, nodes, _
+    work = 4 * width_in * width * length(groups)
+    each_slab(width, length(groups), work) do k, nodes, _
         for o in nodes
-            at, total = width_in * (o - 1 + width * (g - 1)), zero(T)
-            @inbounds @simd ivdep for k = (at+1):(at+width_in)
-                flow[k] *= θ[k]
-                total += flow[k]
-            end
+            at = width_in * (o - 1 + width * (Int(groups[k]) - 1))
+            each_lane(i -> @inbounds(flow[at+i] *= θ[at+i]), width_in)
+            total = sum_column(flow, at, width_in)
             keep, rate, add = blend(total, width_in, η, pseudocount)
-            @inbounds @simd ivdep for k = (at+1):(at+width_in)
-                θ[k] = muladd(keep, θ[k], muladd(rate, flow[k], add))
-                flow[k] = 0
+            each_lane(width_in) do i
+                @inbounds begin
+                    θ[at+i] = muladd(keep, θ[at+i], muladd(rate, flow[at+i], add))
+                    flow[at+i] = 0
+                end
             end
         end
         return false
@@ -171,6 +180,7 @@ end
 function step_weights!(
     θ::AbstractArray{T,3},
     flow,
+    _,
     families,
     η::T,
     pseudocount::T,

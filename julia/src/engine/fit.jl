@@ -155,9 +155,13 @@ function best_epoch(state::FitState)
     return argmax(scores)
 end
 
-"One training of one circuit; `pseudocount` is to be added to counts as they are collected."
+"""
+One training of one circuit; `pseudocount` is to be added to counts as they are collected.
+`parts` are empty where the circuit is trained as a whole.
+"""
 Base.@kwdef struct Trainer{P<:Pass,R<:Rows,X,A}
     pass::P
+    parts::Vector{Part{P,R}}
     rows::R
     valid::X
     options::FitOptions
@@ -169,7 +173,15 @@ Base.@kwdef struct Trainer{P<:Pass,R<:Rows,X,A}
     order::Union{Nothing,Matrix{Int32}}
 end
 
-function Trainer(pass::Pass, rows::Rows, valid, options::FitOptions, pseudocount, order)
+function Trainer(
+    pass::Pass,
+    parts,
+    rows::Rows,
+    valid,
+    options::FitOptions,
+    pseudocount,
+    order,
+)
     total = size(rows.x, 2)
     batch = options.optimizer === :full_em ? total : min(options.batch_size, total)
     momentum_rows = zeros(1, pass.program.num_roots)
@@ -178,6 +190,7 @@ function Trainer(pass::Pass, rows::Rows, valid, options::FitOptions, pseudocount
     prior = options.optimizer === :anemone ? new_counts(pass) : empty(counts)
     return Trainer(;
         pass,
+        parts,
         rows,
         valid,
         options,
@@ -209,8 +222,8 @@ function run_epoch!(trainer::Trainer, on_batch)
     steps = num_batches(trainer) * options.epochs
     for k = 1:num_batches(trainer)
         columns = order[(1+(k-1)*trainer.batch):min(k * trainer.batch, end)]
-        total += collect!(pass, trainer.counts, rows, columns)
-        η = take_step!(trainer, columns)
+        η = step_size(trainer)
+        total += train_on!(trainer, columns, η)
         state.steps += 1
         on_batch(state.steps, steps)
     end
@@ -225,20 +238,24 @@ function run_epoch!(trainer::Trainer, on_batch)
     return Epoch(number, η, train, valid, time() - started)
 end
 
-"One M-step from the counts of a batch; returns its η."
-function take_step!(trainer::Trainer, columns)
-    (; pass, counts, options, state) = trainer
-    if options.optimizer === :full_em
-        m_step!(pass, counts, 1.0, trainer.pseudocount)
-        return 1.0
-    end
-    η = step_size(options.step_size, state.steps, num_batches(trainer) * options.epochs)
-    if options.optimizer === :mini_em
-        m_step!(pass, counts, η, trainer.pseudocount)
-    else
+"η of the next step."
+function step_size(trainer::Trainer)
+    (; options, state) = trainer
+    options.optimizer === :full_em && return 1.0
+    return step_size(options.step_size, state.steps, num_batches(trainer) * options.epochs)
+end
+
+"One step from the counts of a batch; returns Σ weight · log p before it."
+function train_on!(trainer::Trainer, columns, η)
+    (; pass, parts, rows, counts, pseudocount) = trainer
+    isempty(parts) || return train_parts!(pass, parts, counts, columns, η, pseudocount)
+    total = collect!(pass, counts, rows, columns)
+    if trainer.options.optimizer === :anemone
         take_anemone_step!(trainer, columns, η)
+    else
+        m_step!(pass, counts, η, pseudocount)
     end
-    return η
+    return total
 end
 
 """

@@ -81,6 +81,9 @@ end
     return found
 end
 
-"Whether any entry, none of them negative, lies below `limit`."
-any_below(vals::Array, limit) = first(extremes(vals, 0, length(vals))) < limit
-any_below(vals::AbstractArray, limit) = minimum(vals; init = one(limit)) < limit
+"Whether any entry of some groups, none of them negative, lies below `limit`."
+function any_below(vals::Array, groups, limit)
+    number = size(vals, 1) * size(vals, 2)
+    return any(g -> first(extremes(vals, number * (g - 1), number)) < limit, groups)
+end
+any_below(vals::AbstractArray, _, limit) = minimum(vals; init = one(limit)) < limit

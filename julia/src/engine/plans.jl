@@ -143,14 +143,20 @@ end
 
 const LayerPlan{V} = Union{InputPlan{V},ProductPlan{V},SumPlan{V}}
 
-"The static side of a circuit on one device; parameters are held apart."
+"""
+The static side of a circuit, or of a part of one, on a device; parameters are held apart.
+
+- `variables`: the rows of data that it reads, in the order of its codes;
+- `groups`: by layer, the groups of parameters that it has.
+"""
 struct Program{V}
     plans::Vector{LayerPlan{V}}
     families::Vector{Families{V}}
     sites::Vector{Vector{LatentSite{V}}}
     roots::Vector{Link{V}}
     num_roots::Int
-    num_vars::Int
+    variables::Vector{Int}
+    groups::Vector{Vector{Int32}}
 end
 
 """

@@ -11,9 +11,12 @@
 Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`, then
 `upward!` and `downward!`. Buffers keep their memory from batch to batch.
 
+- `whole`: where this is a [`Part`](@ref)'s, the pass of the whole circuit, with the same
+  parameters and buffers;
 - `params`: by layer, tables (width, 1 + categories, groups) of inputs and weights (width
   in, width out, groups) of sums; empty for products and tied layers;
-- `weights`: the latter in precision `T` (the same arrays where that is theirs);
+- `weights`: the latter in precision `T` (the same arrays where that is theirs), not those of
+  now where `stale`;
 - `codes`: `[columns, variables]`, the value plus two, or one where it is missing;
 - `tiles`, `edges`, `masks`, `flows`: (width, columns, blocks) by layer, as far as it has
   them;
@@ -31,12 +34,15 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
 - `faint`: whether a layer has weights that a product might lose, `nothing` where not known
   yet;
 - `limit`: rows that go through together, 0 where not known yet;
-- `double`: the same in double precision, for columns that `T` cannot hold.
+- `double`: the same in double precision, for columns that `T` cannot hold;
+- `extra`: counts of those columns, to be added to the others' where `has_extra`.
 """
 Base.@kwdef mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const program::Program{V}
+    const whole::Union{Nothing,Pass{T,V,P3,A3,B3,B2,BI}}
     const params::Vector{P3}
-    weights::Vector{A3}
+    const weights::Vector{A3}
+    stale::Bool = false
     batch::Int = 0
     const codes::BI
     const tiles::Vector{B3}
@@ -61,6 +67,8 @@ Base.@kwdef mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const faint::Vector{Union{Nothing,Bool}}
     limit::Int = 0
     double::Union{Nothing,Pass{Float64}} = nothing
+    const extra::Vector{A3}
+    has_extra::Bool = false
 end
 
 "Passes whose arrays are `Array`s: these have loops where others have broadcasts."
@@ -76,6 +84,7 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
     types = eltype(weights), typeof(tile), typeof(grid), typeof(codes)
     return Pass{T,V,P3,types...}(;
         program,
+        whole = nothing,
         params,
         weights,
         codes,
@@ -99,6 +108,30 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
         masked = flags(),
         keeps_flow = flags(),
         faint = Union{Nothing,Bool}[nothing for _ = 1:layers],
+        extra = empty(weights),
+    )
+end
+
+"""
+    Pass(whole, program)
+
+The pass of a part of a circuit, with the parameters and buffers of the whole one.
+"""
+function Pass(whole::Pass, program::Program)
+    flags() = fill(false, length(program.plans))
+    names = setdiff(
+        fieldnames(Pass),
+        (:batch, :lossy, :spared, :masked, :keeps_flow, :faint, :limit, :double, :has_extra),
+    )
+    return typeof(whole)(;
+        (name => getfield(whole, name) for name in names)...,
+        program,
+        whole,
+        lossy = flags(),
+        spared = flags(),
+        masked = flags(),
+        keeps_flow = flags(),
+        faint = Union{Nothing,Bool}[nothing for _ in program.plans],
     )
 end
 
@@ -113,26 +146,46 @@ end
 "To be called after every change of the parameters."
 function params_changed!(pass::Pass)
     fill!(pass.faint, nothing)
-    isnothing(pass.double) || empty!(pass.double.weights)
+    isnothing(pass.double) || (pass.double.stale = true)
     return pass
 end
 
-"The pass in double precision, with today's weights."
+"The pass in double precision, with the weights of now."
 function double_pass!(pass::Pass)
-    isnothing(pass.double) && (pass.double = Pass{Float64}(pass.program, pass.params))
+    isnothing(pass.double) && (pass.double = new_double(pass, pass.whole))
     double = pass.double::Pass{Float64}
-    if isempty(double.weights)
-        double.weights = in_precision(Float64, pass.program, pass.params)
+    if double.stale
+        for (i, weights) in enumerate(double.weights)
+            isempty(weights) && continue
+            copy_groups!(weights, pass.params[i], pass.program.groups[i])
+        end
         fill!(double.faint, nothing)
+        double.stale = false
     end
     return double
+end
+
+new_double(pass::Pass, ::Nothing) = Pass{Float64}(pass.program, pass.params)
+new_double(pass::Pass, whole::Pass) = Pass(double_pass!(whole), pass.program)
+
+"Some groups of an array, each alone; where those are all, the array."
+function of_groups(array::AbstractArray{<:Any,3}, groups)
+    length(groups) == size(array, 3) && return [view(array, :, :, :)]
+    return [view(array, :, :, g) for g in groups]
+end
+
+"Copy some groups of an array."
+function copy_groups!(into::AbstractArray, from, groups)
+    foreach((a, b) -> a .= b, of_groups(into, groups), of_groups(from, groups))
+    return into
 end
 
 "Whether layer `owner` has weights so small that a value of a sum may be lost."
 function any_faint!(pass::Pass{T}, owner) where {T}
     known = pass.faint[owner]
     isnothing(known) || return known
-    return pass.faint[owner] = any_below(pass.weights[owner], faintest(T))
+    weights, groups = pass.weights[owner], pass.program.groups[owner]
+    return pass.faint[owner] = any_below(weights, groups, faintest(T))
 end
 
 "Below this a value may have lost terms; above, what a sum dropped is negligible."
@@ -155,7 +208,7 @@ function load!(pass::HostPass, x::AbstractMatrix{<:Integer}, columns)
     codes = start_batch!(pass, length(columns))
     threaded(cld(length(columns), LOADED_COLUMNS), length(codes)) do span, _
         for part in span
-            load_columns!(codes, x, columns, part)
+            load_columns!(codes, x, pass.program.variables, columns, part)
         end
         return false
     end
@@ -165,10 +218,10 @@ end
 "Columns of a cache line of codes."
 const LOADED_COLUMNS = 16
 
-function load_columns!(codes, x, columns, part)
+function load_columns!(codes, x, variables, columns, part)
     some = (LOADED_COLUMNS*(part-1)+1):min(LOADED_COLUMNS * part, length(columns))
-    @inbounds for v in axes(x, 1), n in some
-        codes[n, v] = (x[v, columns[n]] % Int32) + Int32(2)
+    @inbounds for (i, v) in enumerate(variables), n in some
+        codes[n, i] = (x[v, columns[n]] % Int32) + Int32(2)
     end
     return nothing
 end
@@ -188,7 +241,7 @@ end
 function start_batch!(pass::Pass, number::Int)
     pass.batch = number
     fill!(pass.masked, false)
-    return sized!(pass.codes, number, pass.program.num_vars)
+    return sized!(pass.codes, number, length(pass.program.variables))
 end
 
 # Results of the upward pass ---------------------------------------------------------------

@@ -18,6 +18,8 @@ function run_workload(precision)
         mpe(circuit, x)
         show(devnull, MIME"text/plain"(), circuit)
     end
+    bundle = patch_bundle([0, 1], 2, 2, 2; seed = 1)
+    fit(bundle, UInt8[0 1; 1 0; 0 1; 1 1]; epochs = 1, precision)
     return nothing
 end
 
