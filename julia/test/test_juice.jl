@@ -15,5 +15,6 @@ else
     end
     include("juice_circuits.jl")
     include("juice_conversion.jl")
+    include("juice_training.jl")
     include("juice_files.jl")
 end

@@ -1,6 +1,8 @@
-# The code of docs/julia.md runs, and prints what the page says.
+# The code of docs/julia.md, and after it that of docs/from_juice.md, runs and prints what the
+# pages say.
 
 const PAGE = joinpath(@__DIR__, "..", "..", "docs", "julia.md")
+const FROM_JUICE = joinpath(dirname(PAGE), "from_juice.md")
 
 "The tree of the run that the page looks at."
 const DIGITS_TREE =
@@ -57,8 +59,11 @@ function printed(space, block)
     return rstrip(read(path, String) * shown)
 end
 
-@testset "the page about Julia" begin
-    blocks = code_blocks(PAGE, ("julia", "text"))
+@testset "the pages about Julia" begin
+    blocks = [
+        code_blocks(PAGE, ("julia", "text"))
+        code_blocks(FROM_JUICE, ("julia", "text"))
+    ]
     with_juice = Base.find_package("ProbabilisticCircuits") !== nothing
     mktempdir() do folder
         write_digits(folder)
@@ -66,8 +71,9 @@ end
             space = Module(:Page)
             for (k, block) in enumerate(blocks)
                 block.language == "julia" || continue
+                occursin("juice_em", block.text) && continue  # needs a GPU
                 if !with_juice && occursin("import ProbabilisticCircuits", block.text)
-                    @info "The rest of docs/julia.md is skipped: ProbabilisticCircuits is not here."
+                    @info "The rest of the pages is skipped: ProbabilisticCircuits is not here."
                     @test_skip "Juice.jl"
                     break
                 end
@@ -83,9 +89,8 @@ end
 
 "The functions that some cells of the page for users of Juice.jl name."
 function named_functions(column)
-    page = joinpath(dirname(PAGE), "from_juice.md")
-    cells =
-        [split(line, " | ")[column] for line in eachline(page) if startswith(line, "| `")]
+    rows = filter(startswith("| `"), readlines(FROM_JUICE))
+    cells = [split(line, " | ")[column] for line in rows]
     return [
         Symbol(m[1]) for cell in cells for
         m in eachmatch(r"`(?:JuiceBridge\.)?(\w+)\(", cell)
