@@ -93,8 +93,7 @@ class _Planner:
         kind, shape = KINDS[config.circuit.kind], self.shape
         circuits = _circuits(kind.structure(config.circuit, arm, shape), config.train.grow)
         components = getattr(config.circuit, "mixture", None) or 1
-        options = FitOptions(optimizer=config.train.optimizer, batch_size=config.train.batch_size)
-        memory = self.engine.training_bytes(circuits[-1], options, shape.train, shape.valid)
+        memory = self._training_bytes(config, arm, circuits[-1])
         parameters = circuits[-1].num_parameters
         if components > 1:
             parameters = components * (parameters + 1)
@@ -107,6 +106,19 @@ class _Planner:
             self._latent_seconds(kind, config) if arm == "lvd" else 0.0,
             point,
         )
+
+    def _training_bytes(self, config: Settings, arm: str, circuit: Circuit) -> int:
+        train = config.train
+        options = FitOptions(optimizer=train.optimizer, batch_size=train.batch_size)
+        # Only the arm of equal size has a structure of its own.
+        which = ["memory", arm == "hclt", config.circuit.model_dump(), train.model_dump()]
+        found: int = self._once(
+            which,
+            lambda: self.engine.training_bytes(
+                circuit, options, self.shape.train, self.shape.valid
+            ),
+        )
+        return found
 
     def _training_seconds(
         self, kind: Kind, config: Settings, arm: str, circuits: Sequence[Circuit]
