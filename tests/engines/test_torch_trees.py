@@ -31,7 +31,7 @@ from pyjuice_bridge.engines.base import FitOptions, Schedule
 from pyjuice_bridge.engines.torch import TorchEngine, batches
 from pyjuice_bridge.engines.torch.backward import finish_counts, new_counts
 from pyjuice_bridge.engines.torch.fused import Trees, lanes, upward
-from pyjuice_bridge.engines.torch.fused.trees import cut
+from pyjuice_bridge.engines.torch.fused.trees import _distinct, cut
 from pyjuice_bridge.engines.torch.fused.vectors import row_size
 from pyjuice_bridge.engines.torch.values import Workspace
 
@@ -372,3 +372,13 @@ def test_leaf_families_train_as_without_trees(family: Family) -> None:
             ours, theirs = layer_params(layer), layer_params(wanted)
             if ours is not None and theirs is not None:
                 np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 3), st.integers(-1, 400))
+def test_distinct_rows_are_those_of_numpy(seed: int, rows: int, columns: int, most: int) -> None:
+    x = np.random.default_rng(seed).integers(-1, most + 1, (rows, columns))
+    lines, places = _distinct(x)
+    expected, of = np.unique(x, axis=0, return_inverse=True)
+    np.testing.assert_array_equal(lines, expected)
+    np.testing.assert_array_equal(places, of.reshape(-1))

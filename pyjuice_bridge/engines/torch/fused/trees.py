@@ -31,6 +31,7 @@ from pyjuice_bridge.engines.torch.program import (
 )
 
 Longs = NDArray[np.int64]
+_FEW = 1 << 16
 _WIDE, _MOST_WIDE = 32, 256
 """Trees of wider blocks and more nodes are faster level by level: their tables are in no cache."""
 
@@ -129,6 +130,20 @@ def _share_parameters(banks: list[Bank]) -> bool:
     return False
 
 
+def _distinct(rows: Longs) -> tuple[Longs, Longs]:
+    """Return the distinct rows [n, k] of numbers from -1, in order, and which one each row is."""
+    base, columns = int(rows.max(initial=-1)) + 2, rows.shape[1]
+    if base**columns > _FEW:
+        lines, places = np.unique(rows, axis=0, return_inverse=True)
+        return lines, places.reshape(-1)
+    # There are millions of rows of few kinds: counting them is faster than sorting.
+    powers = base ** np.arange(columns - 1, -1, -1)
+    keys = (rows + 1) @ powers
+    counts = np.bincount(keys, minlength=base**columns)
+    found = np.flatnonzero(counts)
+    return found[:, None] // powers % base - 1, (np.cumsum(counts > 0) - 1)[keys]
+
+
 class _Finder:
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -211,9 +226,9 @@ class _Finder:
 
     def _named(self, children: Longs, kind: tuple[int, ...]) -> Longs:
         """Return a number for each row of children; -1 where one of these has none."""
-        lines, places = np.unique(children, axis=0, return_inverse=True)
+        lines, places = _distinct(children)
         names = [-1 if min(line) < 0 else self._number((*kind, *line)) for line in lines.tolist()]
-        return np.array(names, np.int64)[places.reshape(-1)]
+        return np.array(names, np.int64)[places]
 
     def targets(self) -> list[tuple[int, Longs, Longs]]:
         """Layers that may be given roots, which blocks, and the roots [blocks, slots, 2]."""
