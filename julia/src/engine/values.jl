@@ -119,10 +119,9 @@ The pass of a part of a circuit, with the parameters and buffers of the whole on
 """
 function Pass(whole::Pass, program::Program)
     flags() = fill(false, length(program.plans))
-    shared = setdiff(
-        fieldnames(Pass),
-        (:batch, :lossy, :spared, :masked, :keeps_flow, :faint, :limit, :double, :has_extra),
-    )
+    own =
+        (:batch, :lossy, :spared, :masked, :keeps_flow, :faint, :limit, :double, :has_extra)
+    shared = setdiff(fieldnames(Pass), own)
     return typeof(whole)(;
         (name => getfield(whole, name) for name in shared)...,
         program,
