@@ -39,7 +39,7 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
 """
 Base.@kwdef mutable struct Pass{T<:AbstractFloat,V,P3,A3,B3,B2,BI}
     const program::Program{V}
-    const whole::Union{Nothing,Pass{T,V,P3,A3,B3,B2,BI}}
+    const whole::Union{Nothing,Pass}
     const params::Vector{P3}
     const weights::Vector{A3}
     stale::Bool = false
@@ -119,12 +119,11 @@ The pass of a part of a circuit, with the parameters and buffers of the whole on
 """
 function Pass(whole::Pass, program::Program)
     flags() = fill(false, length(program.plans))
-    names = setdiff(
-        fieldnames(Pass),
-        (:batch, :lossy, :spared, :masked, :keeps_flow, :faint, :limit, :double, :has_extra),
-    )
+    own =
+        (:batch, :lossy, :spared, :masked, :keeps_flow, :faint, :limit, :double, :has_extra)
+    shared = setdiff(fieldnames(Pass), own)
     return typeof(whole)(;
-        (name => getfield(whole, name) for name in names)...,
+        (name => getfield(whole, name) for name in shared)...,
         program,
         whole,
         lossy = flags(),
