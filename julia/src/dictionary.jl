@@ -44,13 +44,13 @@ end
 
 "A number for every variable, the same for those that tied leaves read."
 function variable_roles(circuit)
-    total, pairs = circuit.num_vars, Tuple{Int,Int}[]
+    total, links = circuit.num_vars, Tuple{Int,Int}[]
     for layer in circuit.layers
         layer isa InputLayer || continue
-        append!(pairs, zip(layer.variables, total .+ layer.groups))
+        append!(links, zip(layer.variables, total .+ layer.groups))
         total += size(layer.params, 3)
     end
-    return components(total, pairs)[1:circuit.num_vars]
+    return components(total, links)[1:circuit.num_vars]
 end
 
 "The dictionaries of a layer, a block for every variable, and the sums above them."
@@ -93,7 +93,9 @@ function column_factors(columns, entries)
         return [columns spare], [i == j ? 1.0 : 0.0 for i = 1:entries, j = 1:number]
     end
     chosen = floor.(Int, range(1, number; length = entries))
-    book = (1 - MEAN_SHARE) .* columns[:, chosen] .+ MEAN_SHARE .* sum(columns; dims = 2) ./ number
+    book =
+        (1 - MEAN_SHARE) .* columns[:, chosen] .+
+        MEAN_SHARE .* sum(columns; dims = 2) ./ number
     weights = fill(1 / entries, entries, number)
     for _ = 1:FACTOR_ITERATIONS
         mixed = book * weights

@@ -73,42 +73,42 @@ reads_growing(circuit, layer, grows) = grows[layer_of(circuit, layer.children[1]
 "Of every layer, whether its blocks can grow."
 function growing_layers(circuit)
     fixed = circuit.widths .== 1
-    pairs = Tuple{Int,Int}[]
+    links = Tuple{Int,Int}[]
     for (i, layer) in enumerate(circuit.layers)
         layer isa InputLayer && continue
         below = unique(layer_of(circuit, child) for child in layer.children)
         if layer isa SumLayer
             # Entries are of one width, so what they read grows together.
-            append!(pairs, ((below[1], child) for child in below))
+            append!(links, ((below[1], child) for child in below))
             owns_params(layer) && continue
             owner = circuit.layers[layer.tied_to]
-            push!(pairs, (i, layer.tied_to))
-            push!(pairs, (below[1], layer_of(circuit, owner.children[1])))
+            push!(links, (i, layer.tied_to))
+            push!(links, (below[1], layer_of(circuit, owner.children[1])))
         elseif layer.kind === :hadamard
-            append!(pairs, ((i, child) for child in below))
+            append!(links, ((i, child) for child in below))
         else
             fixed[[i; below]] .= true
         end
     end
-    labels = components(length(fixed), pairs)
+    labels = components(length(fixed), links)
     held = Set(labels[fixed])
     grows = [!(label in held) for label in labels]
     any(grows) || refuse("The circuit has no blocks that can grow.")
     return grows
 end
 
-"Labels of the classes of `1:number` that pairs join."
-function components(number, pairs)
-    parent = collect(1:number)
+"Labels of the classes of `1:number` that pairs of them join."
+function components(number, links)
+    above = collect(1:number)
     function root(i)
-        while parent[i] != i
-            parent[i] = parent[parent[i]]
-            i = parent[i]
+        while above[i] != i
+            above[i] = above[above[i]]
+            i = above[i]
         end
         return i
     end
-    for (a, b) in pairs
-        parent[root(a)] = root(b)
+    for (a, b) in links
+        above[root(a)] = root(b)
     end
     return root.(1:number)
 end
@@ -125,7 +125,8 @@ end
 function NodeClasses(circuit::Circuit)
     total, first_column = num_blocks(circuit), zeros(Int, length(circuit.layers))
     groups = [
-        layer isa ProductLayer ? 0 : size(layer_params(layer), 3) for layer in circuit.layers
+        layer isa ProductLayer ? 0 : size(layer_params(layer), 3) for
+        layer in circuit.layers
     ]
     for (i, layer) in enumerate(circuit.layers)
         first_column[i] = total
@@ -133,22 +134,25 @@ function NodeClasses(circuit::Circuit)
     end
     column(i, group) = first_column[i] + group
     entry(i, group) = first_column[i] + groups[i] + group
-    pairs = Tuple{Int,Int}[]
+    links = Tuple{Int,Int}[]
     for (i, layer) in enumerate(circuit.layers), b = 1:num_blocks(layer)
         block = circuit.starts[i] + b - 1
         if layer isa InputLayer
-            push!(pairs, (block, column(i, layer.groups[b])))
+            push!(links, (block, column(i, layer.groups[b])))
         elseif layer isa SumLayer
             owner = owns_params(layer) ? i : layer.tied_to
             for edge in child_range(layer, b)
-                push!(pairs, (block, column(owner, layer.groups[edge])))
-                push!(pairs, (layer.children[edge], entry(owner, layer.groups[edge])))
+                push!(links, (block, column(owner, layer.groups[edge])))
+                push!(links, (layer.children[edge], entry(owner, layer.groups[edge])))
             end
         elseif layer.kind === :hadamard
-            append!(pairs, ((block, layer.children[edge]) for edge in child_range(layer, b)))
+            append!(
+                links,
+                ((block, layer.children[edge]) for edge in child_range(layer, b)),
+            )
         end
     end
-    labels = components(total, pairs)
+    labels = components(total, links)
     owned(i) = owns_params(circuit.layers[i]) ? (1:groups[i]) : (1:0)
     return NodeClasses(
         [labels[column.(i, owned(i))] for i in eachindex(groups)],
@@ -179,7 +183,7 @@ end
 function narrowed(layer, kept, columns, entries)
     params = layer_params(layer)
     isnothing(columns) && isnothing(entries) && return params
-    pick(classes, group, all) = isnothing(classes) ? all : kept[classes[group]]
+    pick(classes, group, whole) = isnothing(classes) ? whole : kept[classes[group]]
     parts = map(axes(params, 3)) do group
         return params[
             pick(entries, group, axes(params, 1)),
@@ -200,6 +204,7 @@ end
 "The circuit with other layers; `new_width` gives the width of what grew."
 function resized(circuit, layers, new_width)
     meta = copy(circuit.meta)
-    haskey(meta, "latent_states") && (meta["latent_states"] = new_width(meta["latent_states"]))
+    haskey(meta, "latent_states") &&
+        (meta["latent_states"] = new_width(meta["latent_states"]))
     return Circuit(circuit.num_vars, layers, circuit.roots; circuit.latents, meta)
 end
