@@ -250,9 +250,10 @@ def ticks(group: int) -> int | None:
     None while one of them waits for a disk, and where the system does not tell (no ``/proc``).
     """
     total, told = 0, False
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, process_group, *rest = path.read_text().rpartition(")")[2].split()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            text = (process / "stat").read_text()
+            state, _, process_group, *rest = text.rpartition(")")[2].split()
             if int(process_group) == group:
                 if state == "D":
                     return None
