@@ -241,6 +241,14 @@ def test_a_checkout_finds_the_julia_package() -> None:
     assert links == []
 
 
+def test_juliapkg_and_the_julia_package_admit_the_same_versions() -> None:
+    compat = pytest.importorskip("juliapkg.compat").Compat
+    asked = json.loads((ROOT / "pyjuice_bridge" / "juliapkg.json").read_text())["julia"]
+    project = tomllib.loads((ROOT / "julia" / "Project.toml").read_text())
+    assert compat.parse(asked) == compat.parse(project["compat"]["julia"])
+    assert str(compat.parse(asked)) == "^1.10"
+
+
 def test_a_wheel_carries_the_julia_package(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     copy, out = tmp_path / "source", tmp_path / "wheels"
