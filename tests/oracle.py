@@ -104,6 +104,11 @@ def log_likelihood(circuit: Circuit, row: ArrayLike, latents: Evidence | None = 
     return np.array([values[root][0] for root in circuit.roots])
 
 
+def log_likelihoods(circuit: Circuit, rows: ArrayLike) -> Array:
+    """log p of every row, float64 [rows, roots]."""
+    return np.array([log_likelihood(circuit, row) for row in np.asarray(rows)])
+
+
 def max_value(circuit: Circuit, row: ArrayLike, latents: Evidence | None = None) -> Array:
     """The log value of the best joint completion of variables and latents, float64 [roots]."""
     values = node_values(circuit, row, latents, maximum=True)

@@ -44,13 +44,16 @@ end
 
 "A number for every variable, the same for those that tied leaves read."
 function variable_roles(circuit)
-    total, links = circuit.num_vars, Tuple{Int,Int}[]
-    for layer in circuit.layers
-        layer isa InputLayer || continue
-        append!(links, zip(layer.variables, total .+ layer.groups))
-        total += size(layer.params, 3)
+    leaves = [layer for layer in circuit.layers if layer isa InputLayer]
+    total = circuit.num_vars + sum(layer -> size(layer.params, 3), leaves)
+    labels = components(total) do join!
+        first_group = circuit.num_vars
+        for layer in leaves
+            foreach(join!, layer.variables, first_group .+ layer.groups)
+            first_group += size(layer.params, 3)
+        end
     end
-    return components(total, links)[1:circuit.num_vars]
+    return labels[1:circuit.num_vars]
 end
 
 "The dictionaries of a layer, a block for every variable, and the sums above them."

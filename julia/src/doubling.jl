@@ -73,44 +73,28 @@ reads_growing(circuit, layer, grows) = grows[layer_of(circuit, layer.children[1]
 "Of every layer, whether its blocks can grow."
 function growing_layers(circuit)
     fixed = circuit.widths .== 1
-    links = Tuple{Int,Int}[]
-    for (i, layer) in enumerate(circuit.layers)
-        layer isa InputLayer && continue
-        below = unique(layer_of(circuit, child) for child in layer.children)
-        if layer isa SumLayer
-            # Entries are of one width, so what they read grows together.
-            append!(links, ((below[1], child) for child in below))
-            owns_params(layer) && continue
-            owner = circuit.layers[layer.tied_to]
-            push!(links, (i, layer.tied_to))
-            push!(links, (below[1], layer_of(circuit, owner.children[1])))
-        elseif layer.kind === :hadamard
-            append!(links, ((i, child) for child in below))
-        else
-            fixed[[i; below]] .= true
+    labels = components(length(fixed)) do join!
+        for (i, layer) in enumerate(circuit.layers)
+            layer isa InputLayer && continue
+            below = unique(layer_of(circuit, child) for child in layer.children)
+            if layer isa SumLayer
+                # Entries are of one width, so what they read grows together.
+                foreach(child -> join!(below[1], child), below)
+                owns_params(layer) && continue
+                owner = circuit.layers[layer.tied_to]
+                join!(i, layer.tied_to)
+                join!(below[1], layer_of(circuit, owner.children[1]))
+            elseif layer.kind === :hadamard
+                foreach(child -> join!(i, child), below)
+            else
+                fixed[[i; below]] .= true
+            end
         end
     end
-    labels = components(length(fixed), links)
     held = Set(labels[fixed])
     grows = [!(label in held) for label in labels]
     any(grows) || refuse("The circuit has no blocks that can grow.")
     return grows
-end
-
-"Labels of the classes of `1:number` that pairs of them join."
-function components(number, links)
-    above = collect(1:number)
-    function root(i)
-        while above[i] != i
-            above[i] = above[above[i]]
-            i = above[i]
-        end
-        return i
-    end
-    for (a, b) in links
-        above[root(a)] = root(b)
-    end
-    return root.(1:number)
 end
 
 """
@@ -134,25 +118,22 @@ function NodeClasses(circuit::Circuit)
     end
     column(i, group) = first_column[i] + group
     entry(i, group) = first_column[i] + groups[i] + group
-    links = Tuple{Int,Int}[]
-    for (i, layer) in enumerate(circuit.layers), b = 1:num_blocks(layer)
-        block = circuit.starts[i] + b - 1
-        if layer isa InputLayer
-            push!(links, (block, column(i, layer.groups[b])))
-        elseif layer isa SumLayer
-            owner = owns_params(layer) ? i : layer.tied_to
-            for edge in child_range(layer, b)
-                push!(links, (block, column(owner, layer.groups[edge])))
-                push!(links, (layer.children[edge], entry(owner, layer.groups[edge])))
+    labels = components(total) do join!
+        for (i, layer) in enumerate(circuit.layers), b = 1:num_blocks(layer)
+            block = circuit.starts[i] + b - 1
+            if layer isa InputLayer
+                join!(block, column(i, layer.groups[b]))
+            elseif layer isa SumLayer
+                owner = owns_params(layer) ? i : layer.tied_to
+                for edge in child_range(layer, b)
+                    join!(block, column(owner, layer.groups[edge]))
+                    join!(layer.children[edge], entry(owner, layer.groups[edge]))
+                end
+            elseif layer.kind === :hadamard
+                foreach(edge -> join!(block, layer.children[edge]), child_range(layer, b))
             end
-        elseif layer.kind === :hadamard
-            append!(
-                links,
-                ((block, layer.children[edge]) for edge in child_range(layer, b)),
-            )
         end
     end
-    labels = components(total, links)
     owned(i) = owns_params(circuit.layers[i]) ? (1:groups[i]) : (1:0)
     return NodeClasses(
         [labels[column.(i, owned(i))] for i in eachindex(groups)],

@@ -1,5 +1,23 @@
 # Which weights are shared: in a sum layer through groups, across layers through `tied_to`.
 
+"""
+    components(join_all, number)
+
+Labels of the classes of `1:number`; `join_all(join!)` joins two members at a time.
+"""
+function components(join_all, number)
+    above = collect(1:number)
+    function top(member)
+        while above[member] != member
+            above[member] = above[above[member]]
+            member = above[member]
+        end
+        return member
+    end
+    join_all((a, b) -> (above[top(a)] = top(b)))
+    return top.(1:number)
+end
+
 "By group: the first block that names it, and at which place of its list."
 function first_uses(layer::SumLayer)
     number = size(layer.weights, 3)

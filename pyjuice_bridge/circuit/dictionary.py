@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.initialise import uniform_leaves, uniform_weights
+from pyjuice_bridge.circuit.initialise import is_uniform, uniform_leaves, uniform_weights
 from pyjuice_bridge.circuit.rows import dirichlet_rows
 from pyjuice_bridge.circuit.types import Circuit, FloatArray, InputLayer, Layer, SumLayer
 from pyjuice_bridge.circuit.unions import components
@@ -88,7 +88,7 @@ def _factored(
     if rng is not None:
         books = layer.family.rows(rng, (len(here), size, categories)).astype(dtype)
         weights = dirichlet_rows(rng, (groups, width, size)).astype(dtype)
-    elif not any(layer.params.strides) or (layer.params == layer.params.flat[0]).all():
+    elif is_uniform(layer.params):
         books = uniform_leaves(len(here), size, categories)
         weights = uniform_weights(np.ones(groups, np.int64), width, size)
     else:

@@ -17,7 +17,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.circuit.growing import factors, normalised, two_leaves
+from pyjuice_bridge.circuit.growing import (
+    checked_counts,
+    factors,
+    following,
+    normalised,
+    two_leaves,
+)
 from pyjuice_bridge.circuit.initialise import uniform_leaves, uniform_weights
 from pyjuice_bridge.circuit.types import (
     Circuit,
@@ -31,6 +37,7 @@ from pyjuice_bridge.circuit.unions import components
 from pyjuice_bridge.errors import UserError
 
 _LEAST = 1e-12
+"""Added to the weights of a narrowed block, whose other entries may all have gone."""
 
 
 def double(circuit: Circuit, *, noise: float = 0.2, seed: int = 0) -> Circuit:
@@ -59,7 +66,7 @@ def double(circuit: Circuit, *, noise: float = 0.2, seed: int = 0) -> Circuit:
         if isinstance(layer, InputLayer) and wider:
             layers.append(replace(layer, params=two_leaves(layer, noise, rng)))
         elif isinstance(layer, SumLayer) and layer.tied_to is None:
-            copies = (1, 1 + int(wider), 1 + int(grows[circuit.layer_of(int(layer.children[0]))]))
+            copies = (1, 1 + int(wider), 1 + int(_reads_growing(circuit, layer, grows)))
             weights = layer.weights
             if copies != (1, 1, 1):
                 tiled = np.tile(weights, copies)
@@ -67,7 +74,7 @@ def double(circuit: Circuit, *, noise: float = 0.2, seed: int = 0) -> Circuit:
                 weights = normalised(layer, noisy, weights.dtype)
             layers.append(replace(layer, weights=weights))
         else:
-            layers.append(_following(layer, layers))
+            layers.append(following(layer, layers))
     return _with_layers(circuit, layers, lambda width: 2 * width)
 
 
@@ -94,7 +101,7 @@ def narrow(circuit: Circuit, counts: Sequence[FloatArray | None], share: float) 
     for index, (layer, narrower) in enumerate(zip(circuit.layers, grows, strict=True)):
         theta = layer_params(layer)
         if theta is None:
-            layers.append(_following(layer, layers))
+            layers.append(following(layer, layers))
             continue
         if narrower:
             nodes = kept[theta.shape[1]][units.rows(index)]
@@ -103,9 +110,8 @@ def narrow(circuit: Circuit, counts: Sequence[FloatArray | None], share: float) 
             layers.append(replace(layer, params=theta))
             continue
         assert isinstance(layer, SumLayer)
-        if grows[circuit.layer_of(int(layer.children[0]))]:
+        if _reads_growing(circuit, layer, grows):
             nodes = kept[theta.shape[2]][units.entries(index)]
-            # A row may have had all its weight on nodes that are gone.
             theta = np.take_along_axis(theta, nodes[:, None], 2) + _LEAST
             theta = normalised(layer, theta, theta.dtype)
         layers.append(replace(layer, weights=theta))
@@ -122,7 +128,7 @@ def outline(circuit: Circuit, share: float) -> Circuit:
     for layer, wider in zip(circuit.layers, grows, strict=True):
         theta = layer_params(layer)
         if theta is None:
-            layers.append(_following(layer, layers))
+            layers.append(following(layer, layers))
             continue
         groups, width, entries = theta.shape
         width = 2 * _left(width, share) if wider else width
@@ -130,7 +136,7 @@ def outline(circuit: Circuit, share: float) -> Circuit:
             layers.append(replace(layer, params=uniform_leaves(groups, width, entries)))
             continue
         assert isinstance(layer, SumLayer)
-        if grows[circuit.layer_of(int(layer.children[0]))]:
+        if _reads_growing(circuit, layer, grows):
             entries = 2 * _left(entries, share)
         edges = np.ones(groups, np.int64)
         edges[layer.groups] = np.repeat(np.diff(layer.offsets), np.diff(layer.offsets))
@@ -221,8 +227,7 @@ class _Units:
             theta = layer_params(layer)
             if theta is None or not grows[index]:
                 continue
-            if count is None or np.shape(count) != theta.shape:
-                raise UserError(f"counts: layer {index} has other counts than parameters.")
+            count = checked_counts(index, theta, count)
             width = theta.shape[1]
             flow = flows.setdefault(width, np.zeros((int(self._of.max()) + 1, width)))
             np.add.at(flow, self.rows(index), count.sum(2, dtype=np.float64))
@@ -232,18 +237,14 @@ class _Units:
         }
 
 
+def _reads_growing(circuit: Circuit, layer: SumLayer, grows: Sequence[bool]) -> bool:
+    """Tell whether the entries of a sum layer are nodes that grow."""
+    return grows[circuit.layer_of(int(layer.children[0]))]
+
+
 def _left(width: int, share: float) -> int:
     """Return how many nodes of a block are left once a share of them is gone."""
     return max(2, width - int(share * width))
-
-
-def _following(layer: Layer, layers: Sequence[Layer]) -> Layer:
-    """Give a tied sum layer the weights of its owner; other layers stay."""
-    if not isinstance(layer, SumLayer) or layer.tied_to is None:
-        return layer
-    owner = layers[layer.tied_to]
-    assert isinstance(owner, SumLayer)
-    return replace(layer, weights=owner.weights)
 
 
 def _with_layers(

@@ -62,8 +62,7 @@ def prune(circuit: Circuit, counts: Sequence[FloatArray | None], share: float) -
         if theta is None or not isinstance(layer, SumLayer):
             params.append(theta)
             continue
-        if count is None or np.shape(count) != theta.shape:
-            raise UserError(f"counts: layer {index} has other counts than the circuit parameters.")
+        count = checked_counts(index, theta, count)
         lead = leads(layer)
         most = np.zeros((*theta.shape[:2], 1), count.dtype)
         np.maximum.at(most, lead, count.max(2, keepdims=True))
@@ -137,9 +136,7 @@ def widen(
         elif isinstance(layer, InputLayer):
             layers.append(replace(layer, params=two_leaves(layer, noise, rng)))
         elif layer.tied_to is not None:
-            owner = layers[layer.tied_to]
-            assert isinstance(owner, SumLayer)
-            layers.append(replace(layer, weights=owner.weights))
+            layers.append(following(layer, layers))
         else:
             last = index == len(circuit.layers) - 1
             mixed = _root_rows(layer, circuit, side, cross) if last else _two_by_two(layer, cross)
@@ -157,6 +154,22 @@ def _root_layer(circuit: Circuit) -> tuple[SumLayer, int]:
     if not np.array_equal(np.sort(circuit.roots), blocks):
         raise UserError("Every block of the last layer of a circuit that grows must be a root.")
     return layer, start
+
+
+def checked_counts(index: int, theta: FloatArray, count: FloatArray | None) -> FloatArray:
+    """Return the counts of a layer; refuse those of another one."""
+    if count is None or np.shape(count) != theta.shape:
+        raise UserError(f"counts: layer {index} has other counts than the circuit parameters.")
+    return count
+
+
+def following(layer: Layer, layers: Sequence[Layer]) -> Layer:
+    """Give a tied sum layer the weights that its owner has in ``layers``; other layers stay."""
+    if not isinstance(layer, SumLayer) or layer.tied_to is None:
+        return layer
+    owner = layers[layer.tied_to]
+    assert isinstance(owner, SumLayer)
+    return replace(layer, weights=owner.weights)
 
 
 def two_leaves(layer: InputLayer, noise: float, rng: np.random.Generator) -> FloatArray:

@@ -37,6 +37,11 @@ def uniform_weights(edges: NDArray[np.int_], width: int, width_in: int) -> Float
     return np.broadcast_to(each[:, None, None], (len(each), width, width_in))
 
 
+def is_uniform(rows: FloatArray) -> bool:
+    """Tell whether all rows are uniform, as those of a structure without numbers are."""
+    return not any(rows.strides) or bool((rows == rows.flat[0]).all())
+
+
 def initialise(circuit: Circuit, seed: int) -> Circuit:
     """Draw every parameter row, float32; tied rows are drawn once.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.families.base import Family
+from pyjuice_bridge.circuit.initialise import is_uniform
 from pyjuice_bridge.circuit.types import Circuit, FloatArray, InputLayer, Layer
 
 _PROJECTIONS = 25
@@ -34,7 +35,7 @@ def _of_family(layer: Layer, family: Family, rng: np.random.Generator | None) ->
     params = layer.params
     if rng is not None:
         params = family.rows(rng, params.shape).astype(params.dtype)
-    elif family.constrained and any(params.strides) and (params != params.flat[0]).any():
+    elif family.constrained and not is_uniform(params):
         params = fitted_rows(family, params.astype(np.float64), params, 0.0)
     return replace(layer, params=params, family=family)
 

@@ -10,6 +10,7 @@ import pytest
 from circuits import CIRCUITS, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import log_likelihoods
 from random_circuits import circuits
 
 from pyjuice_bridge.circuit.dictionary import factors, with_dictionary
@@ -22,17 +23,15 @@ from pyjuice_bridge.engines.torch import TorchEngine
 from pyjuice_bridge.errors import UserError
 
 
-def values(circuit: Circuit, rows: np.ndarray) -> np.ndarray:
-    return np.array([oracle.log_likelihood(circuit, row) for row in rows])
-
-
 @settings(max_examples=40, deadline=None)
 @given(circuit=circuits(), seed=st.integers(0, 1000))
 def test_a_dictionary_of_all_rows_changes_nothing(circuit: Circuit, seed: int) -> None:
     rows = random_rows(circuit, 8, seed)
     low = with_dictionary(circuit, 40)
     check(low)
-    np.testing.assert_allclose(values(low, rows), values(circuit, rows), atol=1e-6)
+    np.testing.assert_allclose(
+        log_likelihoods(low, rows), log_likelihoods(circuit, rows), atol=1e-6
+    )
 
 
 @settings(max_examples=30, deadline=None)

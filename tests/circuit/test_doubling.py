@@ -10,6 +10,7 @@ import pytest
 from circuits import CIRCUITS, mixture, random_rows
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from oracle import log_likelihoods
 from random_circuits import circuits
 
 from pyjuice_bridge.circuit.doubling import double, narrow, outline
@@ -20,10 +21,6 @@ from pyjuice_bridge.circuit.validate import check
 from pyjuice_bridge.errors import UserError
 
 KINDS = ["hclt", "hmm", "bundle", "glued", "regions"]
-
-
-def values(circuit: Circuit, rows: np.ndarray) -> np.ndarray:
-    return np.array([oracle.log_likelihood(circuit, row) for row in rows])
 
 
 def random_counts(circuit: Circuit) -> list[np.ndarray | None]:
@@ -49,7 +46,9 @@ def test_every_circuit_is_the_same_after_doubling_without_noise(
     doubled = double(circuit, noise=0)
     check(doubled)
     assert doubled.num_parameters > circuit.num_parameters
-    np.testing.assert_allclose(values(doubled, rows), values(circuit, rows), atol=1e-6)
+    np.testing.assert_allclose(
+        log_likelihoods(doubled, rows), log_likelihoods(circuit, rows), atol=1e-6
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +88,9 @@ def test_nodes_without_flow_are_the_ones_that_go(name: str) -> None:
     rows = random_rows(circuit, 20, seed=1)
     narrower = narrow(idle, oracle.expected_counts(idle, rows), 0.5)
     assert narrower.widths == circuit.widths
-    np.testing.assert_allclose(values(narrower, rows), values(circuit, rows), atol=1e-6)
+    np.testing.assert_allclose(
+        log_likelihoods(narrower, rows), log_likelihoods(circuit, rows), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -44,7 +44,7 @@ def rows_of(circuit: Circuit) -> np.ndarray:
 
 def values(circuit: Circuit) -> np.ndarray:
     """log p of every assignment, float64 [assignments, roots]."""
-    return np.array([oracle.log_likelihood(circuit, row) for row in rows_of(circuit)])
+    return oracle.log_likelihoods(circuit, rows_of(circuit))
 
 
 def flows(circuit: Circuit, row: np.ndarray, root: int) -> list[np.ndarray | None]:

@@ -174,11 +174,11 @@ def small(request: pytest.FixtureRequest) -> Adversary:
 @pytest.fixture(scope="module", params=LARGE)
 def large(request: pytest.FixtureRequest) -> tuple[Circuit, np.ndarray, np.ndarray]:
     circuit, x = LARGE[request.param]()
-    return circuit, x, np.array([oracle.log_likelihood(circuit, row) for row in x])
+    return circuit, x, oracle.log_likelihoods(circuit, x)
 
 
 def expected(circuit: Circuit, x: np.ndarray) -> np.ndarray:
-    return np.array([oracle.log_likelihood(circuit, row) for row in x])
+    return oracle.log_likelihoods(circuit, x)
 
 
 def close(found: np.ndarray, wanted: np.ndarray) -> None:

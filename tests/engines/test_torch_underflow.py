@@ -156,7 +156,7 @@ def sticky_hmm(length: int) -> Circuit:
 def test_a_state_that_underflowed_can_come_back() -> None:
     circuit = sticky_hmm(24)
     x = np.array([[0] * 12 + [1] * 12, [0] * 11 + [1] * 13, [0] * 24, [-1] * 24], np.int32)
-    expected = np.array([oracle.log_likelihood(circuit, row) for row in x])
+    expected = oracle.log_likelihoods(circuit, x)
     np.testing.assert_allclose(ENGINE.log_likelihood(circuit, x), expected, rtol=1e-5, atol=1e-6)
     counts, exact = (e.expected_counts(circuit, x).layers for e in (ENGINE, EXACT))
     for a, b in zip(counts, exact, strict=True):
@@ -181,7 +181,7 @@ def test_mixtures_of_opposed_parts_are_exact() -> None:
         sharp = [None if p is None else np.where(p < 1e-37, 0, p).astype("f4") for p in sharp]
         circuit = circuit.with_layer_params(sharp)
         x = random_rows(circuit, 40, seed, missing=0.0)
-        expected = np.array([oracle.log_likelihood(circuit, row) for row in x])
+        expected = oracle.log_likelihoods(circuit, x)
         np.testing.assert_allclose(
             ENGINE.log_likelihood(circuit, x), expected, rtol=1e-5, atol=1e-6
         )

@@ -44,27 +44,19 @@ end
 
 "`[blocks]`: numbers that are equal where blocks depend on each other or share parameters."
 function part_numbers(circuit)
-    above = collect(1:num_blocks(circuit))
-    function top(block)
-        while above[block] != block
-            above[block] = above[above[block]]
-            block = above[block]
-        end
-        return block
-    end
-    join!(a, b) = (above[top(a)] = top(b))
-    for (i, layer) in enumerate(circuit.layers)
-        first_of = Dict{Int32,Int}()
-        for (b, block) in enumerate(layer_blocks(circuit, i))
-            groups = layer isa InputLayer ? layer.groups[b:b] : Int32[]
-            if !(layer isa InputLayer)
-                foreach(k -> join!(block, layer.children[k]), child_range(layer, b))
-                layer isa SumLayer && (groups = layer.groups[child_range(layer, b)])
+    return components(num_blocks(circuit)) do join!
+        for (i, layer) in enumerate(circuit.layers)
+            first_of = Dict{Int32,Int}()
+            for (b, block) in enumerate(layer_blocks(circuit, i))
+                groups = layer isa InputLayer ? layer.groups[b:b] : Int32[]
+                if !(layer isa InputLayer)
+                    foreach(k -> join!(block, layer.children[k]), child_range(layer, b))
+                    layer isa SumLayer && (groups = layer.groups[child_range(layer, b)])
+                end
+                foreach(g -> join!(block, get!(first_of, g, block)), groups)
             end
-            foreach(g -> join!(block, get!(first_of, g, block)), groups)
         end
     end
-    return top.(eachindex(above))
 end
 
 "The blocks of every part, ascending."

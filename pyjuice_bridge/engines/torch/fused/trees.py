@@ -312,8 +312,9 @@ class _Finder:
             plan, blocks = self.program.layers[layer], sums[here, 1]
             assert isinstance(plan, SumPlan)
             self.covered[layer][blocks] = True
-            groups = np.arange(plan.num_blocks) // (plan.num_blocks // plan.num_groups)
-            if plan.groups is not None:
+            if plan.groups is None:
+                groups = np.arange(plan.num_blocks) // (plan.num_blocks // plan.num_groups)
+            else:
                 groups = plan.groups.numpy()
             source = plan.sources[0]
             matrices[here, 0], matrices[here, 1] = self.program.owners[layer], groups[blocks]
