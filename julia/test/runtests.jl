@@ -4,6 +4,16 @@ using JuiceBridge: Counts, Epoch, Layer, check, fit, glue, sample
 using JuiceBridge: maximum_spanning_tree, mutual_information, tree_levels
 using StableRNGs: StableRNG
 
+"All Julia files in some folders of the package."
+function source_files(folders...)
+    root = joinpath(@__DIR__, "..")
+    files = String[]
+    for folder in folders, (path, _, found) in walkdir(joinpath(root, folder))
+        append!(files, joinpath.(path, filter(endswith(".jl"), found)))
+    end
+    return files
+end
+
 include("circuits.jl")
 include("oracle.jl")
 include("engine_oracle.jl")
@@ -24,6 +34,7 @@ include("engine_circuits.jl")
     include("test_juice.jl")
     include("test_print_tree.jl")
     include("test_page.jl")
+    include("test_examples.jl")
     include("test_engine.jl")
     include("test_arguments.jl")
     include("test_engine_training.jl")

@@ -49,11 +49,11 @@ function code_blocks(page, languages)
     return found
 end
 
-"What a block prints, followed by its value as a REPL shows it."
-function printed(space, block)
+"What code prints, followed by its value as a REPL shows it."
+function printed(space, code)
     path = tempname()
     value = open(path, "w") do file
-        redirect_stdout(() -> include_string(space, block.text, "julia.md"), file)
+        redirect_stdout(() -> include_string(space, code, "julia.md"), file)
     end
     shown = isnothing(value) ? "" : repr("text/plain", value; context = :limit => true)
     return rstrip(read(path, String) * shown)
@@ -77,7 +77,7 @@ end
                     @test_skip "Juice.jl"
                     break
                 end
-                found = printed(space, block)
+                found = printed(space, block.text)
                 expected = k < length(blocks) ? blocks[k+1] : block
                 expected.language == "text" && @test found == rstrip(expected.text)
             end

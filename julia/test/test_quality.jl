@@ -20,32 +20,9 @@ end
     end
 end
 
-@testset "examples in docstrings" begin
-    if has_package("Documenter")
-        @eval using Documenter
-        Base.invokelatest() do
-            setup = :(using JuiceBridge)
-            DocMeta.setdocmeta!(JuiceBridge, :DocTestSetup, setup; recursive = true)
-            doctest(JuiceBridge; manual = joinpath(@__DIR__, "..", "docs", "src"))
-        end
-    else
-        @test_skip "Documenter"
-    end
-end
-
 @testset "the reference lists every exported name" begin
     listed = readlines(joinpath(@__DIR__, "..", "docs", "src", "reference.md"))
     @test issubset(string.(names(JuiceBridge)), listed)
-end
-
-"All Julia files in some folders of the package."
-function source_files(folders...)
-    root = joinpath(@__DIR__, "..")
-    files = String[]
-    for folder in folders, (path, _, found) in walkdir(joinpath(root, folder))
-        append!(files, joinpath.(path, filter(endswith(".jl"), found)))
-    end
-    return files
 end
 
 @testset "formatting" begin
