@@ -195,6 +195,14 @@ function within_bounds(single, double, i)
     return true
 end
 
+@testset "columns are raised: 1e-4 to the power of $states" for (states, doubts) in
+                                                                ((12, []), (20, [1]))
+    circuit, x = sticky_hmm(2 * states), Int32[fill(0, states); fill(1, states);;]
+    single, _ = both_passes(circuit, x)
+    @test JuiceBridge.doubtful(single) == doubts
+    @test log_likelihood(circuit, x) ≈ oracle_ll(circuit, x) rtol = 1e-5
+end
+
 "Every row of the parameters with a one where it was largest."
 function one_hot(circuit)
     hard = map(circuit.layers) do layer

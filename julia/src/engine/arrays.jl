@@ -184,6 +184,19 @@ end
     return ifelse(e < -1022, 0.0, reinterpret(Float64, bits))
 end
 
+"2^e for an exponent of normal numbers."
+@inline normal_power(::Type{Float32}, e::Int32) =
+    reinterpret(Float32, (e + Int32(127)) << 23)
+@inline normal_power(::Type{Float64}, e::Int32) =
+    reinterpret(Float64, (Int64(e) + 1023) << 52)
+
+"""
+Two powers whose product is 2^e, for values of raised columns: these times the first are zero
+only if they times both are.
+"""
+@inline two_powers(::Type{T}, e::Real) where {T} =
+    power_of_two(T, max(e, -126)), power_of_two(T, min(e + 126, 0))
+
 bits_type(::Type{Float32}) = Int32
 bits_type(::Type{Float64}) = Int64
 

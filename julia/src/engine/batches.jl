@@ -207,13 +207,10 @@ end
 function add_extra!(pass::Pass, counts)
     pass.has_extra || return counts
     pass.has_extra = false
-    for (tally, extra, groups) in zip(counts, pass.double.extra, pass.program.groups)
+    for (tally, extra) in zip(counts, pass.double.extra)
         isempty(tally) && continue
-        foreach(of_groups(tally, groups), of_groups(extra, groups)) do into, from
-            into .= min.(into .+ min.(from, LARGEST_RATIO), LARGEST_RATIO)
-            from .= 0
-            return nothing
-        end
+        tally .= min.(tally .+ min.(extra, LARGEST_RATIO), LARGEST_RATIO)
+        fill!(extra, 0)
     end
     return counts
 end

@@ -34,6 +34,7 @@ struct Context{F}
     blocks::BlockMap
     direct::Vector{Bool}
     flow_owners::Vector{Int}
+    lifts::Vector{Int32}
     ints::F
 end
 
@@ -50,24 +51,56 @@ function compile(circuit::Circuit, A::Type, variables = collect(1:circuit.num_va
     numbers = eachindex(circuit.layers)
     direct = [is_direct(circuit, i, blocks) for i in numbers]
     flow_owners = [find_flow_owner(circuit, i, blocks) for i in numbers]
-    context = Context(circuit, blocks, direct, flow_owners, ints)
+    context =
+        Context(circuit, blocks, direct, flow_owners, find_lifts(circuit, blocks), ints)
     plans = LayerPlan{V}[plan_layer(circuit.layers[i], i, context) for i in numbers]
     families = [families_of(layer, ints) for layer in circuit.layers]
     sites = [latent_sites(circuit, i, blocks, ints) for i in numbers]
     num_roots = length(circuit.roots)
     roots = links(1:num_roots, circuit.roots, blocks, ints; once = :children)
-    groups = [own_groups(circuit, i) for i in numbers]
-    return Program{V}(plans, families, sites, roots, num_roots, variables, groups)
+    return Program{V}(plans, families, sites, roots, num_roots, variables)
 end
 
-"The groups of layer `i` that its blocks, or those of layers tied to it, have."
-function own_groups(circuit, i)
-    owner(j, layer) = layer isa SumLayer && layer.tied_to > 0 ? layer.tied_to : j
-    listed = [
-        layer.groups for (j, layer) in enumerate(circuit.layers) if
-        !(layer isa ProductLayer) && owner(j, layer) == i
-    ]
-    return sort!(unique(reduce(vcat, listed; init = Int32[])))
+"""
+Exponents to which the largest values of blocks are raised: high, but so that the factors of
+no `:hadamard` product are together above [`HIGHEST_PRODUCT`](@ref). Kronecker products have
+factors of at most one, and are not raised.
+"""
+function find_lifts(circuit, blocks)
+    lifts = fill(Int32(HIGHEST), num_blocks(circuit))
+    for i in reverse(eachindex(circuit.layers))
+        layer = circuit.layers[i]
+        layer isa InputLayer && continue
+        for (b, block) in enumerate(layer_blocks(circuit, i))
+            children = view(layer.children, child_range(layer, b))
+            allowed = Int32(HIGHEST)
+            if layer isa SumLayer
+                allowed = lifts[block]
+            elseif layer.kind === :hadamard
+                factors = count(!is_input(circuit, blocks), children)
+                allowed = Int32(HIGHEST_PRODUCT ÷ max(1, factors))
+            elseif layer.kind === :kronecker
+                lifts[block] = 0
+            end
+            for child in children
+                lifts[child] = min(lifts[child], allowed)
+            end
+        end
+    end
+    return lifts
+end
+
+"Whether a block is one of inputs, whose values are not raised."
+is_input(circuit, blocks) = block -> circuit.layers[blocks.layers[block]] isa InputLayer
+
+"By how much factors of each block of a product layer may raise what two of them have lost."
+function find_spills(layer::ProductLayer, circuit, blocks)
+    layer.kind === :hadamard || return zeros(Int32, num_blocks(layer))
+    return map(1:num_blocks(layer)) do b
+        children = view(layer.children, child_range(layer, b))
+        factors = count(!is_input(circuit, blocks), children)
+        return Int32(max(0, factors - 2) * (HIGHEST_PRODUCT ÷ max(1, factors)))
+    end
 end
 
 "The layers after `i` that read a block of layer `i`."
@@ -160,9 +193,13 @@ end
 
 function plan_layer(layer::ProductLayer, i, context::Context)
     (; circuit, blocks, flow_owners, ints) = context
-    children = layer.children
-    sources = blocks.layers[children]
     readers, slots = enumerate_children(layer.offsets)
+    children = layer.children
+    if layer.kind === :hadamard
+        inputs_last = map(is_input(circuit, blocks), children)
+        children = children[sortperm(collect(zip(readers, inputs_last)))]
+    end
+    sources = blocks.layers[children]
     lows = zeros(Int32, length(children))
     if layer.kind === :concat
         for k in eachindex(lows)
@@ -173,6 +210,7 @@ function plan_layer(layer::ProductLayer, i, context::Context)
     given = [flow_owners[source] != i for source in sources]
     flow_targets = (readers[given], children[given])
     placed = (lows = lows[given], slots = slots[given])
+    reads = links(readers, children, blocks, ints; once = :readers, lows, slots)
     return ProductPlan(;
         layer = i,
         layer.kind,
@@ -183,8 +221,10 @@ function plan_layer(layer::ProductLayer, i, context::Context)
         places = blocks.places[children],
         lows,
         below = sort!(unique(Int.(sources))),
-        reads = links(readers, children, blocks, ints; once = :readers, lows, slots),
+        reads = sort(reads; by = link -> circuit.layers[link.layer] isa InputLayer),
         pushes = links(flow_targets..., blocks, ints; once = :children, placed...),
+        lifts = ints(context.lifts[layer_blocks(circuit, i)]),
+        spills = ints(find_spills(layer, circuit, blocks)),
         in_place = is_in_place(i, context),
         mixer = mixer_of(i, context),
         counts_along = counts_along(i, context),

@@ -5,13 +5,20 @@ function finish_counts!(pass::Pass, counts)
     for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
         isempty(flow) && continue
         if plan isa SumPlan
-            flow .*= θ
+            times_weights!(flow, θ)
         else
             view(flow, :, 1, :) .= 0
         end
     end
     return counts
 end
+
+"""
+Multiply the counts of weights by these; where a weight is zero, counts without it may have left
+the range of numbers.
+"""
+times_weights!(flow::AbstractArray{T}, θ) where {T} =
+    flow .= min.(flow, T(LARGEST_RATIO)) .* θ
 
 "Expect the missing values too: the flow of a missing value counts θ for each category."
 function spread_missing!(pass::Pass, counts)
@@ -26,7 +33,7 @@ end
     m_step!(pass, counts, η, pseudocount)
 
 θ ← (1 - η)·θ + η·normalise(counts + pseudocount / siblings), in place; counts are set to
-zero. Of a [`Part`](@ref) those of its own groups.
+zero.
 
 `counts` are as the downward pass collects them. A row without flow stays as it is, before
 pseudocounts. η = 1 is full-batch EM. The columns of leaves that are not categorical are then
@@ -35,14 +42,14 @@ brought back into their [`Family`](@ref).
 function m_step!(pass::Pass, counts, η::Real, pseudocount::Real)
     for (plan, θ, flow) in zip(pass.program.plans, pass.params, counts)
         isempty(flow) && continue
-        T, groups = eltype(θ), pass.program.groups[plan.layer]
+        T = eltype(θ)
         if plan isa InputPlan
             in_family!(plan.family, θ, flow) do
-                return step_table!(θ, flow, groups, T(η), T(pseudocount))
+                return step_table!(θ, flow, T(η), T(pseudocount))
             end
         else
             families = pass.program.families[plan.layer]
-            step_weights!(θ, flow, groups, families, T(η), T(pseudocount))
+            step_weights!(θ, flow, families, T(η), T(pseudocount))
         end
     end
     params_changed!(pass)
@@ -87,35 +94,43 @@ end
 "Columns added up by themselves: a vocabulary's sum, number by number, is off by 1e-5."
 const COLUMNS_TOGETHER = 256
 
-function step_table!(
-    θ::Array{T,3},
-    flow::Array{T,3},
-    groups,
-    η::T,
-    pseudocount::T,
-) where {T}
-    width, columns = size(θ)
-    rows = zeros(T, width, 4, Threads.nthreads())
-    work = 4 * width * columns * length(groups)
-    each_slab(width, length(groups), work) do k, nodes, part
-        g, number = Int(groups[k]), length(nodes)
-        keep = first(nodes) - 1 + 4 * width * (part - 1)
-        rate, add, some = keep + width, keep + 2 * width, keep + 3 * width
+"How many of some columns make one long enough for vector instructions, where they follow."
+function columns_in_one(number, width, columns)
+    number == width || return 1
+    together = 1
+    while 2 * together * width <= 8 * LANES && columns % (2 * together) == 0
+        together *= 2
+    end
+    return together
+end
+
+function step_table!(θ::Array{T,3}, flow::Array{T,3}, η::T, pseudocount::T) where {T}
+    width, columns, groups = size(θ)
+    rows = zeros(T, max(width, 8 * LANES), 4, Threads.nthreads())
+    each_slab(width, groups, 4 * length(θ)) do g, nodes, part
+        together = columns_in_one(length(nodes), width, columns - 1)
+        number = length(nodes) * together
+        keep = size(rows, 1) * 4 * (part - 1)
+        rate, add, some = (keep + size(rows, 1) * k for k = 1:3)
         column(c) = first(nodes) - 1 + width * (c - 1 + columns * (g - 1))
         each_lane(w -> @inbounds(rows[keep+w] = 0), number)
         for left = 2:COLUMNS_TOGETHER:columns
             each_lane(w -> @inbounds(rows[some+w] = 0), number)
-            for c = left:min(left + COLUMNS_TOGETHER - 1, columns)
+            for c = left:together:min(left + COLUMNS_TOGETHER - 1, columns)
                 at = column(c)
                 each_lane(w -> @inbounds(rows[some+w] += flow[at+w]), number)
             end
             each_lane(w -> @inbounds(rows[keep+w] += rows[some+w]), number)
         end
-        @inbounds for w = 1:number
-            kept = blend(rows[keep+w], columns - 1, η, pseudocount)
-            rows[keep+w], rows[rate+w], rows[add+w] = kept
+        @inbounds for w in eachindex(nodes)
+            places = w:length(nodes):number
+            total = sum(k -> @inbounds(rows[keep+k]), places)
+            kept = blend(total, columns - 1, η, pseudocount)
+            for k in places
+                rows[keep+k], rows[rate+k], rows[add+k] = kept
+            end
         end
-        for c = 2:columns
+        for c = 2:together:columns
             at = column(c)
             each_lane(number) do w
                 @inbounds begin
@@ -131,7 +146,7 @@ function step_table!(
     return θ
 end
 
-function step_table!(θ::AbstractArray{T,3}, flow, _, η::T, pseudocount::T) where {T}
+function step_table!(θ::AbstractArray{T,3}, flow, η::T, pseudocount::T) where {T}
     probs, counted = view(θ, :, 2:size(θ, 2), :), view(flow, :, 2:size(θ, 2), :)
     total = T.(sum(Float64, counted; dims = 2))
     step_rows!(probs, counted, total, size(probs, 2), η, pseudocount)
@@ -151,18 +166,18 @@ end
 function step_weights!(
     θ::Array{T,3},
     flow::Array{T,3},
-    groups,
     families,
     η::T,
     pseudocount::T,
 ) where {T}
     isempty(families.family) || return step_families!(θ, flow, families, η, pseudocount)
-    width_in, width = size(θ, 1), size(θ, 2)
-    work = 4 * width_in * width * length(groups)
-    each_slab(width, length(groups), work) do k, nodes, _
+    width_in, width, groups = size(θ)
+    each_slab(width, groups, 4 * length(θ)) do g, nodes, _
         for o in nodes
-            at = width_in * (o - 1 + width * (Int(groups[k]) - 1))
-            each_lane(i -> @inbounds(flow[at+i] *= θ[at+i]), width_in)
+            at = width_in * (o - 1 + width * (g - 1))
+            each_lane(width_in) do i
+                @inbounds flow[at+i] = min(flow[at+i], T(LARGEST_RATIO)) * θ[at+i]
+            end
             total = sum_column(flow, at, width_in)
             keep, rate, add = blend(total, width_in, η, pseudocount)
             each_lane(width_in) do i
@@ -180,20 +195,19 @@ end
 function step_weights!(
     θ::AbstractArray{T,3},
     flow,
-    _,
     families,
     η::T,
     pseudocount::T,
 ) where {T}
     isempty(families.family) || return step_families!(θ, flow, families, η, pseudocount)
-    flow .*= θ
+    times_weights!(flow, θ)
     step_rows!(θ, flow, sum(flow; dims = 1), size(θ, 1), η, pseudocount)
     fill!(flow, 0)
     return θ
 end
 
 function step_families!(θ, flow, families, η, pseudocount)
-    flow .*= θ
+    times_weights!(flow, θ)
     totals, siblings = family_totals(flow, families)
     step_rows!(θ, flow, totals, siblings, η, pseudocount)
     fill!(flow, 0)

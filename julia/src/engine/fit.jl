@@ -161,7 +161,7 @@ One training of one circuit; `pseudocount` is to be added to counts as they are 
 """
 Base.@kwdef struct Trainer{P<:Pass,R<:Rows,X,A}
     pass::P
-    parts::Vector{Part{P,R}}
+    parts::Vector{Part{P,R,A}}
     rows::R
     valid::X
     options::FitOptions
@@ -186,7 +186,7 @@ function Trainer(
     batch = options.optimizer === :full_em ? total : min(options.batch_size, total)
     momentum_rows = zeros(1, pass.program.num_roots)
     state = FitState(pass.params, nothing, momentum_rows, 0, Epoch[], nothing)
-    counts = new_counts(pass, options.frozen)
+    counts = isempty(parts) ? new_counts(pass, options.frozen) : empty(pass.params)
     prior = options.optimizer === :anemone ? new_counts(pass) : empty(counts)
     return Trainer(;
         pass,
@@ -227,6 +227,10 @@ function run_epoch!(trainer::Trainer, on_batch)
         state.steps += 1
         on_batch(state.steps, steps)
     end
+    if !isempty(trainer.parts)
+        foreach(part -> give_params!(state.params, part), trainer.parts)
+        params_changed!(pass)
+    end
     train = total / sum(Float64, rows.weights)
     isnan(train) &&
         throw(BridgeError("Training diverged: the log-likelihood is not a number."))
@@ -248,7 +252,7 @@ end
 "One step from the counts of a batch; returns Σ weight · log p before it."
 function train_on!(trainer::Trainer, columns, η)
     (; pass, parts, rows, counts, pseudocount) = trainer
-    isempty(parts) || return train_parts!(pass, parts, counts, columns, η, pseudocount)
+    isempty(parts) || return train_parts!(parts, columns, η, pseudocount)
     total = collect!(pass, counts, rows, columns)
     if trainer.options.optimizer === :anemone
         take_anemone_step!(trainer, columns, η)
@@ -314,6 +318,7 @@ function train!(trainer::Trainer, checkpoint, key, on_epoch, on_batch)
     if !isnothing(checkpoint) && isfile(checkpoint)
         read_checkpoint!(state, checkpoint, key)
         foreach(on_epoch, state.history)
+        foreach(part -> take_params!(part, state.params), trainer.parts)
     end
     while !is_finished(trainer)
         epoch = run_epoch!(trainer, on_batch)

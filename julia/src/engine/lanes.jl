@@ -52,6 +52,9 @@ instructions.
     return reinterpret(T, low), reinterpret(T, top)
 end
 
+"The largest of some values, none of them negative."
+@inline largest(vals::Array, start::Int, number::Int) = last(extremes(vals, start, number))
+
 @inline extremes(vals::Array, ::Nothing, start::Int, number::Int) =
     extremes(vals, start, number)
 
@@ -81,9 +84,6 @@ end
     return found
 end
 
-"Whether any entry of some groups, none of them negative, lies below `limit`."
-function any_below(vals::Array, groups, limit)
-    number = size(vals, 1) * size(vals, 2)
-    return any(g -> first(extremes(vals, number * (g - 1), number)) < limit, groups)
-end
-any_below(vals::AbstractArray, _, limit) = minimum(vals; init = one(limit)) < limit
+"Whether any entry, none of them negative, lies below `limit`."
+any_below(vals::Array, limit) = first(extremes(vals, 0, length(vals))) < limit
+any_below(vals::AbstractArray, limit) = minimum(vals; init = one(limit)) < limit

@@ -54,9 +54,10 @@ Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it,
     table = pass.params[source]
     plan = pass.program.plans[source]::InputPlan{Vector{Int32}}
     codes, width, batch = pass.codes.array, size(tile, 1), size(tile, 2)
+    base, variable = @inbounds plan.bases[leaf], plan.variables[leaf]
     for n in columns
         at = width * (n - 1 + batch * (b - 1))
-        from = width * (leaf_column(plan, codes, n, leaf) - 1)
+        from = width * (base + @inbounds(codes[n, variable]) - 1)
         if fresh
             each_lane(w -> @inbounds(tile[at+w] = table[from+w]), width)
         else
@@ -128,8 +129,9 @@ function count_leaf!(
     owned = nothing,
 )
     codes, width, batch = pass.codes.array, plan.width, pass.batch
+    base, variable = @inbounds plan.bases[leaf], plan.variables[leaf]
     for n in columns
-        column = Int(leaf_column(plan, codes, n, leaf))
+        column = Int(base + @inbounds(codes[n, variable]))
         is_owned(column, owned) || continue
         into = width * (column - 1)
         from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))

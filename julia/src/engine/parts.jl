@@ -4,10 +4,19 @@
 # counts and parameters stay in a cache from the upward pass to the M-step, and rows without
 # weight under its roots are left out.
 
-"A part of a circuit: its pass, and the rows with the weights of its own roots."
-struct Part{P<:Pass,R<:Rows}
+"""
+A part of a circuit.
+
+- `pass`: its own, with copies of its parameters;
+- `rows`: those of the circuit, with the weights of its own roots;
+- `groups`: by layer, the groups of the circuit's parameters that are its own;
+- `counts`: the same for parts of one shape one after the other, so that they stay in a cache.
+"""
+struct Part{P<:Pass,R<:Rows,C}
     pass::P
     rows::R
+    groups::Vector{Vector{Int}}
+    counts::Vector{C}
 end
 
 """
@@ -17,7 +26,7 @@ The parts that take steps one by one, in the order of their first blocks; none w
 circuit is to be trained as a whole.
 """
 function parts_to_train(circuit, pass::P, rows::R, options) where {P<:HostPass,R<:Rows}
-    parts = Part{P,R}[]
+    parts = Part{P,R,eltype(pass.params)}[]
     options.optimizer !== :anemone && isempty(rows.evidence) && is_plain(circuit, pass) ||
         return parts
     numbers = part_numbers(circuit)
@@ -26,12 +35,36 @@ function parts_to_train(circuit, pass::P, rows::R, options) where {P<:HostPass,R
         some = restricted(circuit, blocks)
         isnothing(some) && return empty(parts)
         program = compile(some.circuit, Array, some.variables)
-        own = Rows(rows.x, rows.weights[:, some.roots], rows.evidence)
-        push!(parts, Part{P,R}(Pass(pass, program), own))
+        params = map((array, groups) -> array[:, :, groups], pass.params, some.groups)
+        own_pass = Pass(pass, program, params)
+        own_rows = Rows(rows.x, rows.weights[:, some.roots], rows.evidence)
+        counts = new_counts(own_pass, options.frozen)
+        if !isempty(parts) && map(size, counts) == map(size, last(parts).counts)
+            counts = last(parts).counts
+        end
+        push!(parts, Part(own_pass, own_rows, some.groups, counts))
     end
     return parts
 end
-parts_to_train(circuit, ::P, ::R, _) where {P<:Pass,R<:Rows} = Part{P,R}[]
+parts_to_train(circuit, pass::P, ::R, _) where {P<:Pass,R<:Rows} =
+    Part{P,R,eltype(pass.params)}[]
+
+"Take the parameters of a part from those of the circuit."
+function take_params!(part::Part, params)
+    for (own, array, groups) in zip(part.pass.params, params, part.groups)
+        copyto!(own, view(array, :, :, groups))
+    end
+    params_changed!(part.pass)
+    return part
+end
+
+"Put the parameters of a part among those of the circuit."
+function give_params!(params, part::Part)
+    for (own, array, groups) in zip(part.pass.params, params, part.groups)
+        copyto!(view(array, :, :, groups), own)
+    end
+    return params
+end
 
 "Whether the M-step of a group needs nothing but that group's counts."
 function is_plain(circuit, pass)
@@ -69,12 +102,11 @@ function blocks_of_parts(circuit, numbers)
 end
 
 """
-The circuit of some blocks alone, in the layers and with the parameters of the whole; the
-variables that it reads, and its roots. `nothing` where a layer has none of the blocks.
+The circuit of some blocks alone, in the layers of the whole; the variables that it reads, its
+roots, and by layer its groups of parameters. `nothing` where a layer has none of the blocks.
 """
 function restricted(circuit, blocks)
-    renumbered(ids, new) = Int32[new[id] for id in ids]
-    new_block = Dict(block => i for (i, block) in enumerate(blocks))
+    renumbered(ids, all_ids) = Int32[searchsortedfirst(all_ids, id) for id in ids]
     places = map(eachindex(circuit.layers)) do i
         own = filter(block -> insorted(block, blocks), layer_blocks(circuit, i))
         return own .- (circuit.starts[i] - 1)
@@ -87,40 +119,58 @@ function restricted(circuit, blocks)
             (layer, some) in zip(circuit.layers, places) if layer isa InputLayer
         ),
     )
-    new_variable = Dict(v => i for (i, v) in enumerate(variables))
+    groups = Vector{Int}[]
     layers = map(circuit.layers, places) do layer, some
+        edges =
+            layer isa InputLayer ? some : reduce(vcat, child_range(layer, b) for b in some)
+        own = layer isa ProductLayer ? Int[] : sort!(unique(Int.(layer.groups[edges])))
+        push!(groups, own)
         if layer isa InputLayer
-            own = renumbered(layer.variables[some], new_variable)
-            return InputLayer(own, layer.groups[some], layer.params, layer.family)
+            own_variables = renumbered(layer.variables[some], variables)
+            some_params = layer.params[:, :, own]
+            return InputLayer(
+                own_variables,
+                renumbered(layer.groups[some], own),
+                some_params,
+                layer.family,
+            )
         end
-        edges = [child_range(layer, b) for b in some]
-        all_edges = reduce(vcat, edges)
-        offsets = cumsum([1; length.(edges)])
-        children = renumbered(layer.children[all_edges], new_block)
+        offsets = cumsum([1; [length(child_range(layer, b)) for b in some]])
+        children = renumbered(layer.children[edges], blocks)
         layer isa ProductLayer && return ProductLayer(layer.kind, offsets, children)
-        return SumLayer(offsets, children, layer.groups[all_edges], layer.weights)
+        numbers = renumbered(layer.groups[edges], own)
+        return SumLayer(offsets, children, numbers, layer.weights[:, :, own])
     end
-    roots = findall(in(keys(new_block)), circuit.roots)
-    blocks_of_roots = renumbered(circuit.roots[roots], new_block)
-    part = Circuit(length(variables), Vector{Layer}(layers), blocks_of_roots)
-    return (; circuit = part, variables, roots)
+    roots = findall(root -> insorted(root, blocks), circuit.roots)
+    own_roots = renumbered(circuit.roots[roots], blocks)
+    part = Circuit(length(variables), Vector{Layer}(layers), own_roots)
+    return (; circuit = part, variables, roots, groups)
+end
+
+"Read an array in order once: what is then read at random comes from a cache."
+function warm_up(array::Array{T}) where {T}
+    bits, line = zero(bits_type(T)), 64 ÷ sizeof(T)
+    @inbounds for k = 1:line:length(array)
+        bits |= reinterpret(bits_type(T), array[k])
+    end
+    return bits
 end
 
 """
-    train_parts!(pass, parts, counts, columns, η, pseudocount)
+    train_parts!(parts, columns, η, pseudocount)
 
 A step of every part on the columns that have weight under its roots; returns Σ weight ·
-log p before it.
+log p before it. The circuit's own parameters stay as they are, until `give_params!`.
 """
-function train_parts!(pass, parts, counts, columns, η, pseudocount)
+function train_parts!(parts, columns, η, pseudocount)
     total = 0.0
     for part in parts
         weights = part.rows.weights
         seen = filter(n -> any(>(0), view(weights, n, :)), columns)
         isempty(seen) && continue
-        total += collect!(part.pass, counts, part.rows, seen)
-        m_step!(part.pass, counts, η, pseudocount)
+        foreach(warm_up, part.pass.params)
+        total += collect!(part.pass, part.counts, part.rows, seen)
+        m_step!(part.pass, part.counts, η, pseudocount)
     end
-    params_changed!(pass)
     return total
 end

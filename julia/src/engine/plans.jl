@@ -46,11 +46,15 @@ end
 A product layer's children.
 
 - `offsets`, `sources`, `places`, `lows`: of each block's children, their layers, places and
-  the nodes before them, on the host;
-- `reads`: the same as links in which no reader occurs twice;
+  the nodes before them, on the host; inputs come last among the factors of a `:hadamard`
+  product;
+- `reads`: the same as links in which no reader occurs twice, those of inputs last;
 - `pushes`: the children that are handed a flow, as links in which no child occurs twice;
 - `in_place`: each block has one reader, an edge of a direct sum layer, which leaves the
   flow where the value was;
+- `lifts`: the exponent to which the largest value of a block's column is raised (see
+  [`HIGHEST`](@ref)); `spills`: by that of what the other factors may raise what two of them
+  have lost;
 - `mixer`: the direct sum layer that reads all blocks in their order, 0 where there is
   none;
 - `counts_along`: a thread that has the flow of one block may count its leaves at once,
@@ -68,6 +72,8 @@ Base.@kwdef struct ProductPlan{V}
     below::Vector{Int}
     reads::Vector{Link{V}}
     pushes::Vector{Link{V}}
+    lifts::V
+    spills::V
     in_place::Bool
     mixer::Int
     counts_along::Bool
@@ -146,8 +152,7 @@ const LayerPlan{V} = Union{InputPlan{V},ProductPlan{V},SumPlan{V}}
 """
 The static side of a circuit, or of a part of one, on a device; parameters are held apart.
 
-- `variables`: the rows of data that it reads, in the order of its codes;
-- `groups`: by layer, the groups of parameters that it has.
+`variables` are the rows of data that it reads, in the order of its codes.
 """
 struct Program{V}
     plans::Vector{LayerPlan{V}}
@@ -156,7 +161,6 @@ struct Program{V}
     roots::Vector{Link{V}}
     num_roots::Int
     variables::Vector{Int}
-    groups::Vector{Vector{Int32}}
 end
 
 """

@@ -4,8 +4,25 @@
 # smallest normal number and matters only where the whole tile is tiny. Columns whose
 # maximum is below the cube root of that number are redone with mantissas and exponents
 # apart (`redo_column!`). An entry that is zero because a factor is has lost nothing.
+#
+# In single precision the largest value of a column is not brought to one but raised, so that
+# values far below it have a place, too. Raised factors are multiplied first: what they lose is
+# then below the smallest normal number in the end, unless a third one raises it again (`spills`).
 
 weakest(::Type{T}) where {T} = cbrt(floatmin(T))
+
+"""
+The exponent to which columns are raised at most. Two such columns have a product in range,
+and flows down to 2^-66 of a sample are told from none.
+"""
+const HIGHEST = 60
+
+"The largest exponent of the factors of a product together."
+const HIGHEST_PRODUCT = 2 * HIGHEST
+
+"An exponent by which single precision raises values; double precision need not."
+@inline raised(::Type{Float32}, power) = power
+@inline raised(::Type{Float64}, power) = zero(power)
 
 function up!(pass::HostPass, plan::ProductPlan)
     start_tile!(pass, plan)
@@ -119,9 +136,9 @@ function list_nodes!(tile::Array{T}, scale, pass, plan, b, columns, children) wh
             source, place, low =
                 pass.tiles[plan.sources[k]].array, plan.places[k], plan.lows[k]
             shift = pass.scales[plan.sources[k]].array[n, place] - common
-            factor = power_of_two(T, shift)
+            near, far = two_powers(T, shift)
             @simd ivdep for w in axes(source, 1)
-                tile[low+w, n, b] = source[w, n, place] * factor
+                tile[low+w, n, b] = source[w, n, place] * near * far
             end
         end
         scale[n, b] = common
@@ -132,8 +149,9 @@ end
 # Normalising ------------------------------------------------------------------------------
 
 """
-Give each column of block `b` a maximum from 0.5 to 1, and bound what underflow took from
-it; zeros of the latent evidence `mask` are exact. Returns whether it took anything.
+Raise the maximum of each column of block `b` to its lift or just below, and bound what
+underflow took from it; zeros of the latent evidence `mask` are exact. Returns whether it took
+anything.
 
 A column of zeros gets the scale on which its bound is one, -Inf where it is exact.
 """
@@ -149,19 +167,24 @@ function normalise!(
     part,
 ) where {T}
     width, batch, lost = size(tile, 1), size(tile, 2), false
-    tiny, weak = floatmin(T), weakest(T)
+    lift, spill = raised(T, plan.lifts[b]), power_of_two(T, raised(T, plan.spills[b]))
+    tiny, weak = floatmin(T), weakest(T) * spill
     inherits = any(i -> pass.lossy[i], plan.below)
+    before = width * (first(columns) - 1 + batch * (b - 1))
+    careful = first(extremes(tile, before, width * length(columns))) < tiny
     @inbounds for n in columns
         at = width * (n - 1 + batch * (b - 1))
-        low, top = extremes(tile, mask, at, width)
+        low, top =
+            careful ? extremes(tile, mask, at, width) : (tiny, largest(tile, at, width))
         if top < weak
-            power, loss = redo_weak!(tile, mask, pass, plan, n, b, part, top)
+            power, loss = redo_weak!(tile, mask, pass, plan, n, b, part, top, lift)
         else
             lossy = low < tiny && underflowed(tile, mask, pass, plan, n, b, part)
-            power = Float64(power_of(top))
-            factor = power_of_two(T, -power)
+            steps = power_of(top) - lift
+            factor = normal_power(T, -steps)
             each_lane(w -> @inbounds(tile[at+w] *= factor), width)
-            loss = lossy ? tiny * power_of_two(Float64, -power) : 0.0
+            power = Float64(steps)
+            loss = lossy ? tiny * Float64(spill) * power_of_two(Float64, -power) : 0.0
         end
         inherits && ((loss, power) = add_inherited(loss, power, pass, plan, n, b))
         scale[n, b] += power

@@ -7,22 +7,27 @@ function up!(pass::Pass{T}, plan::ProductPlan) where {T}
     foreach(link -> times_link!(tile, pass, plan, link, common), plan.reads)
     mask = pass.masked[plan.layer] ? pass.masks[plan.layer].array : nothing
     isnothing(mask) || (tile .*= mask)
+    lift, spill = raised.(T, by_block(plan.lifts)), raised.(T, by_block(plan.spills))
     top = largest(tile)
-    weak = top .< weakest(T)
-    power = ifelse.(weak, 0.0, Float64.(power_of.(top)))
+    weak = top .< weakest(T) .* power_of_two.(T, spill)
+    power = Float64.(power_of.(top)) .- lift
+    factor = ifelse.(weak, one(T), power_of_two.(T, .-power))
     if any(weak)
         logs = fill!(similar(tile, Float64), 0)
         foreach(link -> add_link_logs!(logs, pass, plan, link, common), plan.reads)
         isnothing(mask) || (logs .+= log2.(Float64.(mask)))
         peak = largest_log(logs)
-        power .= ifelse.(weak, floor.(peak) .+ 1, power)
+        power .= ifelse.(weak, floor.(peak) .+ 1 .- lift, power)
         tile .= ifelse.(weak, exp2.(logs .- finite_or_zero.(power)), tile)
     end
-    tile .*= ifelse.(weak, one(T), power_of_two.(T, .-power))
+    tile .*= factor
     scale .+= reshape(power, size(scale))
     bound_loss!(pass, plan, tile, power, weak, mask, common)
     return nothing
 end
+
+"Numbers of blocks as `[1, 1, blocks]`."
+by_block(numbers) = reshape(numbers, 1, 1, :)
 
 finite_or_zero(x) = ifelse(isfinite(x), x, zero(x))
 
@@ -97,15 +102,19 @@ function spread_nodes(vals, plan, link)
     return reshape(repeat(reshape(vals, shape), repeats...), plan.width, batch, readers)
 end
 
-function times_link!(tile::AbstractArray{T}, pass, plan, link, common) where {T}
+function times_link!(tile, pass, plan, link, common)
     vals = spread_nodes(child_values(pass, link), plan, link)
     part = part_of(tile, pass, plan, link)
-    if isnothing(common)
-        part .*= vals
-    else
-        part .*= vals .* power_of_two.(T, shift_of(pass, link, common))
-    end
+    isnothing(common) || times_power!(vals, shift_of(pass, link, common))
+    part .*= vals
     return nothing
+end
+
+"Multiply values by powers of two, in the two steps of `two_powers`."
+function times_power!(vals::AbstractArray{T}, exponents) where {T}
+    vals .*= power_of_two.(T, max.(exponents, -126))
+    vals .*= power_of_two.(T, min.(exponents .+ 126, 0))
+    return vals
 end
 
 function add_link_logs!(logs, pass, plan, link, common)
@@ -131,7 +140,8 @@ function bound_loss!(
 ) where {T}
     low = smallest(isnothing(mask) ? tile : ifelse.(mask .> 0, tile, typemax(T)))
     divisor = ifelse.(weak, 1.0, exp2.(power))
-    loss = ifelse.(low .* divisor .< floatmin(T), floatmin(T) ./ divisor, 0.0)
+    least = Float64(floatmin(T)) .* exp2.(raised.(T, by_block(plan.spills)))
+    loss = ifelse.(low .* divisor .< floatmin(T), least ./ divisor, 0.0)
     if any(i -> pass.lossy[i], plan.below)
         loss .+= inherited_losses(pass, plan, power, common)
     end

@@ -180,9 +180,9 @@ end
 function copy_edge!(edges::Array{T}, pass, plan, e, n, common) where {T}
     tile, place = pass.tiles[plan.sources[e]].array, Int(plan.places[e])
     shift = pass.scales[plan.sources[e]].array[n, place] - common
-    factor = power_of_two(T, shift)
+    near, far = two_powers(T, shift)
     @inbounds @simd ivdep for w in axes(edges, 1)
-        edges[w, n, e] = factor * tile[w, n, place]
+        edges[w, n, e] = tile[w, n, place] * near * far
     end
     return nothing
 end

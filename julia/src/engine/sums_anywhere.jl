@@ -67,8 +67,7 @@ function gather_edges!(scale::AbstractMatrix, pass::Pass{T}, plan::SumPlan) wher
         part .= max.(part, own[:, link.children])
     end
     shift = exponents .- finite_or_zero.(scale[:, plan.blocks_there])
-    edges .*= reshape(power_of_two.(T, shift), 1, size(shift)...)
-    return edges
+    return times_power!(edges, reshape(shift, 1, size(shift)...))
 end
 
 function inherit_errors!(loss_bound::AbstractMatrix, scale, pass::Pass, plan::SumPlan)

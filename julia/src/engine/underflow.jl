@@ -74,9 +74,19 @@ end
 Redo a column whose maximum `top` is small, unless it is exactly zero. Returns its power of
 two (see [`redo_column!`](@ref)) and a bound on what underflow took from it then.
 """
-@noinline function redo_weak!(tile::Array{T}, mask, pass, plan, n, b, part, top) where {T}
+@noinline function redo_weak!(
+    tile::Array{T},
+    mask,
+    pass,
+    plan,
+    n,
+    b,
+    part,
+    top,
+    lift,
+) where {T}
     top > 0 || underflowed(tile, mask, pass, plan, n, b, part) || return -Inf, 0.0
-    power = redo_column!(tile, pass, plan, n, b, part)
+    power = redo_column!(tile, pass, plan, n, b, part, lift)
     lossy = underflowed(tile, mask, pass, plan, n, b, part)
     isfinite(power) || return power, lossy ? Inf : 0.0
     return power, lossy ? Float64(floatmin(T)) : 0.0
@@ -84,10 +94,10 @@ end
 
 """
 Set a column from the mantissas and exponents of its factors, in double precision, with a
-maximum from 0.5 to 1. Returns the power of two it is to be multiplied by on top of the
-children's scales, -Inf where all is zero.
+maximum of 2^`lift` or just below. Returns the power of two it is to be multiplied by on top
+of the children's scales, -Inf where all is zero.
 """
-@noinline function redo_column!(tile::Array{T}, pass, plan, n, b, part) where {T}
+@noinline function redo_column!(tile::Array{T}, pass, plan, n, b, part, lift) where {T}
     mantissas = view(pass.mantissas.array, :, part)
     exponents = view(pass.exponents.array, :, part)
     fill!(mantissas, 0.5)
@@ -101,6 +111,7 @@ children's scales, -Inf where all is zero.
     for w in eachindex(mantissas)
         power = ifelse(mantissas[w] > 0, max(power, exponents[w]), power)
     end
+    power -= lift
     common = finite_or_zero(power)
     for w in eachindex(mantissas)
         tile[w, n, b] = mantissas[w] * power_of_two(Float64, exponents[w] - common)

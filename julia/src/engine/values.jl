@@ -12,7 +12,7 @@ Buffers for batches through a circuit in the precision `T`: `load!`, `observe!`,
 `upward!` and `downward!`. Buffers keep their memory from batch to batch.
 
 - `whole`: where this is a [`Part`](@ref)'s, the pass of the whole circuit, with the same
-  parameters and buffers;
+  buffers;
 - `params`: by layer, tables (width, 1 + categories, groups) of inputs and weights (width
   in, width out, groups) of sums; empty for products and tied layers;
 - `weights`: the latter in precision `T` (the same arrays where that is theirs), not those of
@@ -113,26 +113,23 @@ function Pass{T}(program::Program{V}, params::Vector{P3}) where {T,V,P3}
 end
 
 """
-    Pass(whole, program)
+    Pass(whole, program, params)
 
-The pass of a part of a circuit, with the parameters and buffers of the whole one.
+The pass of a part of a circuit, with parameters of its own and the buffers of the whole one.
 """
-function Pass(whole::Pass, program::Program)
-    flags() = fill(false, length(program.plans))
-    own =
-        (:batch, :lossy, :spared, :masked, :keeps_flow, :faint, :limit, :double, :has_extra)
-    shared = setdiff(fieldnames(Pass), own)
+function Pass(whole::Pass{T}, program::Program, params) where {T}
+    own = Pass{T}(program, params)
+    buffers = (name for name in fieldnames(Pass) if is_buffer(getfield(whole, name)))
     return typeof(whole)(;
-        (name => getfield(whole, name) for name in shared)...,
-        program,
+        (name => getfield(own, name) for name in fieldnames(Pass))...,
         whole,
-        lossy = flags(),
-        spared = flags(),
-        masked = flags(),
-        keeps_flow = flags(),
-        faint = Union{Nothing,Bool}[nothing for _ in program.plans],
+        (name => getfield(whole, name) for name in buffers)...,
     )
 end
+
+is_buffer(::Any) = false
+is_buffer(::Buffer) = true
+is_buffer(::Vector{<:Buffer}) = true
 
 "Weights in another precision; tables are converted where they are read."
 function in_precision(::Type{T}, program::Program, params) where {T}
@@ -156,7 +153,7 @@ function double_pass!(pass::Pass)
     if double.stale
         for (i, weights) in enumerate(double.weights)
             isempty(weights) && continue
-            copy_groups!(weights, pass.params[i], pass.program.groups[i])
+            copyto!(weights, pass.params[i])
         end
         fill!(double.faint, nothing)
         double.stale = false
@@ -165,26 +162,13 @@ function double_pass!(pass::Pass)
 end
 
 new_double(pass::Pass, ::Nothing) = Pass{Float64}(pass.program, pass.params)
-new_double(pass::Pass, whole::Pass) = Pass(double_pass!(whole), pass.program)
-
-"Some groups of an array, each alone; where those are all, the array."
-function of_groups(array::AbstractArray{<:Any,3}, groups)
-    length(groups) == size(array, 3) && return [view(array, :, :, :)]
-    return [view(array, :, :, g) for g in groups]
-end
-
-"Copy some groups of an array."
-function copy_groups!(into::AbstractArray, from, groups)
-    foreach((a, b) -> a .= b, of_groups(into, groups), of_groups(from, groups))
-    return into
-end
+new_double(pass::Pass, whole::Pass) = Pass(double_pass!(whole), pass.program, pass.params)
 
 "Whether layer `owner` has weights so small that a value of a sum may be lost."
 function any_faint!(pass::Pass{T}, owner) where {T}
     known = pass.faint[owner]
     isnothing(known) || return known
-    weights, groups = pass.weights[owner], pass.program.groups[owner]
-    return pass.faint[owner] = any_below(weights, groups, faintest(T))
+    return pass.faint[owner] = any_below(pass.weights[owner], faintest(T))
 end
 
 "Below this a value may have lost terms; above, what a sum dropped is negligible."
@@ -271,7 +255,11 @@ function scores!(pass::Pass)
     return scores
 end
 
-@inline log_value(value, scale) = log(Float64(value)) + scale * log(2.0)
+"The logarithm of a value on a scale, the same however much of it is in either."
+@inline function log_value(value, scale)
+    power = power_of(Float64(value))
+    return log(Float64(value) * power_of_two(Float64, -power)) + (scale + power) * log(2.0)
+end
 
 """
 A column is doubtful when underflow may have changed its probability by more than this
