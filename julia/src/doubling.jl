@@ -175,7 +175,7 @@ function narrowed(layer, kept, columns, entries)
     found = stack(parts)
     isnothing(entries) && return found
     # A column may have had all its weight on nodes that are gone.
-    found .+= LEAST_WEIGHT
+    found .+= eltype(found)(LEAST_WEIGHT)
     for groups in group_lists(layer)
         found[:, :, groups] = normal_columns(found[:, :, groups], (1, 3))
     end

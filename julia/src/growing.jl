@@ -128,7 +128,10 @@ function grown_leaves(rng, layer, noise)
     return convert(typeof(layer.params), project!(layer.family, noisy, old))
 end
 
-two_by_two(own, cross) = [own cross.*own; cross.*own own]
+function two_by_two(own, cross)
+    other = eltype(own)(cross) .* own
+    return [own other; other own]
+end
 
 "A root's columns weigh the copy that it belongs to by 1, the other by the cross term."
 function root_columns(circuit, second, cross)

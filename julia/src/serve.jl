@@ -168,6 +168,12 @@ id_of(request, name) = Int(request.facts[name]) + 1
 
 latents_of(request) = Dict{String,Any}(get(request.arrays, "latents", ()))
 
+"The counts of a request, by layer of the circuit."
+function counts_of(request, circuit)
+    given = get(request.arrays, "counts", Dict())
+    return [get(given, string(i - 1), nothing) for i in eachindex(circuit.layers)]
+end
+
 device_of(request) = request.facts["device"]
 
 precision_of(request::Request) = request.facts["precision"] == "float64" ? Float64 : Float32
@@ -275,6 +281,40 @@ function answer(::Val{:region_circuit}, request, _)
         seed = get(request.facts, "seed", nothing),
     )
     return (; made)
+end
+
+# Growing -------------------------------------------------------------------------------------
+
+function answer(::Val{:choose_roots}, request, _)
+    return (; made = choose_roots(circuit_of(request), request.arrays["roots"] .+ Int32(1)))
+end
+
+function answer(::Val{:prune}, request, _)
+    circuit = circuit_of(request)
+    counts = counts_of(request, circuit)
+    return (; made = prune(circuit, counts, setting(request, "share")))
+end
+
+function answer(::Val{:widen}, request, _)
+    made = grow(
+        circuit_of(request),
+        request.arrays["second"] .== 1;
+        cross = setting(request, "cross"),
+        noise = setting(request, "noise"),
+        seed = setting(request, "seed"),
+    )
+    return (; made)
+end
+
+function answer(::Val{:narrow}, request, _)
+    circuit = circuit_of(request)
+    counts = counts_of(request, circuit)
+    return (; made = narrow(circuit, counts, setting(request, "share")))
+end
+
+function answer(::Val{:double}, request, _)
+    noise, seed = setting(request, "noise"), setting(request, "seed")
+    return (; made = double(circuit_of(request); noise, seed))
 end
 
 # Running -------------------------------------------------------------------------------------

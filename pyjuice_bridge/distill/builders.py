@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from numpy.typing import ArrayLike, NDArray
 
 from pyjuice_bridge.circuit.chow_liu import OnPair, chow_liu_tree
+from pyjuice_bridge.circuit.doubling import double, narrow
+from pyjuice_bridge.circuit.growing import choose_roots, prune, widen
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.rat_spn import rat_spn, tucker_circuit
 from pyjuice_bridge.circuit.region_circuit import region_circuit
 from pyjuice_bridge.circuit.region_graph import RegionGraph
-from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
 from pyjuice_bridge.distill.counting import count_parameters, latent_circuit
 from pyjuice_bridge.engines.base import Engine
 
@@ -22,7 +25,7 @@ class Builders(Protocol):
     """The functions of these names in ``circuit`` and ``distill``, in either language.
 
     Every implementation makes the same trees, structures and counts of the same data; random rows
-    are drawn by each in its own way.  ``name`` says which one it is.
+    and noise are drawn by each in its own way.  ``name`` says which one it is.
     """
 
     name: str
@@ -93,6 +96,31 @@ class Builders(Protocol):
     ) -> Circuit:
         """Build the circuit of ``distill.counting.latent_circuit``."""
 
+    def choose_roots(self, circuit: Circuit, of: ArrayLike) -> Circuit:
+        """Choose as ``circuit.growing.choose_roots`` does."""
+
+    def prune(self, circuit: Circuit, counts: Sequence[FloatArray | None], share: float) -> Circuit:
+        """Prune as ``circuit.growing.prune`` does."""
+
+    def widen(
+        self,
+        circuit: Circuit,
+        second: ArrayLike,
+        *,
+        cross: float = 0.2,
+        noise: float = 0.2,
+        seed: int = 0,
+    ) -> Circuit:
+        """Double a circuit of several roots as ``circuit.growing.widen`` does."""
+
+    def narrow(
+        self, circuit: Circuit, counts: Sequence[FloatArray | None], share: float
+    ) -> Circuit:
+        """Drop nodes as ``circuit.doubling.narrow`` does."""
+
+    def double(self, circuit: Circuit, *, noise: float = 0.2, seed: int = 0) -> Circuit:
+        """Double any circuit as ``circuit.doubling.double`` does."""
+
 
 class PythonBuilders:
     """Build circuits with the package's own functions."""
@@ -107,6 +135,11 @@ class PythonBuilders:
     tucker_circuit = staticmethod(tucker_circuit)
     count_parameters = staticmethod(count_parameters)
     latent_circuit = staticmethod(latent_circuit)
+    choose_roots = staticmethod(choose_roots)
+    prune = staticmethod(prune)
+    widen = staticmethod(widen)
+    narrow = staticmethod(narrow)
+    double = staticmethod(double)
 
     def random_hmm(self, states: int, vocabulary: int, length: int, *, seed: int) -> Circuit:
         return random_hmm(states, vocabulary, seed).circuit(length)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pyjuice_bridge.circuit import hdf5
-from pyjuice_bridge.circuit.growing import choose_roots, count_edges, prune, widen
+from pyjuice_bridge.circuit.growing import choose_roots, count_edges
 from pyjuice_bridge.circuit.hclt import hclt
 from pyjuice_bridge.circuit.patches import glue, patch_bundle
 from pyjuice_bridge.circuit.size import balanced_parents
@@ -201,7 +201,7 @@ def _random(parts: PatchParts, section: GrowingCircuit) -> Initialisation:
     """Begin with the same graph, all heads there, and Dirichlet(1) rows."""
 
     def make() -> Circuit:
-        bundle = choose_roots(
+        bundle = builders_of(parts.context.engine).choose_roots(
             parts.random_bundle(section.last_width), _owners(section, section.heads[1])
         )
         return glue(parts.above.random(len(bundle.roots)), bundle, parts.places)
@@ -302,7 +302,8 @@ def _begin(
         with parts.context.reporter.task("heads"):
             cluster = parts.latents.z["train"].reshape(-1)
             heads = first_heads(features, cluster, parts.clusters, start, seed)
-            circuit = choose_roots(parts.random_bundle(section.width), heads.owner)
+            builders = builders_of(parts.context.engine)
+            circuit = builders.choose_roots(parts.random_bundle(section.width), heads.owner)
         hdf5.save(circuit, folder / CIRCUIT)
         write_arrays(folder / HEADS, {"train": heads.labels, "owner": heads.owner})
         return {"heads": len(heads.owner), "history": []}
@@ -378,7 +379,7 @@ def _regroup(
     grow: bool,
 ) -> Artifact:
     """Prune a trained circuit and re-assign its patches; then grow it, if it is not the last."""
-    context = parts.context
+    context, builders = parts.context, builders_of(parts.context.engine)
 
     def build(folder: Path) -> Mapping[str, Any]:
         with context.reporter.task(f"heads after round {number}"):
@@ -389,13 +390,14 @@ def _regroup(
             heads = replace(before, slots=reassign(scores, before.slots, _RELUCTANCE))
             growth = plan_growth(heads, head_means(heads, scores), _SELECTED_SHARE, grow=grow)
             line = _history_line(parts, number, circuit, before, heads, scores, growth)
-            circuit = choose_roots(circuit, growth.of)
+            circuit = builders.choose_roots(circuit, growth.of)
             arrays: dict[str, NDArray[Any]] = {
                 "means": _mean_patches(parts, heads),
                 "sizes": heads.sizes(),
             }
             if grow:
-                circuit = widen(circuit, growth.second, seed=context.config.seed + number)
+                seed = context.config.seed + number
+                circuit = builders.widen(circuit, growth.second, seed=seed)
                 heads = recluster(features, heads, scores, growth)
             else:
                 heads = move(heads, growth)
@@ -414,8 +416,9 @@ def _regroup(
 
 def _pruned(parts: PatchParts, circuit: Circuit, heads: Heads) -> Circuit:
     rows, weights = dealt_rows(parts, heads)
-    counts = parts.context.engine.expected_counts(circuit, rows, weights)
-    return prune(circuit, counts.layers, _PRUNED_SHARE)
+    engine = parts.context.engine
+    counts = engine.expected_counts(circuit, rows, weights)
+    return builders_of(engine).prune(circuit, counts.layers, _PRUNED_SHARE)
 
 
 def _best_heads(parts: PatchParts, circuit: Circuit, heads: Heads, split: str) -> IntArray:

@@ -16,7 +16,6 @@ from random_circuits import random_circuit
 from pyjuice_bridge.circuit import hdf5
 from pyjuice_bridge.circuit.dictionary import with_dictionary
 from pyjuice_bridge.circuit.doubling import double, narrow
-from pyjuice_bridge.circuit.growing import choose_roots, prune, widen
 from pyjuice_bridge.circuit.hmm import random_hmm
 from pyjuice_bridge.circuit.rat_spn import rat_spn
 from pyjuice_bridge.circuit.region_circuit import latent_regions
@@ -291,85 +290,60 @@ def test_counting_over_region_graphs(julia: Builders) -> None:
                     np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-6)
 
 
-GROW = """
-using JuiceBridge
-using JuiceBridge: grow, prune
-import HDF5
-circuit = load_circuit(joinpath(ARGS[1], "circuit.h5"))
-x = HDF5.h5open(file -> read(file["x"]), joinpath(ARGS[1], "x.h5"))
-chosen = choose_roots(circuit, [1, 1, 3, 2])
-save_circuit(chosen, joinpath(ARGS[1], "chosen.h5"))
-grown = grow(chosen, [false, true, false, true]; cross = 0.3, noise = 0)
-save_circuit(grown, joinpath(ARGS[1], "grown.h5"))
-counts = expected_counts(grown, x; precision = Float64)
-save_circuit(prune(grown, counts.layers, 0.05), joinpath(ARGS[1], "pruned.h5"))
-noisy = grow(chosen, [false, true, false, true]; seed = 1)
-save_circuit(noisy, joinpath(ARGS[1], "noisy.h5"))
-"""
-
-
-def test_growing(tmp_path: Path) -> None:
+def test_growing(julia: Builders) -> None:
+    """Choosing, pruning and doubling are the same bit for bit where there is no noise."""
     circuit = PYTHON.patch_bundle([1, -1, 1], 3, 2, [2, 3, 4], seed=3)
     x = np.random.default_rng(4).integers(0, circuit.categories, (40, 9))
-    hdf5.save(circuit, tmp_path / "circuit.h5")
-    with h5py.File(tmp_path / "x.h5", "w", libver=("v110", "v110")) as file:
-        file["x"] = x
-    run_julia(GROW, tmp_path)
-    chosen = choose_roots(circuit, [0, 0, 2, 1])
-    assert_same(hdf5.load(tmp_path / "chosen.h5"), chosen)
-    expected = widen(chosen, [False, True, False, True], cross=0.3, noise=0)
-    grown = hdf5.load(tmp_path / "grown.h5")
-    counts = get_engine("torch", "cpu", precision="float64").expected_counts(expected, x)
-    for found, other in (
-        (grown, expected),
-        (hdf5.load(tmp_path / "pruned.h5"), prune(expected, counts.layers, 0.05)),
-    ):
-        assert_same(found, other, params=False)
-        check(found)
-        for a, b in zip(found.layers, other.layers, strict=True):
-            if layer_params(a) is not None:
-                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=2e-6)
-    sums = [layer for layer in other.layers if isinstance(layer, SumLayer)]
+    chosen, found = (b.choose_roots(circuit, [0, 0, 2, 1]) for b in (PYTHON, julia))
+    assert_same(found, chosen)
+    second = [False, True, False, True]
+    grown, found = (b.widen(chosen, second, cross=0.3, noise=0.0) for b in (PYTHON, julia))
+    assert_same(found, grown)
+    counts = get_engine("torch", "cpu").expected_counts(grown, x).layers
+    pruned, found = (b.prune(grown, counts, 0.05) for b in (PYTHON, julia))
+    assert_same(found, pruned)
+    check(found)
+    sums = [layer for layer in pruned.layers if isinstance(layer, SumLayer)]
     assert any((layer.weights == 0).any() for layer in sums)
-    noisy = hdf5.load(tmp_path / "noisy.h5")
-    check(noisy)
-    assert_same(noisy, expected, params=False)
+    noisy = [julia.widen(chosen, second, seed=seed) for seed in (1, 1, 2)]
+    check(noisy[0])
+    assert_same(noisy[0], grown, params=False)
+    assert_same(noisy[1], noisy[0])
+    drawn = [layer_params(each.layers[0]) for each in (*noisy, grown)]
+    assert not np.array_equal(drawn[2], drawn[0]) and not np.array_equal(drawn[3], drawn[0])
+    with pytest.raises(UserError, match="each of the 4 roots"):
+        julia.widen(chosen, [True])
+    with pytest.raises(UserError, match="from 1 to 3"):
+        julia.choose_roots(circuit, [3])
 
 
-DOUBLE = """
+DICTIONARY = """
 using JuiceBridge
-using JuiceBridge: double, narrow
-import HDF5
 circuit = load_circuit(joinpath(ARGS[1], "circuit.h5"))
-x = HDF5.h5open(file -> read(file["x"]), joinpath(ARGS[1], "x.h5"))
-save_circuit(double(circuit; noise = 0), joinpath(ARGS[1], "doubled.h5"))
-counts = expected_counts(circuit, x; precision = Float64)
-save_circuit(narrow(circuit, counts.layers, 0.4), joinpath(ARGS[1], "narrow.h5"))
 save_circuit(with_dictionary(circuit, 2), joinpath(ARGS[1], "low.h5"))
 """
 
 
 @pytest.mark.parametrize("name", ["hclt", "hmm", "glued", "regions"])
-def test_doubling_narrowing_and_dictionaries(name: str, tmp_path: Path) -> None:
+def test_doubling_narrowing_and_dictionaries(name: str, julia: Builders, tmp_path: Path) -> None:
     circuit = CIRCUITS[name]()
     wide = double(circuit, seed=1)
-    x = random_rows(circuit, 40, 4)
+    params = [layer_params(layer) for layer in wide.layers]
+    wide = wide.with_layer_params([None if p is None else p.astype(np.float32) for p in params])
+    counts = get_engine("torch", "cpu").expected_counts(wide, random_rows(circuit, 40, 4)).layers
+    assert_same(julia.double(wide, noise=0.0), double(wide, noise=0))
+    narrowed = julia.narrow(wide, counts, 0.4)
+    assert_same(narrowed, narrow(wide, counts, 0.4))
+    check(narrowed)
     hdf5.save(wide, tmp_path / "circuit.h5")
-    with h5py.File(tmp_path / "x.h5", "w", libver=("v110", "v110")) as file:
-        file["x"] = x
-    run_julia(DOUBLE, tmp_path)
-    counts = get_engine("torch", "cpu", precision="float64").expected_counts(wide, x).layers
-    for file_name, expected in (
-        ("doubled", double(wide, noise=0)),
-        ("narrow", narrow(wide, counts, 0.4)),
-        ("low", with_dictionary(wide, 2)),
-    ):
-        found = hdf5.load(tmp_path / f"{file_name}.h5")
-        check(found)
-        assert_same(found, expected, params=False)
-        for a, b in zip(found.layers, expected.layers, strict=True):
-            if layer_params(a) is not None:
-                np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-4, atol=1e-6)
+    run_julia(DICTIONARY, tmp_path)
+    low = hdf5.load(tmp_path / "low.h5")
+    check(low)
+    expected = with_dictionary(wide, 2)
+    assert_same(low, expected, params=False)
+    for a, b in zip(low.layers, expected.layers, strict=True):
+        if layer_params(a) is not None:
+            np.testing.assert_allclose(layer_params(a), layer_params(b), rtol=1e-4, atol=1e-6)
 
 
 def test_counting(julia: Builders) -> None:

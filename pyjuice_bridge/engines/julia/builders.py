@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pyjuice_bridge.circuit.chow_liu import OnPair, sample_rows
 from pyjuice_bridge.circuit.hclt import category_array, check_parents
 from pyjuice_bridge.circuit.region_circuit import per_region
 from pyjuice_bridge.circuit.region_graph import RegionGraph
-from pyjuice_bridge.circuit.types import Circuit, IntArray
+from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
 from pyjuice_bridge.engines.julia import Arrays, ask
 from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request
 
@@ -129,6 +130,32 @@ class JuliaBuilders:
             "tucker_circuit", {"latents": latents, "seed": seed}, _over(graph, categories)
         )
 
+    def choose_roots(self, circuit: Circuit, of: ArrayLike) -> Circuit:
+        return _changed("choose_roots", circuit, {}, {"roots": _ids(of)})
+
+    def prune(self, circuit: Circuit, counts: Sequence[FloatArray | None], share: float) -> Circuit:
+        return _changed("prune", circuit, {"share": share}, _by_layer(counts))
+
+    def widen(
+        self,
+        circuit: Circuit,
+        second: ArrayLike,
+        *,
+        cross: float = 0.2,
+        noise: float = 0.2,
+        seed: int = 0,
+    ) -> Circuit:
+        facts = {"cross": cross, "noise": noise, "seed": seed}
+        return _changed("widen", circuit, facts, {"second": _ids(second)})
+
+    def narrow(
+        self, circuit: Circuit, counts: Sequence[FloatArray | None], share: float
+    ) -> Circuit:
+        return _changed("narrow", circuit, {"share": share}, _by_layer(counts))
+
+    def double(self, circuit: Circuit, *, noise: float = 0.2, seed: int = 0) -> Circuit:
+        return _changed("double", circuit, {"noise": noise, "seed": seed}, {})
+
 
 def _over(graph: RegionGraph, categories: ArrayLike) -> dict[str, NDArray[Any]]:
     """Return a region graph, as the text of its file, and the values of its variables."""
@@ -144,6 +171,17 @@ def _circuit(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Circ
     made = _build(do, facts, arrays, **circuits).circuit
     assert made is not None
     return made
+
+
+def _changed(do: str, circuit: Circuit, facts: Facts, arrays: Arrays) -> Circuit:
+    """Ask for a circuit made of another, which the worker may have already."""
+    made = ask(Request(do, facts, arrays, subject=circuit)).circuit
+    assert made is not None
+    return made
+
+
+def _by_layer(counts: Sequence[FloatArray | None]) -> Arrays:
+    return {f"counts/{i}": count for i, count in enumerate(counts)}
 
 
 def _ids(values: ArrayLike) -> IntArray:
