@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pyjuice_bridge.config.sweep import words_of
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.report.compare import ComparedArm, Spread, compare_table
-from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Run, read_run
+from pyjuice_bridge.report.run_dir import SPLITS, ArmResult, Epoch, Run, read_run
 from pyjuice_bridge.report.words import arm_name, bytes_text
 
 NONE = "–"
@@ -63,7 +64,41 @@ def _section(title: str, runs: Sequence[Run]) -> str:
     coding = [c for c in _distinct("colour", results).split(", ") if c not in ("", "rgb")]
     notes += [f"Colour coding: {', '.join(coding)}."] if coding else []
     notes += [f"Run {i}: {label}." for i, label in enumerate(labels, 1) if len(labels) > 1]
-    return "\n\n".join([f"### {title}", "\n".join(lines), " ".join(notes), _provenance(results)])
+    parts = [f"### {title}", "\n".join(lines), " ".join(notes), _equal_seconds(runs)]
+    return "\n\n".join([*filter(None, parts), _provenance(results)])
+
+
+def _equal_seconds(runs: Sequence[Run]) -> str:
+    """Every arm's best score on validation until the quickest one ended; "" without two arms."""
+    rows: list[tuple[str, float, dict[str, str]]] = []
+    for run in runs:
+        for point in run.points:
+            curves: dict[str, list[Epoch]] = {}
+            for epoch in run.epochs:
+                if epoch.point == point and epoch.valid is not None:
+                    curves.setdefault(epoch.arm, []).append(epoch)
+            if len(curves) > 1:
+                end = min(curve[-1].total_seconds for curve in curves.values())
+                cells = {arm: _best_until(end, curve, run) for arm, curve in curves.items()}
+                name = ", ".join([run.path.name, *filter(None, [words_of(point)])])
+                rows.append((name, end, cells))
+    if not rows:
+        return ""
+    arms = list(dict.fromkeys(arm for _, _, cells in rows for arm in cells))
+    lines = [
+        "At equal seconds, teacher and clustering included: the best score on validation until the "
+        "quickest arm ended (the others still have a larger step size then).\n",
+        _line(["run", "seconds", *map(arm_name, arms)]),
+        _line(["---"] + ["---:"] * (1 + len(arms))),
+    ]
+    for name, end, cells in rows:
+        lines.append(_line([name, f"{end:,.0f}", *(cells.get(arm, NONE) for arm in arms)]))
+    return "\n".join(lines)
+
+
+def _best_until(end: float, curve: Sequence[Epoch], run: Run) -> str:
+    scores = [e.valid for e in curve if e.total_seconds <= end and e.valid is not None]
+    return f"{min(scores):,.{run.measure.digits}f}" if scores else NONE
 
 
 def _rows_of(row: ComparedArm, runs: Sequence[Run]) -> list[ArmResult]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyjuice_bridge.circuit.doubling import narrow as narrow
     from pyjuice_bridge.circuit.families.binomial import Binomial as Binomial
     from pyjuice_bridge.circuit.families.categorical import Categorical as Categorical
+    from pyjuice_bridge.circuit.families.gaussian import Gaussian as Gaussian
     from pyjuice_bridge.circuit.families.logistic import Logistic as Logistic
     from pyjuice_bridge.circuit.families.smooth import Smooth as Smooth
     from pyjuice_bridge.circuit.formats import read_circuit as read_circuit
@@ -83,6 +84,7 @@ _MODULES = {
     "circuit.doubling": ("double", "narrow"),
     "circuit.families.binomial": ("Binomial",),
     "circuit.families.categorical": ("Categorical",),
+    "circuit.families.gaussian": ("Gaussian",),
     "circuit.families.logistic": ("Logistic",),
     "circuit.families.smooth": ("Smooth",),
     "circuit.formats": ("read_circuit", "write_circuit"),

@@ -54,7 +54,8 @@ MESSAGES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"circuit": {"leaves": {"family": "gausian"}}},
-        "'circuit.leaves.family' is 'gausian'; choose categorical, smooth, logistic or binomial",
+        "'circuit.leaves.family' is 'gausian'; choose categorical, smooth, gaussian, "
+        "logistic or binomial; did you mean 'gaussian'?",
     ),
     (
         {"circuit": {"leaves": {"family": "logistic", "bandwidth": 2}}},

@@ -28,7 +28,7 @@ export compiled, log_likelihood, expected_counts, mpe, posteriors
 export FitOptions, Schedule, FitResult
 export to_juice, from_juice, load_juice, save_juice, juice_rows, from_juice_rows, juice_em
 # Names that others have, too: take them with `using JuiceBridge: check, congruent, double, fit, glue,
-# grow, narrow, prune, sample`, and leaf families, `Categorical`, `Smooth`, `Logistic` and `Binomial`, likewise.
+# grow, narrow, prune, sample`, and leaf families, `Categorical`, `Smooth`, `Gaussian`, `Logistic` and `Binomial`, likewise.
 
 include("families.jl")
 include("types.jl")

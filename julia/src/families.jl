@@ -58,6 +58,17 @@ struct Binomial <: Parametric
 end
 
 """
+    Gaussian(uniform = 0.001)
+
+A Gaussian hump over ordered values, or a hollow: two numbers per column.
+"""
+struct Gaussian <: Parametric
+    uniform::Float64
+
+    Gaussian(uniform = 1e-3) = new(check_uniform(uniform))
+end
+
+"""
     Logistic(uniform = 0.001)
 
 The discretised logistic distribution with open ends: location and scale per column.
@@ -76,6 +87,7 @@ end
 const FAMILIES = Dict{String,Type{<:Family}}(
     "categorical" => Categorical,
     "smooth" => Smooth,
+    "gaussian" => Gaussian,
     "logistic" => Logistic,
     "binomial" => Binomial,
 )
@@ -90,7 +102,7 @@ How many numbers a column is made from.
 """
 parameters_per_row(::Family, categories) = categories
 parameters_per_row(::Binomial, categories) = 1
-parameters_per_row(::Logistic, categories) = 2
+parameters_per_row(::Union{Gaussian,Logistic}, categories) = 2
 
 """
     is_constrained(family)
@@ -186,6 +198,86 @@ function shape(::Binomial, (share,), categories)
     return row ./ sum(row)
 end
 
+# A Gaussian column is exp(α·y - λ·y²/2) over its sum, y being counted from the middle value.
+# The likelihood is concave in (α, λ), also with y counted from the target's mean, and the best
+# column has the target's mean and variance.
+
+"λ lies between this and its negative."
+const SHARPEST = 50.0
+"λ from where Newton's method starts, at most: where it is larger, a column hardly changes with it."
+const SHARPEST_START = 4.0
+"By so much the log of the ratio of two neighbours near the mean changes in a step, at most."
+const LEAP = 4.0
+"Share added to curvatures: where two values have all mass, (α, λ) are known along one line."
+const DAMPING = 1e-4
+const NEWTON_STEPS = 2
+
+middle_value(row) = (length(row) - 1) / 2
+
+function recovered(::Gaussian, row)
+    logs, roots = log.(max.(row, 1e-300)), sqrt.(max.(row, 1e-60))
+    ratios, weights = diff(logs), roots[2:end] .* roots[1:(end-1)]
+    x = (1:(length(row)-1)) .- length(row) / 2
+    total = max(sum(weights), 1e-300)
+    middle, height = sum(weights .* x) / total, sum(weights .* ratios) / total
+    spread = sum(weights .* (x .- middle) .^ 2) / total
+    fall = -sum(weights .* (x .- middle) .* ratios) / total
+    # Where one pair alone weighs something, all other values have next to none.
+    λ = clamp(spread > 1e-12 ? fall / spread : SHARPEST, -SHARPEST, SHARPEST)
+    return height + λ * middle, λ
+end
+
+function improved(::Gaussian, (α, λ), weights)
+    total = sum(weights)
+    total > 0 || return α, λ
+    target = weights ./ total
+    mean = sum((v - 1) * target[v] for v in eachindex(target))
+    variance = sum(target[v] * (v - 1 - mean)^2 for v in eachindex(target))
+    offset = mean - middle_value(weights)
+    best, reach = (α - λ * offset, λ), 1.0
+    height, ascent = gaussian_climb(length(target), mean, variance, best...)
+    tried = (0.0, min(1 / max(variance, 1e-300), SHARPEST_START))
+    for step = 0:NEWTON_STEPS
+        if step > 0
+            share = min(reach, LEAP / max(sum(abs, ascent), 1e-300))
+            tried = best .+ share .* ascent
+            tried = (tried[1], clamp(tried[2], -SHARPEST, SHARPEST))
+        end
+        new_height, new_ascent = gaussian_climb(length(target), mean, variance, tried...)
+        better = new_height > height
+        if better
+            best, height, ascent = tried, new_height, new_ascent
+        end
+        step > 0 && (reach = better ? min(2reach, 1.0) : reach / 16)
+    end
+    return best[1] + best[2] * offset, best[2]
+end
+
+"Σ target·log p at (α, λ), y counted from the target's mean, and Newton's step from there."
+function gaussian_climb(categories, mean, variance, α, λ)
+    y = (0:(categories-1)) .- mean
+    logs = α .* y .- λ .* y .^ 2 ./ 2
+    top = maximum(logs)
+    row = exp.(logs .- top)
+    total = sum(row)
+    row ./= total
+    expected, squared = sum(row .* y), sum(row .* y .^ 2)
+    a = sum(row .* (y .- expected) .^ 2) * (1 + DAMPING) + 1e-30
+    b = -sum(row .* (y .- expected) .* (y .^ 2 .- squared)) / 2
+    c = sum(row .* (y .^ 2 .- squared) .^ 2) / 4 * (1 + DAMPING) + 1e-30
+    up, side = -expected, (squared - variance) / 2
+    area = a * c - b^2
+    height = -λ * variance / 2 - log(total) - top
+    return height, ((c * up - b * side) / area, (a * side - b * up) / area)
+end
+
+function shape(::Gaussian, (α, λ), categories)
+    y = (0:(categories-1)) .- (categories - 1) / 2
+    logs = α .* y .- λ .* y .^ 2 ./ 2
+    row = exp.(logs .- maximum(logs))
+    return row ./ sum(row)
+end
+
 # With κ = 1 / scale, ν = location / scale and u = κ·(v + 1/2) - ν at the boundary above value
 # v, an inner value has the probability σ(u)·σ(κ - u)·(1 - exp(-κ)). So the likelihood is that
 # of a logistic regression over boundaries plus a concave term in κ, and Newton's method finds
@@ -193,7 +285,6 @@ end
 
 const STEEPEST = 10.0
 const FLATTEST = 1e-5
-const NEWTON_STEPS = 2
 
 log_sigmoid(u) = min(u, zero(u)) - log1p(exp(max(-abs(u), -700)))
 

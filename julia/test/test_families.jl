@@ -1,4 +1,4 @@
-using JuiceBridge: Binomial, Logistic, Smooth, is_constrained, pool, project!
+using JuiceBridge: Binomial, Gaussian, Logistic, Smooth, is_constrained, pool, project!
 
 "A random column of probabilities, and the uniform one."
 random_pair(rng, categories) =
@@ -11,7 +11,8 @@ likely(target, column) = sum(target .* log.(max.(column, 1e-300)))
 @testset "projections raise the likelihood and stay in the family" begin
     rng = StableRNG(1)
     for categories in (1, 2, 5, 30),
-        family in (Binomial(), Binomial(0.0), Logistic(), Logistic(0.0))
+        family in
+        (Binomial(), Binomial(0.0), Gaussian(), Gaussian(0.0), Logistic(), Logistic(0.0))
 
         target, start = random_pair(rng, categories)
         column = project!(family, copy(target), start)
@@ -33,6 +34,16 @@ end
     @test found ≈ [binomial(8, v) * p^v * (1 - p)^(8 - v) for v = 0:8]
 end
 
+@testset "Gaussian columns have the mean and variance of their target" begin
+    target, column = random_pair(StableRNG(5), 30)
+    for _ = 1:20
+        column = project!(Gaussian(0.0), copy(target), column)
+    end
+    for power in (1, 2)
+        @test sum(column .* (0:29) .^ power) ≈ sum(target .* (0:29) .^ power)
+    end
+end
+
 @testset "smoothing keeps totals and goes by the width of a column" begin
     counts = [rand(StableRNG(3), 12) zeros(12) [v == 4 for v = 1:12]]
     found = pool(Smooth(0.4), counts)
@@ -45,7 +56,7 @@ end
     rng = StableRNG(4)
     plain = hclt([0, 1], 2, [6, 6]; seed = 1)
     x = rand(rng, Int32(0):Int32(5), 2, 40)
-    for family in (Smooth(), Binomial(), Logistic(0.01))
+    for family in (Smooth(), Binomial(), Gaussian(0.01), Logistic(0.01))
         layers = map(plain.layers) do layer
             layer isa InputLayer || return layer
             params = project!(family, copy(layer.params), layer.params)

@@ -138,6 +138,8 @@ class FitOptions(_Checked):
 
 
 USUAL = FitOptions()
+CANDIDATE_PASSES = 4
+"""With ``candidates`` one pass in so many is over all values."""
 """What ``fit`` does unless told otherwise."""
 
 

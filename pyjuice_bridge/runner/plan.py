@@ -124,19 +124,27 @@ class _Planner:
         self, kind: Kind, config: Settings, arm: str, circuits: Sequence[Circuit]
     ) -> float:
         """Estimate all passes of EM, those with latents observed included."""
-        # Only the arm of equal size has a structure of its own.
         batch = _batch(config, self.shape)
-        cost: StepCost = self._once(
-            [arm == "hclt", config.circuit.model_dump(), batch],
-            lambda: step_cost(self.engine, kind, config, arm, self.shape, batch),
-        )
         before = kind.before(config, self.shape) if arm == "lvd" else ()
         rest = config.train.epochs - sum(passes.count for passes in before)
+        cost = self._step_cost(kind, config, arm, config.train.candidates)
         each = mean(cost.seconds(circuit, self.shape.train, batch) for circuit in circuits)
+        observed = self._step_cost(kind, config, arm, None) if before else cost
         return rest * each + sum(
-            passes.count * cost.seconds(passes.circuit, passes.rows, passes.batch_size)
+            passes.count * observed.seconds(passes.circuit, passes.rows, passes.batch_size)
             for passes in before
         )
+
+    def _step_cost(
+        self, kind: Kind, config: Settings, arm: str, candidates: int | None
+    ) -> StepCost:
+        # Only the arm of equal size has a structure of its own.
+        which = [arm == "hclt", config.circuit.model_dump(), candidates]
+        found: StepCost = self._once(
+            which,
+            lambda: step_cost(self.engine, kind, config, arm, self.shape, candidates),
+        )
+        return found
 
     def _latent_seconds(self, kind: Kind, config: Settings) -> float | None:
         which = [config.teacher.model_dump(), config.cluster.model_dump()]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pyjuice_bridge.cluster.kmeans import assign, kmeans
 from pyjuice_bridge.config.settings import Cluster, Settings
 from pyjuice_bridge.distill.base import Kind
 from pyjuice_bridge.domains.base import Shape
-from pyjuice_bridge.engines.base import Engine, Epoch, FitOptions
+from pyjuice_bridge.engines.base import CANDIDATE_PASSES, Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.teachers.base import TeacherInputs, TeacherSection
 from pyjuice_bridge.teachers.text import TextTeacher
@@ -31,8 +32,10 @@ _VALUES = 1 << 14
 """Values of the circuit that time is measured on, at least."""
 _ENTRIES = 1 << 17
 """Entries of the sum matrices of an HCLT that time is measured on."""
-_FEW, _MANY = 16, 128
-"""Rows of the steps that are tried."""
+_FEW, _MOST = 16, 1 << 14
+"""Rows of the shortest steps that are tried, and of the longest."""
+_TIMES = 3
+"""So many times as long as the shortest step takes one that tells what a row costs."""
 _EPOCHS = 3
 _SAMPLES = 64
 """Samples that a teacher is tried on."""
@@ -61,17 +64,22 @@ class StepCost:
 
 
 def step_cost(
-    engine: Engine, kind: Kind, config: Settings, arm: str, shape: Shape, batch: int
+    engine: Engine,
+    kind: Kind,
+    config: Settings,
+    arm: str,
+    shape: Shape,
+    candidates: int | None,
 ) -> StepCost:
-    """Time steps on a few rows and on more of them, on a small circuit of an arm's sort."""
+    """Time steps on a few rows and on many more, on a small circuit of an arm's sort."""
     circuit = small_circuit(kind, config, arm, shape)
-    size = size_of(circuit)
-    few, many = min(_FEW, batch), min(_MANY, batch)
-    per_step, per_row = step_seconds(engine, circuit, few), 0.0
-    if many > few:
-        long = step_seconds(engine, circuit, many)
-        per_row = max(long - per_step, 0.0) / (many - few)
-        per_step = max(per_step - few * per_row, 0.0)
+    size, rows = size_of(circuit), _FEW
+    least = longest = step_seconds(engine, circuit, rows, candidates)
+    while longest < _TIMES * least and rows < _MOST:
+        rows *= 4
+        longest = step_seconds(engine, circuit, rows, candidates)
+    per_row = max(longest - least, 0.0) / (rows - _FEW)
+    per_step = max(least - _FEW * per_row, 0.0)
     return StepCost(per_row / size.activations, per_step / size.parameters)
 
 
@@ -106,8 +114,10 @@ def _smaller(shape: Shape) -> Iterator[Shape]:
         yield replace(shape, categories=sizes, sides=(side, side, channels))
 
 
-def step_seconds(engine: Engine, circuit: Circuit, rows: int) -> float:
+def step_seconds(engine: Engine, circuit: Circuit, rows: int, candidates: int | None) -> float:
     """Time a step on rows of noise, the fastest of a few.
+
+    With ``candidates`` it is the mean over a pass with all values and those with few.
 
     A busy machine makes steps take longer than they would; where the engine works in this process,
     its processor time, shared by its threads, is a bound on that.
@@ -122,9 +132,10 @@ def step_seconds(engine: Engine, circuit: Circuit, rows: int) -> float:
         busy = (clock[-1] - clock[-2]) / threads
         spent.append(min(epoch.seconds, busy) if engine.name == "torch" else epoch.seconds)
 
-    options = FitOptions(epochs=_EPOCHS, batch_size=rows)
+    turns = 1 if candidates is None else CANDIDATE_PASSES
+    options = FitOptions(epochs=_EPOCHS * turns, batch_size=rows, candidates=candidates)
     engine.fit(circuit, x, options, on_epoch=mark)
-    return min(spent)
+    return mean(min(spent[turn::turns]) for turn in range(turns))
 
 
 def latent_seconds(config: Settings, kind: Kind, shape: Shape, device: str) -> float:

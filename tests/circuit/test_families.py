@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from pyjuice_bridge.circuit import check, load, save
 from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.families.binomial import Binomial
 from pyjuice_bridge.circuit.families.categorical import Categorical
+from pyjuice_bridge.circuit.families.gaussian import Gaussian
 from pyjuice_bridge.circuit.families.logistic import Logistic
 from pyjuice_bridge.circuit.families.registry import FAMILIES
 from pyjuice_bridge.circuit.families.smooth import Smooth
@@ -29,6 +30,8 @@ from pyjuice_bridge.errors import UserError
 CONSTRAINED: tuple[Family, ...] = (
     Binomial(),
     Binomial(uniform=0.0),
+    Gaussian(),
+    Gaussian(uniform=0.0),
     Logistic(),
     Logistic(uniform=0.0),
 )
@@ -100,6 +103,45 @@ def test_binomial_rows_are_scipys_and_the_best(p: float, categories: int) -> Non
     mean = (target * np.arange(categories)).sum(-1) / trials
     expected = stats.binom.pmf(np.arange(categories), trials, mean[..., None])
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def gaussian_row(middle: float, deviation: float, categories: int) -> np.ndarray:
+    logs = stats.norm.logpdf(np.arange(categories), middle, deviation)
+    return np.asarray(np.exp(logs - special.logsumexp(logs)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    middle=st.floats(-3, 40),
+    deviation=st.floats(0.2, 40),
+    categories=st.integers(2, 40),
+    seed=SEEDS,
+)
+def test_gaussian_rows_are_scipys(
+    middle: float, deviation: float, categories: int, seed: int
+) -> None:
+    row = gaussian_row(middle, deviation, categories)[None, None]
+    assert not Gaussian(uniform=0.0).strays(row).any()
+    assert not Gaussian(uniform=0.001).strays(0.999 * row + 0.001 / categories).any()
+    start = Gaussian(uniform=0.0).rows(np.random.default_rng(seed), row.shape).astype(np.float64)
+    for _ in range(25):
+        start = Gaussian(uniform=0.0).projected(row, start)
+    # Beyond the ends, or on one value, almost all mass is on one value, and steps are small.
+    slow = not 0 < middle < categories - 1 or deviation < 0.4
+    assert score(row, row) - score(row, start) < (2e-3 if slow else 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gaussian_projections_have_the_moments_of_their_target(seed: int) -> None:
+    """What maximises the likelihood in an exponential family."""
+    categories = 30
+    target = random_target(seed, categories, 2.0)
+    family, x = Gaussian(uniform=0.0), np.arange(categories)
+    rows = family.rows(np.random.default_rng(seed), target.shape).astype(np.float64)
+    for _ in range(20):
+        rows = family.projected(target, rows)
+    for power in (1, 2):
+        np.testing.assert_allclose((rows * x**power).sum(-1), (target * x**power).sum(-1), 1e-8)
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,6 +13,7 @@ from test_engine_training import close, m_step
 
 from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.families.binomial import Binomial
+from pyjuice_bridge.circuit.families.gaussian import Gaussian
 from pyjuice_bridge.circuit.families.logistic import Logistic
 from pyjuice_bridge.circuit.families.smooth import Smooth
 from pyjuice_bridge.circuit.hclt import hclt
@@ -22,7 +23,7 @@ from pyjuice_bridge.distill.builders import builders_of
 from pyjuice_bridge.engines import get_engine
 from pyjuice_bridge.engines.base import Engine, FitOptions, Schedule
 
-LIKELY: tuple[Family, ...] = (Binomial(), Logistic(), Logistic(uniform=0.0))
+LIKELY: tuple[Family, ...] = (Binomial(), Gaussian(), Logistic(), Logistic(uniform=0.0))
 """Families whose M-step maximises the likelihood."""
 FAMILIES = (*LIKELY, Smooth())
 

@@ -16,6 +16,7 @@ from random_circuits import random_circuit, sharpened
 
 from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.families.binomial import Binomial
+from pyjuice_bridge.circuit.families.gaussian import Gaussian
 from pyjuice_bridge.circuit.families.logistic import Logistic
 from pyjuice_bridge.circuit.families.smooth import Smooth
 from pyjuice_bridge.circuit.growing import choose_roots, widen
@@ -167,7 +168,11 @@ def test_glued_patches(seed: int, width: int, power: int, evidence: str, grows: 
     elif evidence == "soft":
         values = rng.choice([0.0, 1e-35, 1e-20, 0.3, 1.0], (20, len(blocks), clusters))
         latents["z"] = values.astype("f4")
-    check_same(circuit, random_rows(circuit, 20, seed, 0.2), latents=latents)
+    x = random_rows(circuit, 20, seed, 0.2)
+    check_same(circuit, x, latents=latents)
+    possible = x[np.isfinite(EXACT.log_likelihood(circuit, x)).all(1)]
+    found, exact = (engine.posteriors(circuit, possible, "z") for engine in (ENGINE, EXACT))
+    np.testing.assert_allclose(found, exact, atol=1e-4)
 
 
 @pytest.mark.parametrize("observed", [False, True])
@@ -359,7 +364,7 @@ def test_skipping_hardly_changes_a_training() -> None:
     assert abs(exact.history[-1].train - skipping.history[-1].train) < 1e-4 * circuit.num_vars
 
 
-@pytest.mark.parametrize("family", [Smooth(), Binomial(), Logistic()], ids=str)
+@pytest.mark.parametrize("family", [Smooth(), Binomial(), Gaussian(), Logistic()], ids=str)
 def test_leaf_families_train_as_without_trees(family: Family) -> None:
     bundle = with_leaves(patch_bundle([-1, 0, 0], 4, 3, 9, seed=1), family, seed=2)
     above = hclt([-1, 0], 2, 4, seed=3)

@@ -104,6 +104,26 @@ def test_sets_are_apart_and_configurations_are_told_apart(tmp_path: Path) -> Non
     assert "Run 2: circuit.latents=8." in digits
 
 
+def test_arms_are_compared_at_equal_seconds(tmp_path: Path) -> None:
+    """When the quickest arm ends, the other one has ended two of its three passes."""
+    both = write_run(tmp_path / "both", 0, {"lvd": 1.0, "random": 1.0})
+    curves = {"lvd": [(5, 1.5), (30, 1.25)], "random": [(10, 2.5), (20, 1.75), (31, 1.125)]}
+    lines = [
+        {"arm": arm, "stage": "train", "passes": i, "total_seconds": seconds, "valid": valid}
+        for arm, curve in curves.items()
+        for i, (seconds, valid) in enumerate(curve, 1)
+    ]
+    (both / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    alone = write_run(tmp_path / "alone", 1, {"lvd": 1.0})
+    (alone / "metrics.jsonl").write_text(f"{json.dumps(lines[0])}\n")
+    assert "equal seconds" not in results.render([alone])
+    text = results.render([both, alone]).split("At equal seconds")[1]
+    assert table(text) == [
+        ["run", "seconds", "LVD", "Random start"],
+        ["both", "30", "1.2500", "1.7500"],
+    ]
+
+
 def test_mistakes_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main([str(tmp_path / "none")]) == 1
     assert "no such run directory" in capsys.readouterr().err

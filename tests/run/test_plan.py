@@ -157,9 +157,9 @@ def test_seconds_of_a_step_are_the_processors_where_it_is_this_process(
     monkeypatch.setattr(trials.time, "process_time", clock.process_time)
     circuit = hclt([-1, 0, 0], 2, 3, seed=0)
     engine = Fake("torch", 4, clock, 1e-3, 2.0)
-    assert trials.step_seconds(engine, circuit, 5) == pytest.approx(2.0 + 5e-3)  # type: ignore[arg-type]
+    assert trials.step_seconds(engine, circuit, 5, None) == pytest.approx(2.0 + 5e-3)  # type: ignore[arg-type]
     engine = Fake("julia", 4, clock, 1e-3, 2.0)
-    assert trials.step_seconds(engine, circuit, 5) == pytest.approx(102.0 + 5e-3)  # type: ignore[arg-type]
+    assert trials.step_seconds(engine, circuit, 5, None) == pytest.approx(102.0 + 5e-3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("batch", "rows"), [(256, 1000), (4, 10), (10**6, 50)])
@@ -175,18 +175,13 @@ def test_seconds_of_a_pass_are_those_of_its_steps(
     circuit = KINDS["hclt"].structure(config.circuit, "lvd", shape)
     engine = Fake("torch", 2, clock, 1e-3, 2.0)
     step = min(batch, rows)
-    cost = trials.step_cost(engine, KINDS["hclt"], config, "lvd", shape, step)  # type: ignore[arg-type]
+    cost = trials.step_cost(engine, KINDS["hclt"], config, "lvd", shape, None)  # type: ignore[arg-type]
     seconds = cost.seconds(circuit, rows, step)
     tried, whole = size_of(engine.asked[0][0]), size_of(circuit)
     per_step = 2.0 * whole.parameters / tried.parameters
     per_row = 1e-3 * whole.activations / tried.activations
     steps = -(-rows // min(batch, rows))
-    if min(batch, rows) > 16:
-        assert seconds == pytest.approx(rows * per_row + steps * per_step)
-    else:
-        # Too few rows to tell apart what a row costs: the steps as they are.
-        alone = (2.0 + 1e-3 * min(batch, rows)) * whole.parameters / tried.parameters
-        assert seconds == pytest.approx(steps * alone)
+    assert seconds == pytest.approx(rows * per_row + steps * per_step)
 
 
 def test_steps_are_tried_on_a_small_circuit_of_the_same_sort() -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pyjuice_bridge.circuit.families.base import Family
 from pyjuice_bridge.circuit.families.binomial import Binomial
 from pyjuice_bridge.circuit.families.categorical import Categorical
+from pyjuice_bridge.circuit.families.gaussian import Gaussian
 from pyjuice_bridge.circuit.families.logistic import Logistic
 from pyjuice_bridge.circuit.families.smooth import Smooth
 from pyjuice_bridge.errors import UserError, shown
@@ -19,6 +20,7 @@ from pyjuice_bridge.errors import UserError, shown
 FAMILIES: tuple[type[Family], ...] = (
     Categorical,
     Smooth,
+    Gaussian,
     Logistic,
     Binomial,
 )

@@ -223,7 +223,7 @@ class TorchEngine:
         self, circuit: Circuit, x: NDArray[Any], name: str, *, root: int = 0
     ) -> NDArray[np.float32]:
         x, root = check_rows(circuit, x), check_root(circuit, root)
-        program, params = self._load(circuit, trees=False)
+        program, params = self._load(circuit)
         return posteriors(circuit, program, params, tensor_of(x, self._device), name, root=root)
 
     @_arithmetic

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from pyjuice_bridge import processes
+from pyjuice_bridge.engines.base import CANDIDATE_PASSES
 from pyjuice_bridge.engines.torch.program import Program
 from pyjuice_bridge.engines.torch.values import Evidence
-
-PASSES = 4
-"""One pass in so many is over all values."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Candidates:
 
     def begin(self, number: int) -> bool:
         """Begin a pass; return whether it is over all values, which then are forgotten."""
-        full = number % PASSES == 0
+        full = number % CANDIDATE_PASSES == 0
         if full:
             self.known.zero_()
         return full

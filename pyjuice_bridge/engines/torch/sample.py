@@ -3,10 +3,13 @@
 Sampling is an upward pass with the evidence, then a top-down pass (``descent``): an active sum
 block in state i picks (edge, child node j) with probability ∝ weight[i, j] · value of the child
 node, and an active input block draws a category.  Both choices invert a cumulative sum, so no
-choice of probability zero is ever made.  A posterior is the flow of the latent's block.
+choice of probability zero is ever made.  A posterior is the flow of the latent's block; below it
+trees are evaluated depth first.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import Circuit
 from pyjuice_bridge.engines.torch.backward import Downward
-from pyjuice_bridge.engines.torch.batches import micro_batch
+from pyjuice_bridge.engines.torch.batches import EVALUATION_ROWS, micro_batch
 from pyjuice_bridge.engines.torch.descent import (
     CHUNK,
     STATES,
@@ -24,6 +27,7 @@ from pyjuice_bridge.engines.torch.descent import (
     layer_indices,
 )
 from pyjuice_bridge.engines.torch.forward import Upward
+from pyjuice_bridge.engines.torch.fused import Trees, cut_of
 from pyjuice_bridge.engines.torch.program import Params, Program, SumPlan
 from pyjuice_bridge.engines.torch.values import Evidence, Workspace
 from pyjuice_bridge.errors import UserError
@@ -108,8 +112,13 @@ def posteriors(
     if len(widths) > 1:
         raise UserError(f"The latents {name!r} have different numbers of values.")
     out = np.zeros((len(x), len(places), max(widths, default=0)), np.float32)
-    workspace = Workspace()
-    step = micro_batch(program)
+    cut, workspace = cut_of(program, {}), Workspace()
+    if cut is not None and cut.inside.isdisjoint(layers):
+        # What is left beside the trees is small enough for float64.
+        program = program.in_double
+    else:
+        program = replace(program, cut=None)
+    step = min(micro_batch(program, program.cut), EVALUATION_ROWS)
     for start in range(0, len(x), step):
         up = _upward(program, params, x, {}, workspace, start, step, root)
         down = Downward(up, [None] * len(params), keep=layers)
@@ -136,7 +145,10 @@ def _upward(
     """Run the upward pass of some rows, none of them impossible."""
     rows = slice(start, start + step)
     picked = {name: values[rows] for name, values in evidence.items()}
-    up = Upward(program, params, x[rows], picked, workspace)
+    if program.cut is None:
+        up = Upward(program, params, x[rows], picked, workspace)
+    else:
+        up = Trees(program.cut, program, params, x[rows], picked, workspace)
     up.run()
     doubt = up.doubtful()
     if doubt is not None and bool(doubt.any()):
