@@ -237,8 +237,8 @@ function improved(::Gaussian, (α, λ), weights)
     best, reach = (α - λ * offset, λ), 1.0
     height, ascent = gaussian_climb(length(target), mean, variance, best...)
     tried = (0.0, min(1 / max(variance, 1e-300), SHARPEST_START))
-    for step = 0:NEWTON_STEPS
-        if step > 0
+    for attempt = 0:NEWTON_STEPS
+        if attempt > 0
             share = min(reach, LEAP / max(sum(abs, ascent), 1e-300))
             tried = best .+ share .* ascent
             tried = (tried[1], clamp(tried[2], -SHARPEST, SHARPEST))
@@ -248,7 +248,7 @@ function improved(::Gaussian, (α, λ), weights)
         if better
             best, height, ascent = tried, new_height, new_ascent
         end
-        step > 0 && (reach = better ? min(2reach, 1.0) : reach / 16)
+        attempt > 0 && (reach = better ? min(2reach, 1.0) : reach / 16)
     end
     return best[1] + best[2] * offset, best[2]
 end
