@@ -53,12 +53,13 @@ def draw(points: Points, unit: str, title: str, out: Path) -> None:
     figure = Figure(figsize=(6, 3.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for arm, line in points.items():
+    for number, (arm, line) in enumerate(points.items()):
+        beside = (0, -12) if number % 2 else (0, 6)
         sizes, values = zip(*line, strict=True)
         axes.plot(sizes, values, marker="o", label=arm)
         for size, value in line:
             axes.annotate(
-                f"{value:.3f}", (size, value), xytext=(0, 6), textcoords="offset points", size=7
+                f"{value:.3f}", (size, value), xytext=beside, textcoords="offset points", size=7
             )
     axes.set_xscale("log")
     ticks = sorted({size for line in points.values() for size, _ in line})
