@@ -19,7 +19,7 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "CHUNK", 7)
     monkeypatch.setattr(sample, "CHUNK", 7)
     monkeypatch.setattr(sample, "STATES", 500)
-    monkeypatch.setattr(sample, "micro_batch", lambda program: 2)
+    monkeypatch.setattr(sample, "micro_batch", lambda *_: 2)
     monkeypatch.setattr(mpe, "STATES", 60)
     monkeypatch.setattr(mpe, "_TERMS", 20)
 
