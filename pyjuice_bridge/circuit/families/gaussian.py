@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.families.base import Array, namespace
-from pyjuice_bridge.circuit.families.parametric import Parametric, values_of
+from pyjuice_bridge.circuit.families.parametric import Parametric, fitted_line, values_of
 
 _STEPS = 2
 """Newton steps of one projection, refused ones included."""
@@ -50,15 +50,9 @@ class Gaussian(Parametric):
         roots = xp.sqrt(xp.clip(shape, _FAINT, None))
         weights = roots[..., 1:] * roots[..., :-1]
         x = values_of(shape)[:-1] - shape.shape[-1] / 2 + 1
-        total = xp.clip(weights.sum(-1)[..., None], _LEAST, None)
-        middle = (weights * x).sum(-1)[..., None] / total
-        height = (weights * ratios).sum(-1)[..., None] / total
-        spread = (weights * (x - middle) ** 2).sum(-1)[..., None] / total
-        fall = -(weights * (x - middle) * ratios).sum(-1)[..., None] / total
+        middle, height, slope, known = fitted_line(x, ratios, weights)
         # Where one pair alone weighs something, all other values have next to none.
-        known = spread > 1e-12
-        sharp = xp.where(known, fall / xp.where(known, spread, 1 + spread), _SHARP + 0 * fall)
-        sharp = xp.clip(sharp, -_SHARP, _SHARP)
+        sharp = xp.clip(xp.where(known, -slope, _SHARP + slope), -_SHARP, _SHARP)
         return xp.concatenate((height + sharp * middle, sharp), -1)
 
     def improved(self, found: Array, weights: Array) -> Array:

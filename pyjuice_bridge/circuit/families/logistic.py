@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.families.base import Array, namespace
-from pyjuice_bridge.circuit.families.parametric import Parametric, values_of
+from pyjuice_bridge.circuit.families.parametric import Parametric, fitted_line, values_of
 
 _STEPS = 2
 """Newton steps of one projection, refused ones included."""
@@ -43,14 +43,8 @@ class Logistic(Parametric):
         weights = (below * above) ** 2 + _LEAST
         odds = xp.log(xp.clip(below, 1e-300, None)) - xp.log(xp.clip(above, 1e-300, None))
         x = values_of(shape)[:-1] + 0.5
-        total = xp.clip(weights.sum(-1)[..., None], 1e-300, None)
-        middle = (weights * x).sum(-1)[..., None] / total
-        height = (weights * odds).sum(-1)[..., None] / total
-        spread = (weights * (x - middle) ** 2).sum(-1)[..., None] / total
-        slope = (weights * (x - middle) * odds).sum(-1)[..., None] / total
-        known = spread > 1e-12
-        steep = xp.where(known, slope / xp.where(known, spread, 1 + spread), 1 + 0 * slope)
-        steep = xp.clip(steep, _FLAT, _STEEP)
+        middle, height, slope, known = fitted_line(x, odds, weights)
+        steep = xp.clip(xp.where(known, slope, 1 + slope), _FLAT, _STEEP)
         return xp.concatenate((steep, steep * middle - height), -1)
 
     def improved(self, found: Array, weights: Array) -> Array:

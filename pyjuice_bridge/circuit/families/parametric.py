@@ -84,6 +84,23 @@ class Parametric(Family):
         return (1 - self.uniform) * shape + self.uniform / shape.shape[-1]
 
 
+def fitted_line(x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
+    """Fit lines to rows of points by weighted least squares.
+
+    Returns:
+        The mean of x and the height there, the slope (0 where it is not known), and whether it is
+        known, each [..., 1].
+    """
+    xp = namespace(weights)
+    total = xp.clip(weights.sum(-1)[..., None], 1e-300, None)
+    middle = (weights * x).sum(-1)[..., None] / total
+    height = (weights * y).sum(-1)[..., None] / total
+    spread = (weights * (x - middle) ** 2).sum(-1)[..., None] / total
+    slope = (weights * (x - middle) * y).sum(-1)[..., None] / total
+    known = spread > 1e-12
+    return middle, height, xp.where(known, slope / xp.where(known, spread, 1), 0 * slope), known
+
+
 def values_of(table: Array) -> Array:
     """Return 0, 1, … for the last axis, in the type and place of ``table``."""
     xp = namespace(table)
