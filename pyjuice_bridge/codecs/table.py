@@ -1,4 +1,4 @@
-"""The codec of tables: columns of a few values each, by name where they have names."""
+"""The codec of tables: columns of categories or measurements, by name where they have names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pyjuice_bridge.circuit.types import MISSING, Circuit, IntArray
 from pyjuice_bridge.codecs.arrays import as_array, as_codes
+from pyjuice_bridge.data import bins as binned
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.measure import ROW_BITS
 
@@ -22,15 +23,20 @@ Value = str | int | float | bool
 class TableCodec:
     """Rows of codes, or tables with named columns: data frames, structured arrays, mappings.
 
+    With measured columns an array of floats is data, NaN where a value is missing, and an array of
+    integers is rows of codes.
+
     Attributes:
         categories: int32 [columns], the number of values of each column.
         columns: their names, empty where they have none.
         values: column → the value behind each code; columns that are not listed hold the codes.
+        edges: number of a measured column → the ascending edges of its bins, one more than codes.
     """
 
     categories: IntArray
     columns: tuple[str, ...] = ()
     values: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    edges: Mapping[int, binned.Edges] = field(default_factory=dict)
 
     domain = "table"
     measure = ROW_BITS
@@ -50,6 +56,12 @@ class TableCodec:
                     f"values: column {column!r} needs {sizes[column]} different values, got "
                     f"{len(values)}, {len(set(values))} of them different."
                 )
+        for number, edges in self.edges.items():
+            if not 0 <= number < len(self.categories):
+                raise UserError(f"edges: there is no column {number}.")
+            count = int(self.categories[number]) + 1
+            if len(edges) != count or not (np.diff(edges) > 0).all():
+                raise UserError(f"edges: column {number} needs {count} ascending numbers.")
 
     @classmethod
     def of(cls, circuit: Circuit) -> TableCodec:
@@ -61,24 +73,28 @@ class TableCodec:
         try:
             columns = json.loads(str(circuit.meta.get("columns", "[]")))
             values = json.loads(str(circuit.meta.get("values", "{}")))
+            edges = json.loads(str(circuit.meta.get("edges", "{}")))
             return cls(
                 circuit.categories,
                 tuple(map(str, columns)),
                 {column: tuple(known) for column, known in values.items()},
+                {int(column): tuple(map(float, ends)) for column, ends in edges.items()},
             )
         except (ValueError, TypeError, AttributeError, RecursionError):
-            raise UserError("meta: columns or values of the table are damaged.") from None
+            raise UserError("meta: columns, values or edges of the table are damaged.") from None
 
     def __repr__(self) -> str:
         return f"TableCodec({len(self.categories)} columns)"
 
     def meta(self) -> dict[str, str | int | float]:
-        """Return names and values as JSON."""
+        """Return names, values and edges as JSON."""
         meta: dict[str, str | int | float] = {"domain": self.domain}
         if self.columns:
             meta["columns"] = json.dumps(self.columns)
         if self.values:
             meta["values"] = json.dumps({k: list(v) for k, v in self.values.items()})
+        if self.edges:
+            meta["edges"] = json.dumps({k: list(v) for k, v in self.edges.items()})
         return meta
 
     def facts(self) -> list[tuple[str, str]]:
@@ -93,30 +109,48 @@ class TableCodec:
         """
         table = _named(data)
         if table is None:
-            return as_codes(data, name, floats=True)
+            return self._rows(data, name)
         if not self.columns:
             raise UserError(f"{name}: the circuit's columns have no names; give rows of codes.")
         self._check_columns(list(table), name)
-        parts = [self._codes(column, table[column], name) for column in self.columns]
+        parts = [self._codes(i, c, table[c], name) for i, c in enumerate(self.columns)]
         if len({part.shape for part in parts}) > 1 or parts[0].ndim != 1:
             raise UserError(f"{name}: the columns must be one-dimensional and of one length.")
         return np.stack(parts, axis=1)
 
     def decode(self, rows: NDArray[Any], like: Any = None) -> NDArray[Any]:
-        """Return rows as a structured array; as codes where there are no names."""
-        if not self.columns or (like is not None and _named(like) is None):
+        """Return rows as a structured array, or as floats where columns without names are measured.
+
+        A measurement is the middle of its bin, or what ``like`` has there.  Rows stay codes where
+        ``like`` holds codes, and where columns have neither names nor measurements.
+        """
+        table = _named(like)
+        if table is not None or (like is None and self.columns):
+            columns = {
+                column: self._values(i, rows[..., i], None if table is None else table[column])
+                for i, column in enumerate(self.columns)
+            }
+            named = np.empty(rows.shape[:-1], [(c, found.dtype) for c, found in columns.items()])
+            for column, found in columns.items():
+                named[column] = found
+            return named
+        array = None if like is None else as_array(like, "evidence")
+        if not self.edges or (array is not None and array.dtype.kind != "f"):
             return rows
-        columns = {
-            column: self._values(column, rows[..., i]) for i, column in enumerate(self.columns)
-        }
-        table = np.empty(rows.shape[:-1], [(c, column.dtype) for c, column in columns.items()])
-        for column, array in columns.items():
-            table[column] = array
-        return table
+        values = np.where(rows == MISSING, np.nan, rows)
+        for i in self.edges:
+            values[..., i] = self._values(i, rows[..., i], None if array is None else array[:, i])
+        return values
 
     def log_preimage(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Return zeros: every row of codes is one row of values."""
-        return np.zeros(len(rows))
+        """Return the log volume of each row's bins; zeros where no column is measured.
+
+        A row of categories is one row of values.
+        """
+        return sum(
+            (binned.log_widths(rows[:, i], edges) for i, edges in self.edges.items()),
+            np.zeros(len(rows)),
+        )
 
     def units(self, rows: NDArray[Any]) -> int:
         """Return the number of rows."""
@@ -133,12 +167,31 @@ class TableCodec:
             if column not in self.columns:
                 raise UserError(f"{name}: column {column!r} is not in the circuit; drop it.")
 
-    def _codes(self, column: str, data: Any, name: str) -> NDArray[Any]:
+    def _rows(self, data: Any, name: str) -> NDArray[Any]:
+        """Return an array of data or of codes as codes."""
+        array = as_array(data, name)
+        if not self.edges or array.dtype.kind != "f":
+            return as_codes(array, name, floats=True)
+        if array.ndim != 2 or array.shape[1] != len(self.categories):
+            raise UserError(
+                f"{name}: expected floats [N, {len(self.categories)}], got shape {array.shape}."
+            )
+        parts = [
+            binned.codes(array[:, i], self.edges[i], f"{name}: column {i}")
+            if i in self.edges
+            else as_codes(array[:, i], f"{name}: column {i}", floats=True)
+            for i in range(array.shape[1])
+        ]
+        return np.stack(parts, axis=1)
+
+    def _codes(self, number: int, column: str, data: Any, name: str) -> NDArray[Any]:
         missing = np.asarray(data.isna()) if hasattr(data, "isna") else None
+        place = f"{name}: column {column!r}"
+        if missing is not None and column not in self.values:
+            data = _floats(np.where(missing, np.nan, np.asarray(data, object)), place)
+        if number in self.edges:
+            return binned.codes(_floats(as_array(data, place), place), self.edges[number], place)
         if column not in self.values:
-            place = f"{name}: column {column!r}"
-            if missing is not None:
-                data = _floats(np.where(missing, np.nan, np.asarray(data, object)), place)
             return as_codes(data, place, floats=True).astype(np.int32)
         codes = {value: code for code, value in enumerate(self.values[column])}
         array = as_array(data, name)
@@ -158,8 +211,19 @@ class TableCodec:
             out[i] = codes[value]
         return out
 
-    def _values(self, column: str, codes: NDArray[Any]) -> NDArray[Any]:
-        """Return the values behind codes, None where a code is missing."""
+    def _values(self, number: int, codes: NDArray[Any], given: Any) -> NDArray[Any]:
+        """Return a column's values behind codes, None or NaN where a code is missing.
+
+        Measurements that were ``given`` stay as they are.
+        """
+        if number in self.edges:
+            middles = binned.middles(codes, self.edges[number])
+            if given is None:
+                return middles
+            exact = _floats(as_array(given, "evidence"), "evidence")
+            exact = exact.reshape(-1, *[1] * (codes.ndim - 1))
+            return np.where(np.isnan(exact), middles, exact)
+        column = self.columns[number]
         if column not in self.values:
             return codes
         known, missing = self.values[column], (codes == MISSING).any()
@@ -179,7 +243,7 @@ def _floats(column: NDArray[Any], name: str) -> NDArray[np.float64]:
 
 def _named(data: Any) -> Mapping[str, Any] | None:
     """Return a table's columns by name, None if ``data`` is a plain array."""
-    if isinstance(data, Mapping):
+    if data is None or isinstance(data, Mapping):
         return data
     if isinstance(data, np.ndarray) and data.dtype.names:
         return {column: data[column] for column in data.dtype.names}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.data.bins import BINS, Edges
 from pyjuice_bridge.data.catalogue import names_of
 from pyjuice_bridge.data.dataset import limited
 from pyjuice_bridge.data.obtain import find
@@ -37,6 +38,7 @@ from pyjuice_bridge.data.table_readers import (
     read_data_files,
 )
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import whole
 
 Cells = NDArray[np.int32]
 
@@ -53,6 +55,7 @@ class TableDataset(SplitData):
         valid: int32 [N, D], the source's own, or rows of its training split by seed.
         test: int32 [N, D], the source's own, or rows of the source, the same for every seed.
         values: the text behind each code, of columns of text.
+        edges: of measured columns, by number, the edges of their bins.
         meta: JSON-able provenance: ``source``, ``sources`` (where each split comes from), ``seed``,
             ``limit``.
     """
@@ -66,12 +69,14 @@ class TableDataset(SplitData):
     valid: Cells
     test: Cells
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    edges: Mapping[int, Edges] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 over columns, categories, values and cells."""
+        """Hexadecimal SHA-256 over columns, categories, values, edges and cells."""
         head = [self.columns, self.categories.tolist(), dict(self.values), self.counts]
+        head += [dict(self.edges)] if self.edges else []
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         for split in SPLITS:
             digest.update(np.ascontiguousarray(getattr(self, split), "<i4").data)
@@ -102,13 +107,16 @@ def load_table(
     test: float | None = None,
     seed: int = 0,
     limit: int | None = None,
+    bins: int | None = None,
 ) -> TableDataset:
     """Load a table by name, or a user's own by path or as arrays.
 
     Integers from 0, booleans and whole floats are values as they are; -1, NaN, empty cells, ``NA``
     and masked ones are missing.  A column with text has one value for each distinct text of train,
     in alphabetical order.  A value of the source's own valid or test split that train lacks is
-    refused: no model of train gives it a probability.
+    refused: no model of train gives it a probability.  With ``bins``, numbers that are no such
+    values (fractions, -2) make a column of measurements, cut into bins at train's quantiles; there
+    -1 is a number like others.
 
     Args:
         source: one of :func:`table_names` (``nltcs`` or ``debd/nltcs``); a ``.csv`` or ``.data``
@@ -122,6 +130,7 @@ def load_table(
         test: the same for test, but independent of the seed.
         seed: chooses the validation rows (and those kept by ``limit``).
         limit: at most this many rows in each split, for trials.
+        bins: of columns of measurements; None refuses such columns.
 
     Raises:
         UserError: unknown name, missing or damaged files, cells that are no categories, or more
@@ -129,9 +138,10 @@ def load_table(
     """
     seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit)
+    bins = None if bins is None else whole("bins", bins, BINS)
     asked = {"valid": share("valid", valid), "test": share("test", test)}
     name, found = find(source, root, "table", memory=_memory, read=read_data_files, own=own)
-    coding = Coding.of(found.parts["train"], name)
+    coding = Coding.of(found.parts["train"], name, bins)
     cells = {split: coding.encode(raw, f"{name}, {split}") for split, raw in found.parts.items()}
     done = divided(name, Found(cells, found.sources), _ROWS, by_shares(**asked), asked, seed)
     return TableDataset(
@@ -140,6 +150,7 @@ def load_table(
         categories=coding.categories,
         **{split: limited(part, limit, seed) for split, part in done.parts.items()},
         values=coding.values,
+        edges=coding.edges,
         meta={**found.meta, "sources": done.sources, "seed": seed, "limit": limit},
     )
 

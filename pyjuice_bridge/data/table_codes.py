@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyjuice_bridge.data import bins as binned
+from pyjuice_bridge.data.bins import Edges
 from pyjuice_bridge.data.text_tokenizers import check_text
 from pyjuice_bridge.errors import UserError
 
@@ -48,15 +50,22 @@ class Coding:
         columns: names of the columns.
         categories: int32 [D].
         values: of columns of text, the text of each value.
+        edges: of measured columns, by number, the edges of their bins.
     """
 
     columns: tuple[str, ...]
     categories: NDArray[np.int32]
     values: Mapping[str, tuple[str, ...]]
+    edges: Mapping[int, Edges] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, train: RawTable, where: str) -> Coding:
+    def of(cls, train: RawTable, where: str, bins: int | None = None) -> Coding:
         """Learn the coding of a table from its training split.
+
+        Args:
+            train: its cells.
+            where: for messages.
+            bins: of columns with numbers that are no categories; None refuses these.
 
         Raises:
             UserError: no cells or too many, names that are not distinct, a column without any
@@ -73,10 +82,15 @@ class Coding:
             twice = next(name for i, name in enumerate(names) if name in names[:i])
             raise UserError(f"{where} has two columns called {twice}: rename one.")
         values: dict[str, tuple[str, ...]] = {}
+        edges: dict[int, Edges] = {}
         sizes = []
-        for name, column in zip(names, train.columns, strict=True):
+        for i, (name, column) in enumerate(zip(names, train.columns, strict=True)):
             at = f"{where}: column {name}"
             texts = tuple(check_text(text, at) for text in _texts(column, at))
+            if not texts and bins is not None and _is_measured(numbers := _numbers(column, at)):
+                edges[i] = binned.cut(numbers[~np.isnan(numbers)], bins)
+                sizes.append(len(edges[i]) - 1)
+                continue
             size = len(texts) if texts else int(_integers(column, at).max(initial=-1)) + 1
             size = size and max(size, train.at_least, 2 * _is_boolean(column))
             if not 1 <= size <= MOST_CATEGORIES:
@@ -86,7 +100,7 @@ class Coding:
                 )
             sizes.append(size)
             values |= {name: texts} if texts else {}
-        return cls(names, np.array(sizes, np.int32), values)
+        return cls(names, np.array(sizes, np.int32), values, edges)
 
     def encode(self, table: RawTable, where: str) -> NDArray[np.int32]:
         """Return a split's cells as int32 [N, D], -1 where one is missing.
@@ -104,7 +118,7 @@ class Coding:
         cells = np.empty((len(table), len(self.columns)), np.int32)
         for i, (name, column) in enumerate(zip(self.columns, table.columns, strict=True)):
             at = f"{where}: column {name}"
-            codes = self._coded(name, column, at)
+            codes = self._coded(i, column, at)
             if codes.max(initial=-1) >= self.categories[i]:
                 raise UserError(
                     f"{at} holds {codes.max()}, more than any value of train"
@@ -113,7 +127,10 @@ class Coding:
             cells[:, i] = codes
         return cells
 
-    def _coded(self, name: str, column: Column, where: str) -> NDArray[np.int64]:
+    def _coded(self, number: int, column: Column, where: str) -> NDArray[np.integer]:
+        name = self.columns[number]
+        if number in self.edges:
+            return binned.codes(_numbers(column, where), self.edges[number], where)
         if name not in self.values:
             return _integers(column, where)
         code = {text: i for i, text in enumerate(self.values[name])}
@@ -165,18 +182,33 @@ def _integers(column: Column, where: str) -> NDArray[np.int64]:
     """Return a column without words as int64, -1 where a cell is missing."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return _whole(column, where)
+    return _whole(_numbers(column, where), where)
+
+
+def _numbers(column: Column, where: str) -> NDArray[np.float64]:
+    """Return a column without words as float64, NaN where a cell is missing."""
+    if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
+        masked = np.ma.getmaskarray(column)
+        return np.where(masked, np.nan, np.ma.getdata(column).astype(np.float64))
     numbers = {}
     for cell in set(column):
         text = str(cell).strip().lower()
-        if _is_missing(cell):
-            numbers[cell] = -1.0
-        elif text in _BOOLS:
+        if text in _BOOLS:
             numbers[cell] = float(_BOOLS[text])
         elif _NUMBER.fullmatch(text):
             numbers[cell] = float(text)
+        elif _is_missing(cell):
+            numbers[cell] = np.nan
         else:
             raise UserError(f"{where} holds {cell!r}, but only numbers in train: remove such rows.")
-    return _whole(np.array([numbers[cell] for cell in column]), where)
+    return np.array([numbers[cell] for cell in column])
+
+
+def _is_measured(numbers: NDArray[np.float64]) -> bool:
+    """Tell whether a column has numbers that are no codes of categories."""
+    there = numbers[~np.isnan(numbers)]
+    codes = (there == np.floor(there)) & (there >= -1) & (there < MOST_CATEGORIES)
+    return bool(np.isfinite(there).all() and not codes.all())
 
 
 def _whole(column: NDArray[Any], where: str) -> NDArray[np.int64]:
@@ -188,13 +220,14 @@ def _whole(column: NDArray[Any], where: str) -> NDArray[np.int64]:
         broken = np.flatnonzero(numbers != np.floor(numbers))
         if len(broken):
             raise UserError(
-                f"{where} holds {numbers[broken[0]]:g}, not a whole number: bin its values first."
+                f"{where} holds {numbers[broken[0]]:g}, not a whole number: set 'bins' for"
+                " measurements, or bin its values first."
             )
     elif masked.any():
         numbers = np.where(masked, -1, numbers.astype(np.int64))
     if len(numbers) and not -1 <= numbers.min() <= numbers.max() < MOST_CATEGORIES:
         raise UserError(
             f"{where} holds {numbers.min()} to {numbers.max()}: values are 0 to"
-            f" {MOST_CATEGORIES - 1:,}, and -1 where one is missing; shift or bin them."
+            f" {MOST_CATEGORIES - 1:,}, and -1 where one is missing; shift them, or set 'bins'."
         )
     return numbers.astype(np.int64)

@@ -1,19 +1,22 @@
-"""``data.kind: table``: rows of categories, some of which may be missing."""
+"""``data.kind: table``: rows of categories and measurements, some of which may be missing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pyjuice_bridge.circuit.chow_liu import mutual_information
 from pyjuice_bridge.circuit.types import MISSING, IntArray
 from pyjuice_bridge.codecs import TableCodec
 from pyjuice_bridge.config.settings import Settings
+from pyjuice_bridge.data.bins import BINS
+from pyjuice_bridge.data.bins import names as bin_names
 from pyjuice_bridge.data.dataset import SPLITS
 from pyjuice_bridge.data.table import TableDataset, load_table
 from pyjuice_bridge.domains.base import (
@@ -31,7 +34,7 @@ from pyjuice_bridge.domains.base import (
 )
 from pyjuice_bridge.files import copy_file, write_arrays, write_json
 from pyjuice_bridge.query.model import Model
-from pyjuice_bridge.sections import Count, Share
+from pyjuice_bridge.sections import Count, Share, at_most
 from pyjuice_bridge.stages.store import fingerprint
 
 EXAMPLES = "table.json"
@@ -42,6 +45,7 @@ _VALUES = 8
 """Values of a column that the report shows, at most."""
 _ROWS = 5_000
 """Rows that dependence is estimated from, at most."""
+Bins = Annotated[int, Field(ge=BINS.ge), at_most(BINS.le, "it is a number of bins")]
 _DEPTH = 3.0
 """Orders of magnitude of mutual information between white and black."""
 
@@ -52,13 +56,14 @@ class TableSection(DataSection):
     ``name`` is a set (``data list`` names them), or the path of a ``.csv``, ``.data``, ``.npy``,
     ``.npz`` or ``.parquet`` file or of a folder with one for each split.  ``valid`` and ``test``
     are shares of the rows, where the table has no such splits of its own; ``limit`` keeps at most
-    that many rows of every split.
+    that many rows of every split.  ``bins`` cuts columns of measurements.
     """
 
     kind: Literal["table"]
     valid: Share | None = None
     test: Share | None = None
     limit: Count | None = None
+    bins: Bins | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +97,7 @@ def _split(config: Settings, source: Any, root: Path | None = None) -> TableData
         test=section.test,
         seed=config.seed,
         limit=section.limit,
+        bins=section.bins,
     )
 
 
@@ -107,12 +113,13 @@ def _load(tools: Tools, table: Any) -> TableData:
 def prepare(dataset: TableDataset) -> TableData:
     """Return a table's rows and codec; splits without rows are left out."""
     rows = {split: getattr(dataset, split) for split in SPLITS if len(getattr(dataset, split))}
+    codec = TableCodec(dataset.categories, dataset.columns, dataset.values, dataset.edges)
     return TableData(
         rows=rows,
-        codec=TableCodec(dataset.categories, dataset.columns, dataset.values),
+        codec=codec,
         name=dataset.name,
         observed=dict.fromkeys(SPLITS, 1.0),
-        correction=dict.fromkeys(SPLITS, 0.0),
+        correction={s: float(codec.log_preimage(x).mean()) for s, x in rows.items()},
         key=fingerprint({"table": dataset.fingerprint}),
         shape=_shape_of(dataset),
         samples=Samples(
@@ -212,7 +219,9 @@ def _columns(
     for i in shown:
         name, seen = dataset.columns[i], observed[i]
         values = np.sort(np.argsort(-seen, kind="stable")[:_VALUES]).tolist()
-        labels = dataset.values.get(name)
+        labels: Sequence[str] | None = dataset.values.get(name)
+        if i in dataset.edges:
+            labels = bin_names(dataset.edges[i])
         rows.append(
             {
                 "name": name,

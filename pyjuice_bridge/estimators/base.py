@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.combine import mixture
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs.table import TableCodec
+from pyjuice_bridge.data.bins import BINS
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import Coding, RawTable
 from pyjuice_bridge.data.table_readers import from_frame, is_frame
@@ -28,7 +29,7 @@ from pyjuice_bridge.domains.table import prepare
 from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError, shown
-from pyjuice_bridge.numbers import real
+from pyjuice_bridge.numbers import real, whole
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.runner.arms import train_arm, trainings
 from pyjuice_bridge.runner.config import make_config
@@ -62,7 +63,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of the estimators: a density of rows of categories, and a classifier if given labels.
 
     ``X`` holds whole numbers from 0 on, NaN or -1 where a value is missing; a data frame may also
-    hold text and booleans, and its columns keep their names.
+    hold text and booleans, and its columns keep their names.  With ``bins`` columns may also hold
+    measurements, NaN where one is missing.
 
     Attributes:
         circuit_: the trained circuit.
@@ -77,6 +79,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     _kind: str
     _least_columns = 1
     _restarts = 1
+    bins: int | None = None
     _parts: list[Circuit]
     _coding: Coding
 
@@ -96,9 +99,13 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise _as_value_error(error) from None
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Compute log p of every row, in nats; missing values are summed out."""
+        """Compute log p of every row, in nats; missing values are summed out.
+
+        With measured columns it is a density over these.
+        """
         model, rows = self._asked(X)
-        return model.log_likelihood(rows)
+        density: NDArray[np.float64] = model.log_likelihood(rows) - model.codec.log_preimage(rows)
+        return density
 
     def score(self, X: Any, y: Any = None) -> float:
         """Compute the mean log p of rows in nats; with labels the share of right predictions."""
@@ -148,7 +155,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.categorical = tags.input_tags.positive_only = True
+        tags.input_tags.categorical = True
+        tags.input_tags.positive_only = self.bins is None
         tags.input_tags.allow_nan = True
         tags.target_tags.required = False
         return tags
@@ -202,7 +210,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_ = classes
             meta["classes"] = json.dumps(classes.tolist())
         self.circuit_ = replace(circuit, meta=meta)
-        codec = TableCodec(coding.categories, coding.columns, coding.values)
+        codec = TableCodec(coding.categories, coding.columns, coding.values, coding.edges)
         self.model_ = Model(self.circuit_, self._engine(), codec=codec)
         return self
 
@@ -252,7 +260,14 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         config = make_config(_plain(values), type(self).__name__)
         none = np.empty((0, rows.shape[1]), np.int32)
         table = TableDataset(
-            "array", coding.columns, coding.categories, train, valid, none, coding.values
+            "array",
+            coding.columns,
+            coding.categories,
+            train,
+            valid,
+            none,
+            coding.values,
+            coding.edges,
         )
         console = progress_console() if self.verbose else None
         with Reporter(console) as reporter:
@@ -266,6 +281,7 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _read(self, X: Any, y: Any, known: Coding | None) -> tuple[Coding, NDArray[np.int32]]:
         """Learn the values of every column, unless they are known; return them and the codes."""
         least = self._clusters() or 1
+        bins = None if self.bins is None else whole("bins", self.bins, BINS)
         if is_frame(X):
             validate_data(self, X, y, skip_check_array=True)
             raw = from_frame(X)
@@ -280,11 +296,11 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if y is None
                 else validate_data(self, X, y, **asked)[0]
             )
-            raw = RawTable(None, list(_codes(X).T))
+            raw = RawTable(None, list((X if bins else _codes(X)).T))
         if known is not None:
             names = known.columns or tuple(f"x{i}" for i in range(len(known.categories)))
             return known, replace(known, columns=names).encode(raw, "X")
-        coding = Coding.of(raw, "X")
+        coding = Coding.of(raw, "X", bins)
         if self.categories is not None:
             sizes = np.asarray(self.categories)
             try:
@@ -294,6 +310,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     f"categories: expected a number, or one for each of {len(coding.columns)} "
                     "columns."
                 ) from None
+            measured = np.isin(np.arange(len(wide)), list(coding.edges))
+            wide = np.where(measured, coding.categories, wide)
             if sizes.dtype.kind not in "iu" or (wide < coding.categories).any():
                 raise DataError("categories: fewer than the values in X, or no whole numbers.")
             coding = replace(coding, categories=wide)
@@ -312,7 +330,8 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             named = {str(name): X[name] for name in X.columns}
             X = named if getattr(model.codec, "columns", ()) else X.to_numpy()
         else:
-            X = _codes(validate_data(self, X, reset=False, ensure_all_finite="allow-nan"))
+            X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
+            X = X.astype(np.float64) if self._coding.edges else _codes(X)
         try:
             return model, check_rows(model.circuit, model.codec.encode(X, "X"), "X")
         except UserError as error:
@@ -324,7 +343,7 @@ def _codes(X: NDArray[Any]) -> NDArray[Any]:
     if (X < MISSING).any():
         raise DataError(
             "Negative values in data passed to an estimator of categories: values are 0, 1, 2 …, "
-            "NaN (or -1) where one is missing."
+            "NaN (or -1) where one is missing; set 'bins' for measurements."
         )
     return X
 

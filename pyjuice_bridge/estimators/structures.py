@@ -15,6 +15,9 @@ from pyjuice_bridge.files import write_text
 from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.teachers.window import WindowTeacher
 
+_BINS = """
+        bins: of columns with numbers that are no categories (fractions, -2), cut at quantiles of X;
+            None refuses such columns."""
 _FIT = """
         categories: values of every column, a number or one for each; None takes them from X.
         epochs: passes over the rows, counting included.
@@ -50,6 +53,7 @@ class HCLT(CircuitEstimator):
         *,
         distill: bool = True,
         teacher: object | None = None,
+        bins: int | None = None,
         categories: ArrayLike | None = None,
         epochs: int = 20,
         batch_size: int = 128,
@@ -66,6 +70,7 @@ class HCLT(CircuitEstimator):
         self.latents = latents
         self.distill = distill
         self.teacher = teacher
+        self.bins = bins
         self.categories = categories
         self.epochs = epochs
         self.batch_size = batch_size
@@ -173,6 +178,7 @@ class RegionCircuit(CircuitEstimator):
         replicas: int = 10,
         sums: int = 10,
         inputs: int | None = None,
+        bins: int | None = None,
         categories: ArrayLike | None = None,
         epochs: int = 20,
         batch_size: int = 128,
@@ -191,6 +197,7 @@ class RegionCircuit(CircuitEstimator):
         self.replicas = replicas
         self.sums = sums
         self.inputs = inputs
+        self.bins = bins
         self.categories = categories
         self.epochs = epochs
         self.batch_size = batch_size
@@ -216,4 +223,5 @@ class RegionCircuit(CircuitEstimator):
 
 
 for _estimator in (HCLT, HMM, RegionCircuit):
-    _estimator.__doc__ = (_estimator.__doc__ or "").rstrip() + _FIT
+    _bins = "" if _estimator is HMM else _BINS
+    _estimator.__doc__ = (_estimator.__doc__ or "").rstrip() + _bins + _FIT

@@ -137,7 +137,7 @@ def table_for(
     assert isinstance(codec, TableCodec)
     columns = codec.columns or tuple(f"x{i}" for i in range(len(codec.categories)))
     values = {column: tuple(map(str, known)) for column, known in codec.values.items()}
-    coding = Coding(columns, codec.categories, values)
+    coding = Coding(columns, codec.categories, values, codec.edges)
     place = Path(data).expanduser()
     if not place.exists():
         dataset = load_table(data, root=root, seed=int(meta.get("seed", 0)))

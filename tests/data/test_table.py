@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyjuice_bridge.data import get_dataset, load_table, table_names
+from pyjuice_bridge.data import bins, get_dataset, load_table, table_names
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import MOST_CATEGORIES
 from pyjuice_bridge.errors import UserError
@@ -216,7 +216,10 @@ def test_booleans_have_two_values_and_limits_keep_order() -> None:
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
-        (np.array([[0.5], [1]]), "column x0 holds 0.5, not a whole number: bin its values first"),
+        (
+            np.array([[0.5], [1]]),
+            "column x0 holds 0.5, not a whole number: set 'bins' for measurements, or bin its",
+        ),
         (np.array([[np.inf], [1]]), "column x0 holds"),
         (np.array([[-2], [1]]), "column x0 holds -2 to 1: values are 0 to 65,535, and -1"),
         (np.array([[2**63], [1]], np.uint64), "column x0 holds 1 to 9223372036854775808"),
@@ -315,3 +318,52 @@ def test_fingerprint_sees_everything() -> None:
     record = load_table(base).record()
     assert record["rows"] == {"train": 60, "valid": 3, "test": 3}
     assert record["columns"] == ["x0", "x1", "x2"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
+    st.integers(2, 9),
+)
+def test_bins_hold_every_number_and_their_codes_lead_back(values: list[float], count: int) -> None:
+    numbers = np.array([*values, np.nan])
+    edges = bins.cut(numbers[:-1], count)
+    found = bins.codes(numbers, edges, "x")
+    assert found[-1] == -1
+    assert len(edges) <= count + 3
+    assert found[:-1].min() >= 1  # the outer bins are for other data
+    assert found[:-1].max() <= len(edges) - 3
+    ends = np.asarray(edges)
+    assert (ends[found[:-1]] <= numbers[:-1]).all()
+    assert (numbers[:-1] < ends[found[:-1] + 1]).all()
+    np.testing.assert_array_equal(bins.codes(bins.middles(found, edges), edges, "x"), found)
+    widths = np.exp(bins.log_widths(np.arange(len(edges) - 1), edges))
+    np.testing.assert_allclose(widths.sum(), ends[-1] - ends[0], rtol=1e-9)
+
+
+def test_bins_hold_about_equally_many() -> None:
+    edges = bins.cut(RNG.normal(size=1000), 8)
+    sizes = np.histogram(RNG.normal(size=20_000), edges)[0] / 20_000
+    assert len(edges) == 11
+    np.testing.assert_allclose(sizes[1:-1], 1 / 8, atol=0.04)
+    assert sizes[[0, -1]].max() < 0.01
+
+
+def test_measurements_are_cut_by_train_alone_and_categories_stay(tmp_path: Path) -> None:
+    heat = RNG.normal(size=50).round(3)
+    lines = [f"{'NA' if i == 3 else h},{i % 3}" for i, h in enumerate(heat)]
+    (tmp_path / "train.csv").write_text("\n".join(["heat,kind", *lines]))
+    (tmp_path / "test.csv").write_text("heat,kind\n0.25,1\n-1,0\n")
+    with pytest.raises(UserError, match="set 'bins' for measurements"):
+        load_table(tmp_path)
+    data = load_table(tmp_path, bins=5, valid=0.2)
+    assert data.categories.tolist() == [7, 3]
+    assert (np.concatenate([data.train, data.valid])[:, 0] == -1).sum() == 1
+    expected = np.searchsorted(data.edges[0], [0.25, -1.0], side="right") - 1
+    assert data.test[:, 0].tolist() == expected.tolist()  # -1 is a measurement here
+    assert data.fingerprint != load_table(tmp_path, bins=4, valid=0.2).fingerprint
+    (tmp_path / "test.csv").write_text("heat,kind\n900,1\n")
+    with pytest.raises(UserError, match=r"column heat holds 900, far from all that train has"):
+        load_table(tmp_path, bins=5)
+    with pytest.raises(UserError, match="bins is 1"):
+        load_table(tmp_path, bins=1)

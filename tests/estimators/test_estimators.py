@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import oracle
+import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import BernoulliNB
@@ -54,6 +56,50 @@ def test_scores_are_a_distribution_and_missing_values_are_summed_out(estimator) 
     found = estimator.score_samples([[1, np.nan, 2, np.nan]])
     fits = (every[:, 0] == 1) & (every[:, 2] == 2)
     np.testing.assert_allclose(np.exp(found), p[fits].sum(), rtol=1e-5)
+
+
+def test_measurements_have_a_density_that_is_near_the_true_one(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 3000)
+    x = np.stack([rng.normal(3 * kind, 1), rng.normal(-2 * kind, 0.5), kind], axis=1)
+    holes = np.where(rng.random(x.shape) < 0.05, np.nan, x)
+    model = pj.HCLT(latents=6, epochs=6, bins=24, random_state=0).fit(holes[:2000])
+    codec = model.model_.codec
+    assert sorted(codec.edges) == [0, 1]
+
+    places = np.meshgrid(*map(np.convolve, codec.edges.values(), ([0.5, 0.5],) * 2), indexing="ij")
+    inside = np.stack([*(p[1:-1, 1:-1].ravel() for p in places), np.full(26**2, np.nan)], axis=1)
+    volumes = np.outer(*(np.diff(edges) for edges in codec.edges.values())).ravel()
+    mass = np.exp(model.score_samples(inside)) * volumes
+    np.testing.assert_allclose(mass.sum(), 1, rtol=1e-5)
+
+    rest = x[2000:, :2]
+    density = sum(
+        norm.pdf(rest[:, 0], 3 * k, 1) * norm.pdf(rest[:, 1], -2 * k, 0.5) / 3 for k in range(3)
+    )
+    found = model.score(np.column_stack([rest, np.full(1000, np.nan)]))
+    assert found < np.log(density).mean()
+    assert found > np.log(density).mean() - 0.25
+
+    gaps = np.array([[6.25, np.nan, np.nan], [np.nan, -4.1, 2]])
+    drawn = model.model_.sample(200, gaps, seed=0)
+    np.testing.assert_array_equal(drawn[0, :, 0], 6.25)  # what is given stays as it is
+    np.testing.assert_array_equal(drawn[1, :, 1:], [[-4.1, 2]] * 200)
+    assert abs(drawn[1, :, 0].mean() - 6) < 0.3
+    assert abs(drawn[0, :, 1].mean() + 4) < 0.3
+
+    model.save(tmp_path / "model.h5")
+    bits = pj.load(tmp_path / "model.h5").evaluate(x[2000:])
+    np.testing.assert_allclose(-bits * np.log(2), model.score(x[2000:]), rtol=1e-6)
+
+    frame = pd.DataFrame(holes, columns=["heat", "wind", "kind"])
+    named = pj.HCLT(latents=6, epochs=6, bins=24, random_state=0).fit(frame[:2000])
+    np.testing.assert_allclose(
+        named.score_samples(frame[2000:]), model.score_samples(holes[2000:]), rtol=1e-6
+    )
+    completed, _ = named.model_.mpe(frame[:3])
+    there = ~np.isnan(holes[:3, 0])
+    np.testing.assert_array_equal(completed["heat"][there], holes[:3, 0][there])
 
 
 def test_an_estimator_does_what_a_run_does(tmp_path) -> None:

@@ -10,6 +10,7 @@ import pyjuice_bridge as pj
 @parametrize_with_checks(
     [
         pj.HCLT(latents=2, epochs=2),
+        pj.HCLT(latents=2, epochs=2, bins=8),
         pj.HMM(states=2, epochs=2),
         pj.RegionCircuit(depth=1, replicas=1, sums=2, epochs=2),
     ]

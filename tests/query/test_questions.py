@@ -454,12 +454,21 @@ def test_names_of_columns_that_do_not_fit() -> None:
     ):
         with pytest.raises(UserError, match=message):
             TableCodec(sizes, columns, values)
+    for edges, message in (
+        ({2: (0.0, 1.0)}, "no column 2"),
+        ({0: (0.0, 1.0)}, "column 0 needs 3 ascending numbers"),
+        ({0: (0.0, 1.0, 1.0)}, "column 0 needs 3 ascending numbers"),
+        ({0: (0.0, float("nan"), 1.0)}, "column 0 needs 3 ascending numbers"),
+    ):
+        with pytest.raises(UserError, match=message):
+            TableCodec(sizes, edges=edges)
     circuit = hclt([-1, 0], 2, 2, seed=0)
     with pytest.raises(UserError, match="columns have no names"):
         Model(circuit, ENGINE).log_likelihood({"a": [1]})
     for damaged in ("{", "3", "[[1], [2]]"):
-        with pytest.raises(UserError, match="columns or values of the table are damaged"):
-            Model(replace(circuit, meta={"domain": "table", "values": damaged}), ENGINE)
+        for field in ("values", "edges"):
+            with pytest.raises(UserError, match="values or edges of the table are damaged"):
+                Model(replace(circuit, meta={"domain": "table", field: damaged}), ENGINE)
 
 
 def test_data_frames() -> None:
