@@ -107,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--root", default=None, help="where the files of the set are")
+    parser.add_argument("--colour", default="rgb", help="coding of colour images: ycocg_r …")
     parser.add_argument("--limit", type=int, default=None, help="images of every split, at most")
     parser.add_argument("--parameters", type=int, default=8_000_000)
     parser.add_argument("--passes", type=int, default=8)
@@ -114,7 +115,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CIRCUITS), choices=list(CIRCUITS))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    data = {"name": given.data, "root": given.root, "limit": given.limit}
+    fields = ("root", "colour", "limit")
+    data = {"name": given.data, **{field: getattr(given, field) for field in fields}}
     print(
         "| structure | start | width | parameters | train | valid | test | seconds | GiB |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
