@@ -20,7 +20,7 @@ from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.base import Engine, FitOptions
 from pyjuice_bridge.errors import UserError
 from pyjuice_bridge.runner.config import Config
-from pyjuice_bridge.runner.trials import StepCost, latent_seconds, step_cost
+from pyjuice_bridge.runner.trials import StepCost, latent_seconds, small_circuit, step_cost
 from pyjuice_bridge.stages.store import fingerprint
 
 _GPUS = (8, 16, 24, 40, 80, 140)
@@ -127,23 +127,24 @@ class _Planner:
         batch = _batch(config, self.shape)
         before = kind.before(config, self.shape) if arm == "lvd" else ()
         rest = config.train.epochs - sum(passes.count for passes in before)
-        cost = self._step_cost(kind, config, arm, config.train.candidates)
+        cost = self._step_cost(kind, config, arm, circuits[0], config.train.candidates)
         each = mean(cost.seconds(circuit, self.shape.train, batch) for circuit in circuits)
-        observed = self._step_cost(kind, config, arm, None) if before else cost
+        observed = self._step_cost(kind, config, arm, circuits[0], None) if before else cost
         return rest * each + sum(
             passes.count * observed.seconds(passes.circuit, passes.rows, passes.batch_size)
             for passes in before
         )
 
     def _step_cost(
-        self, kind: Kind, config: Settings, arm: str, candidates: int | None
+        self, kind: Kind, config: Settings, arm: str, whole: Circuit, candidates: int | None
     ) -> StepCost:
+        def cost() -> StepCost:
+            small = small_circuit(kind, config.circuit, arm, self.shape, whole)
+            return step_cost(self.engine, small, candidates)
+
         # Only the arm of equal size has a structure of its own.
         which = [arm == "hclt", config.circuit.model_dump(), candidates]
-        found: StepCost = self._once(
-            which,
-            lambda: step_cost(self.engine, kind, config, arm, self.shape, candidates),
-        )
+        found: StepCost = self._once(which, cost)
         return found
 
     def _latent_seconds(self, kind: Kind, config: Settings) -> float | None:

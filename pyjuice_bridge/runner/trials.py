@@ -25,6 +25,7 @@ from pyjuice_bridge.distill.base import Kind
 from pyjuice_bridge.domains.base import Shape
 from pyjuice_bridge.engines.base import CANDIDATE_PASSES, Engine, Epoch, FitOptions
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.sections import KindSection
 from pyjuice_bridge.teachers.base import TeacherInputs, TeacherSection
 from pyjuice_bridge.teachers.text import TextTeacher
 
@@ -63,16 +64,8 @@ class StepCost:
         return rows * size.activations * self.value + steps * size.parameters * self.parameter
 
 
-def step_cost(
-    engine: Engine,
-    kind: Kind,
-    config: Settings,
-    arm: str,
-    shape: Shape,
-    candidates: int | None,
-) -> StepCost:
-    """Time steps on a few rows and on many more, on a small circuit of an arm's sort."""
-    circuit = small_circuit(kind, config, arm, shape)
+def step_cost(engine: Engine, circuit: Circuit, candidates: int | None) -> StepCost:
+    """Time steps of a small circuit on a few rows and on many more."""
     size, rows = size_of(circuit), _FEW
     least = longest = step_seconds(engine, circuit, rows, candidates)
     while longest < _TIMES * least and rows < _MOST:
@@ -83,9 +76,13 @@ def step_cost(
     return StepCost(per_row / size.activations, per_step / size.parameters)
 
 
-def small_circuit(kind: Kind, config: Settings, arm: str, shape: Shape) -> Circuit:
-    """Build the structure of the smallest data of this kind that keep the engine busy."""
-    section, whole = config.circuit, kind.structure(config.circuit, arm, shape)
+def small_circuit(
+    kind: Kind, section: KindSection, arm: str, shape: Shape, whole: Circuit
+) -> Circuit:
+    """Build the structure of the smallest data of this kind that keep the engine busy.
+
+    ``whole`` is the structure of all data.
+    """
     if whole.meta["structure"] == "hclt":
         # Of equal size to another arm's, so its width belongs to the whole data.
         width = int(whole.meta["latent_states"])

@@ -107,6 +107,7 @@ def test_plan_needs_no_memory_for_circuits_that_would_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """784 matrices of 8192² are 210 GB."""
+    monkeypatch.setattr(plans, "small_circuit", lambda *_: None)
     monkeypatch.setattr(plans, "step_cost", lambda *_: StepCost(0.0, 1e-9))
     monkeypatch.setattr(plans, "latent_seconds", lambda *_: 5.0)
     values = tiny_runs.hclt_config(data={"name": "mnist"}, circuit={"latents": 8192})
@@ -175,7 +176,8 @@ def test_seconds_of_a_pass_are_those_of_its_steps(
     circuit = KINDS["hclt"].structure(config.circuit, "lvd", shape)
     engine = Fake("torch", 2, clock, 1e-3, 2.0)
     step = min(batch, rows)
-    cost = trials.step_cost(engine, KINDS["hclt"], config, "lvd", shape, None)  # type: ignore[arg-type]
+    small = trials.small_circuit(KINDS["hclt"], config.circuit, "lvd", shape, circuit)
+    cost = trials.step_cost(engine, small, None)  # type: ignore[arg-type]
     seconds = cost.seconds(circuit, rows, step)
     tried, whole = size_of(engine.asked[0][0]), size_of(circuit)
     per_step = 2.0 * whole.parameters / tried.parameters
@@ -191,7 +193,7 @@ def test_steps_are_tried_on_a_small_circuit_of_the_same_sort() -> None:
     shape = shape_of((28, 28, 1), np.full(784, 256, np.int32))
     for arm in ("lvd", "hclt"):
         whole = KINDS["patches"].structure(config.circuit, arm, shape)
-        small = trials.small_circuit(KINDS["patches"], config, arm, shape)
+        small = trials.small_circuit(KINDS["patches"], config.circuit, arm, shape, whole)
         assert small.meta["structure"] == whole.meta["structure"]
         assert small.meta["latent_states"] == whole.meta["latent_states"]
         found, full = size_of(small), size_of(whole)
