@@ -114,9 +114,9 @@ def load_table(
     Integers from 0, booleans and whole floats are values as they are; -1, NaN, empty cells, ``NA``
     and masked ones are missing.  A column with text has one value for each distinct text of train,
     in alphabetical order.  A value of the source's own valid or test split that train lacks is
-    refused: no model of train gives it a probability.  With ``bins``, numbers that are no such
-    values (fractions, -2) make a column of measurements, cut into bins at train's quantiles; there
-    -1 is a number like others.
+    refused: no model of train gives it a probability.  With ``bins``, fractions and
+    numbers below -1 or above 255 make a column of measurements, cut into bins at train's quantiles;
+    there -1 is a number like others.
 
     Args:
         source: one of :func:`table_names` (``nltcs`` or ``debd/nltcs``); a ``.csv`` or ``.data``
@@ -130,7 +130,7 @@ def load_table(
         test: the same for test, but independent of the seed.
         seed: chooses the validation rows (and those kept by ``limit``).
         limit: at most this many rows in each split, for trials.
-        bins: of columns of measurements; None refuses such columns.
+        bins: of columns of measurements; None takes no column as measured.
 
     Raises:
         UserError: unknown name, missing or damaged files, cells that are no categories, or more

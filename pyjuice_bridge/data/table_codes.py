@@ -21,6 +21,8 @@ MOST_CATEGORIES = 1 << 16
 """A column with more is an identifier or a measurement, not a category."""
 MOST_CELLS = 1 << 31
 _MISSING = ("", "na", "nan", "-1")
+_MOST_CODES = 1 << 8
+"""A column with larger numbers is measured, where columns may be."""
 _BOOLS = {"true": 1, "false": 0}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -65,7 +67,7 @@ class Coding:
         Args:
             train: its cells.
             where: for messages.
-            bins: of columns with numbers that are no categories; None refuses these.
+            bins: of measured columns; None takes no column as measured.
 
         Raises:
             UserError: no cells or too many, names that are not distinct, a column without any
@@ -207,7 +209,7 @@ def _numbers(column: Column, where: str) -> NDArray[np.float64]:
 def _is_measured(numbers: NDArray[np.float64]) -> bool:
     """Tell whether a column has numbers that are no codes of categories."""
     there = numbers[~np.isnan(numbers)]
-    codes = (there == np.floor(there)) & (there >= -1) & (there < MOST_CATEGORIES)
+    codes = (there == np.floor(there)) & (there >= -1) & (there < _MOST_CODES)
     return bool(np.isfinite(there).all() and not codes.all())
 
 

@@ -105,7 +105,9 @@ def _load(tools: Tools, table: Any) -> TableData:
     config = tools.config
     dataset = _split(config, _section(config).name if table is None else table)
     counts = "/".join(f"{n:,}" for n in dataset.counts.values())
-    tools.reporter.say(f"data {dataset.name}: {counts} rows of {len(dataset.columns):,} columns")
+    measured = f", {len(dataset.edges):,} of them measured" if dataset.edges else ""
+    columns = f"{len(dataset.columns):,} columns{measured}"
+    tools.reporter.say(f"data {dataset.name}: {counts} rows of {columns}")
     tools.reporter.say(dataset.origins())
     return prepare(dataset)
 

@@ -16,8 +16,8 @@ from pyjuice_bridge.numbers import whole
 from pyjuice_bridge.teachers.window import WindowTeacher
 
 _BINS = """
-        bins: of columns with numbers that are no categories (fractions, -2), cut at quantiles of X;
-            None refuses such columns."""
+        bins: of columns with fractions or numbers below -1 or above 255, cut at quantiles of X;
+            None takes whole numbers from 0 alone, all of them as categories."""
 _FIT = """
         categories: values of every column, a number or one for each; None takes them from X.
         epochs: passes over the rows, counting included.

@@ -365,5 +365,7 @@ def test_measurements_are_cut_by_train_alone_and_categories_stay(tmp_path: Path)
     (tmp_path / "test.csv").write_text("heat,kind\n900,1\n")
     with pytest.raises(UserError, match=r"column heat holds 900, far from all that train has"):
         load_table(tmp_path, bins=5)
+    tall = np.arange(600).reshape(300, 2) // [1, 8]
+    assert list(load_table(tall, bins=5).edges) == [0]
     with pytest.raises(UserError, match="bins is 1"):
         load_table(tmp_path, bins=1)
