@@ -3,14 +3,17 @@
     python experiments/structures.py --data mnist --parameters 8000000 --out runs/structures
 
 The width of every structure is the one whose size is nearest to PARAMETERS; all get the same
-passes.  Raw patches (or windows around regions) teach, where there are latents to fill.  Every
-structure is a run of its own in the folder OUT for every seed; a second start continues.
+passes.  Every arm of every structure begins with the step size, of STEPS, that ends best on
+validation, and ends with a tenth of it.  Raw pixels teach where there are latents to fill: patches
+with a little of what is around them, or the windows of regions.  Every structure is a run of its
+own in the folder OUT for every seed and step size; a second start continues.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -34,16 +37,16 @@ CIRCUITS: dict[str, tuple[dict[str, Any], str]] = {
     "patches_quad_tree": ({**PATCHES, "above": "quad_tree"}, "latents"),
 }
 """By structure, its section and the field that is its width."""
-STEP_SIZE = {"rat_spn": 0.3}
-"""By structure, the step size that validation prefers to 0.1 at the start; a tenth at the end."""
 SPLITS = ("train", "valid", "test")
 
 
-def config(name: str, data: Mapping[str, Any], passes: int, seed: int) -> dict[str, Any]:
-    """Return the config of a structure's run, at the least width."""
+def config(
+    name: str, data: Mapping[str, Any], passes: int, start: float, seed: int
+) -> dict[str, Any]:
+    """Return the config of a structure's run from a first step size, at the least width."""
     section, width = CIRCUITS[name]
-    start = STEP_SIZE.get(name, 0.1)
     steps = {"start": start, "end": start / 10}
+    around = {"ring": 2, "sigma": 1.5} if section["kind"] == "patches" else {}
     train: dict[str, Any] = {
         "epochs": passes,
         "batch_size": 256,
@@ -58,7 +61,7 @@ def config(name: str, data: Mapping[str, Any], passes: int, seed: int) -> dict[s
         "seed": seed,
         "engine": "torch",
         "data": dict(data),
-        "teacher": {"kind": "pixels"},
+        "teacher": {"kind": "pixels", **around},
         "circuit": {**section, width: 2},
         "train": train,
         "arms": ["random"] if section["kind"] == "rat_spn" else ["lvd", "random"],
@@ -88,16 +91,18 @@ def cell(rows: Sequence[Mapping[str, Any]], split: str) -> str:
     return f"{mean(values):.4f}{spread}"
 
 
-def lines(name: str, width: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Render the lines of a structure, one for every arm; ``rows`` are those of all seeds."""
+def lines(name: str, width: int, runs: Mapping[float, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Render the lines of a structure, one for every arm; ``runs`` has all seeds by step size."""
     found = []
     for arm, title in (("lvd", "distilled"), ("random", "random start")):
-        own = [row for row in rows if row["model"] == arm]
-        if own:
-            seconds = mean(float(row["seconds"]) for row in own)
-            memory = max(float(row["peak_memory_bytes"] or 0) for row in own) / 2**30
-            cells = [name, title, str(width), f"{own[0]['parameters']:,}"]
-            cells += [cell(own, split) for split in SPLITS]
+        own = {start: [row for row in rows if row["model"] == arm] for start, rows in runs.items()}
+        if any(own.values()):
+            start = min(own, key=lambda s: mean(float(row["valid"]["value"]) for row in own[s]))
+            rows = own[start]
+            seconds = mean(float(row["seconds"]) for row in rows)
+            memory = max(float(row["peak_memory_bytes"] or 0) for row in rows) / 2**30
+            cells = [name, title, str(width), f"{rows[0]['parameters']:,}", f"{start:g}"]
+            cells += [cell(rows, split) for split in SPLITS]
             found.append("| " + " | ".join([*cells, f"{seconds:,.0f}", f"{memory:.2f}"]) + " |")
     return found
 
@@ -111,6 +116,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="images of every split, at most")
     parser.add_argument("--parameters", type=int, default=8_000_000)
     parser.add_argument("--passes", type=int, default=8)
+    parser.add_argument("--steps", nargs="+", type=float, default=[0.1, 0.3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--only", nargs="+", default=list(CIRCUITS), choices=list(CIRCUITS))
     parser.add_argument("--out", type=Path, required=True)
@@ -118,17 +124,16 @@ def main() -> None:
     fields = ("root", "colour", "limit")
     data = {"name": given.data, **{field: getattr(given, field) for field in fields}}
     print(
-        "| structure | start | width | parameters | train | valid | test | seconds | GiB |\n"
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+        "| structure | start | width | parameters | step | train | valid | test | seconds | GiB |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
     for name in given.only:
-        rows: list[Mapping[str, Any]] = []
-        for seed in given.seeds:
-            values = sized(config(name, data, given.passes, seed), given.parameters)
-            folder = given.out / f"{name}-{seed}"
-            rows += pj.run(values, out=folder).results
+        runs: dict[float, list[Mapping[str, Any]]] = {start: [] for start in given.steps}
+        for start, seed in product(given.steps, given.seeds):
+            values = sized(config(name, data, given.passes, start, seed), given.parameters)
+            runs[start] += pj.run(values, out=given.out / f"{name}-{start:g}-{seed}").results
         width = int(values["circuit"][CIRCUITS[name][1]])
-        print("\n".join(lines(name, width, rows)), flush=True)
+        print("\n".join(lines(name, width, runs)), flush=True)
 
 
 if __name__ == "__main__":

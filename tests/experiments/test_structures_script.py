@@ -17,7 +17,7 @@ structures = script("structures")
 
 @pytest.mark.parametrize("name", list(structures.CIRCUITS))
 def test_every_structure_has_about_the_size_asked_for(name: str) -> None:
-    values = structures.sized(structures.config(name, {"name": "mnist"}, 8, 3), 4_000_000)
+    values = structures.sized(structures.config(name, {"name": "mnist"}, 8, 0.3, 3), 4_000_000)
     config = make_config(values)
     shape = DOMAINS["images"].shape(config)
     circuit = KINDS[config.circuit.kind].structure(config.circuit, "random", shape)
@@ -26,13 +26,18 @@ def test_every_structure_has_about_the_size_asked_for(name: str) -> None:
     assert "random" in (config.arms or [])
 
 
-def test_lines_average_over_seeds() -> None:
+def test_lines_average_over_seeds_at_the_step_that_validation_prefers() -> None:
     row: dict[str, Any] = {"model": "random", "parameters": 1234, "peak_memory_bytes": 2**30}
-    rows = [
-        row | {"seconds": 10 * n} | {split: {"value": n + 0.5} for split in structures.SPLITS}
-        for n in (1, 3)
-    ]
-    assert structures.lines("hclt", 8, rows) == [
-        "| hclt | random start | 8 | 1,234 | 2.5000 ± 1.4142 | 2.5000 ± 1.4142 | 2.5000 ± 1.4142 "
-        "| 20 | 1.00 |"
+
+    def rows(valid: float) -> list[dict[str, Any]]:
+        return [
+            row
+            | {"seconds": 10 * n, "train": {"value": n + 0.5}, "test": {"value": n + 0.25}}
+            | {"valid": {"value": valid}}
+            for n in (1, 3)
+        ]
+
+    assert structures.lines("hclt", 8, {0.1: rows(2.0), 0.3: rows(1.5), 1.0: rows(1.75)}) == [
+        "| hclt | random start | 8 | 1,234 | 0.3 | 2.5000 ± 1.4142 | 1.5000 ± 0.0000 "
+        "| 2.2500 ± 1.4142 | 20 | 1.00 |"
     ]
