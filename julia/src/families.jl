@@ -179,6 +179,18 @@ function project_row(family::Parametric, target, start)
     return (1 - family.uniform) .* row .+ level
 end
 
+"""
+The line through some points by weighted least squares: the mean of `x`, the height there, and
+the slope, `nothing` where it is not known.
+"""
+function fitted_line(x, y, weights)
+    total = max(sum(weights), 1e-300)
+    middle, height = sum(weights .* x) / total, sum(weights .* y) / total
+    spread = sum(weights .* (x .- middle) .^ 2) / total
+    slope = sum(weights .* (x .- middle) .* y) / total
+    return middle, height, spread > 1e-12 ? slope / spread : nothing
+end
+
 "The numbers that a column of the family was made from."
 recovered(family::Binomial, row) = improved(family, (0.5,), row)
 
@@ -218,12 +230,9 @@ function recovered(::Gaussian, row)
     logs, roots = log.(max.(row, 1e-300)), sqrt.(max.(row, 1e-60))
     ratios, weights = diff(logs), roots[2:end] .* roots[1:(end-1)]
     x = (1:(length(row)-1)) .- length(row) / 2
-    total = max(sum(weights), 1e-300)
-    middle, height = sum(weights .* x) / total, sum(weights .* ratios) / total
-    spread = sum(weights .* (x .- middle) .^ 2) / total
-    fall = -sum(weights .* (x .- middle) .* ratios) / total
+    middle, height, slope = fitted_line(x, ratios, weights)
     # Where one pair alone weighs something, all other values have next to none.
-    λ = clamp(spread > 1e-12 ? fall / spread : SHARPEST, -SHARPEST, SHARPEST)
+    λ = clamp(-something(slope, -SHARPEST), -SHARPEST, SHARPEST)
     return height + λ * middle, λ
 end
 
@@ -294,12 +303,8 @@ function recovered(::Logistic, row)
     above = reverse(cumsum(reverse(row)))[2:end]
     weights = (below .* above) .^ 2 .+ 1e-30
     odds = log.(max.(below, 1e-300)) .- log.(max.(above, 1e-300))
-    x = (1:(categories-1)) .- 0.5
-    total = max(sum(weights), 1e-300)
-    middle, height = sum(weights .* x) / total, sum(weights .* odds) / total
-    spread = sum(weights .* (x .- middle) .^ 2) / total
-    slope = sum(weights .* (x .- middle) .* odds) / total
-    κ = clamp(spread > 1e-12 ? slope / spread : 1.0, FLATTEST, STEEPEST)
+    middle, height, slope = fitted_line((1:(categories-1)) .- 0.5, odds, weights)
+    κ = clamp(something(slope, 1.0), FLATTEST, STEEPEST)
     return κ, κ * middle - height
 end
 

@@ -140,6 +140,18 @@ end
     @test close_params(fitted, oracle_step(circuit, counts, 0.3, 0.1))
 end
 
+@testset "parts are trained on from a checkpoint as without one" begin
+    circuit = ENGINE_CIRCUITS["bundle"]
+    x, options = rows_of(circuit, 20, 1), FitOptions(; epochs = 4, batch_size = 7, seed = 3)
+    expected = fit(circuit, x, options).circuit
+    mktempdir() do folder
+        checkpoint = joinpath(folder, "training.h5")
+        stop(epoch) = epoch.epoch == 2 && throw(InterruptException())
+        @test_throws InterruptException fit(circuit, x, options; checkpoint, on_epoch = stop)
+        @test same_params(fit(circuit, x, options; checkpoint).circuit, expected)
+    end
+end
+
 @testset "full-batch EM of a $name never falls" for (name, circuit) in TRAINED
     x = rows_of(circuit, 20, 6)
     options =

@@ -227,19 +227,24 @@ function run_epoch!(trainer::Trainer, on_batch)
         state.steps += 1
         on_batch(state.steps, steps)
     end
-    if !isempty(trainer.parts)
-        foreach(part -> give_params!(state.params, part), trainer.parts)
-        params_changed!(pass)
-    end
     train = total / sum(Float64, rows.weights)
     isnan(train) &&
         throw(BridgeError("Training diverged: the log-likelihood is not a number."))
     valid = nothing
     if !isnothing(trainer.valid)
+        join_parts!(trainer)
         scores = evaluate!(pass, trainer.valid, Evidence())
         valid = sum(scores) / length(scores)
     end
     return Epoch(number, η, train, valid, time() - started)
+end
+
+"Put the parameters of all parts where those of the circuit are."
+function join_parts!(trainer::Trainer)
+    isempty(trainer.parts) && return trainer
+    foreach(part -> give_params!(trainer.state.params, part), trainer.parts)
+    params_changed!(trainer.pass)
+    return trainer
 end
 
 "η of the next step."
@@ -324,8 +329,12 @@ function train!(trainer::Trainer, checkpoint, key, on_epoch, on_batch)
         epoch = run_epoch!(trainer, on_batch)
         push!(state.history, epoch)
         keep_best!(state)
-        isnothing(checkpoint) || write_checkpoint(checkpoint, state, key)
+        if !isnothing(checkpoint)
+            join_parts!(trainer)
+            write_checkpoint(checkpoint, state, key)
+        end
         on_epoch(epoch)
     end
+    join_parts!(trainer)
     return isnothing(state.best) ? state.params : state.best
 end

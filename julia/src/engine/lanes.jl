@@ -26,6 +26,33 @@ const LANES = 16
 @inline in_lanes(number::Int) = number < 4 * LANES ? number & ~(LANES - 1) : 0
 
 """
+    set_lanes!(f, into, at, a, i, b, j, number)
+
+Set `into[at + k]` to `f(a[i + k], b[j + k])` for k in `1:number`. Few are all computed before
+the first is stored, so that `into` may be anything and vector instructions do it all the same.
+"""
+@inline function set_lanes!(f::F, into, at, a, i, b, j, number::Int) where {F}
+    done = in_lanes(number)
+    for before = 0:LANES:(done-1)
+        set_some!(f, into, at + before, a, i + before, b, j + before, Val(LANES))
+    end
+    if number - done >= LANES ÷ 2 && number < 4 * LANES
+        set_some!(f, into, at + done, a, i + done, b, j + done, Val(LANES ÷ 2))
+        done += LANES ÷ 2
+    end
+    @inbounds @simd ivdep for k = (done+1):number
+        into[at+k] = f(a[i+k], b[j+k])
+    end
+    return nothing
+end
+
+@inline function set_some!(f::F, into, at, a, i, b, j, ::Val{N}) where {F,N}
+    vals = ntuple(k -> @inbounds(f(a[i+k], b[j+k])), Val(N))
+    foreach(k -> @inbounds(into[at+k] = vals[k]), ntuple(identity, Val(N)))
+    return nothing
+end
+
+"""
     extremes(vals, start, number)
 
 The smallest and largest of `vals[start + 1]` … `vals[start + number]`, none of them

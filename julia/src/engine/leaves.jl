@@ -11,7 +11,7 @@ function fill_tile!(pass::HostPass, plan::InputPlan)
     i = plan.layer
     tile, _ = start_tile!(pass, plan)
     each_slab(pass.batch, plan.blocks, length(tile)) do b, columns, _
-        times_leaf!(tile, b, pass, i, b, columns, true)
+        times_leaf!(tile, b, tile, 0, pass, i, b, columns)
         pass.masked[i] && times_mask!(tile, pass.masks[i].array, b, columns)
         return false
     end
@@ -47,21 +47,21 @@ function leaf_values(pass::Pass{T}, plan::InputPlan, places) where {T}
 end
 
 """
-Multiply block `b` of `tile` by input block `leaf` of layer `source` (or set it, if
-`fresh`).
+Set block `b` of `tile` to block `place` of `vals` times input block `leaf` of layer `source`,
+or to that alone where `place` is zero.
 """
-@inline function times_leaf!(tile, b, pass::HostPass, source, leaf, columns, fresh)
+@inline function times_leaf!(tile, b, vals, place, pass::HostPass, source, leaf, columns)
     table = pass.params[source]
     plan = pass.program.plans[source]::InputPlan{Vector{Int32}}
     codes, width, batch = pass.codes.array, size(tile, 1), size(tile, 2)
     base, variable = @inbounds plan.bases[leaf], plan.variables[leaf]
     for n in columns
-        at = width * (n - 1 + batch * (b - 1))
-        from = width * (base + @inbounds(codes[n, variable]) - 1)
-        if fresh
-            each_lane(w -> @inbounds(tile[at+w] = table[from+w]), width)
+        at, from = width * (n - 1 + batch * (b - 1)), width * (n - 1 + batch * (place - 1))
+        column = width * (base + @inbounds(codes[n, variable]) - 1)
+        if place == 0
+            each_lane(w -> @inbounds(tile[at+w] = table[column+w]), width)
         else
-            each_lane(w -> @inbounds(tile[at+w] *= table[from+w]), width)
+            set_lanes!(*, tile, at, vals, from, table, column, width)
         end
     end
     return nothing
@@ -135,7 +135,7 @@ function count_leaf!(
         is_owned(column, owned) || continue
         into = width * (column - 1)
         from = low + size(flow, 1) * (n - 1 + batch * (reader - 1))
-        each_lane(w -> @inbounds(tally[into+w] += flow[from+w]), width)
+        set_lanes!(+, tally, into, tally, into, flow, from, width)
     end
     return nothing
 end

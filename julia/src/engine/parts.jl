@@ -52,7 +52,10 @@ parts_to_train(circuit, pass::P, ::R, _) where {P<:Pass,R<:Rows} =
 "Take the parameters of a part from those of the circuit."
 function take_params!(part::Part, params)
     for (own, array, groups) in zip(part.pass.params, params, part.groups)
-        copyto!(own, view(array, :, :, groups))
+        foreach(
+            k -> copyto!(view(own, :, :, k), view(array, :, :, groups[k])),
+            eachindex(groups),
+        )
     end
     params_changed!(part.pass)
     return part
@@ -61,7 +64,10 @@ end
 "Put the parameters of a part among those of the circuit."
 function give_params!(params, part::Part)
     for (own, array, groups) in zip(part.pass.params, params, part.groups)
-        copyto!(view(array, :, :, groups), own)
+        foreach(
+            k -> copyto!(view(array, :, :, groups[k]), view(own, :, :, k)),
+            eachindex(groups),
+        )
     end
     return params
 end

@@ -90,15 +90,7 @@ work_of(tile, mixer::SumPlan) = (4 + 2 * mixer.width) * length(tile)
 function multiply!(tile, scale, pass, plan, b, columns)
     children = plan.offsets[b]:(plan.offsets[b+1]-1)
     if plan.kind === :hadamard
-        for k in children
-            i, place, fresh = Int(plan.sources[k]), Int(plan.places[k]), k == children[1]
-            if has_tile(pass, i)
-                times_tile!(tile, b, pass.tiles[i].array, place, columns, fresh)
-                add_scale!(scale, b, pass.scales[i].array, place, columns)
-            else
-                times_leaf!(tile, b, pass, i, place, columns, fresh)
-            end
-        end
+        multiply_factors!(tile, scale, pass, plan, b, columns, children)
     elseif plan.kind === :kronecker
         multiply_outer!(tile, scale, pass, plan, b, columns)
     else
@@ -107,17 +99,42 @@ function multiply!(tile, scale, pass, plan, b, columns)
     return nothing
 end
 
-@inline function times_tile!(tile, b, source, place, columns, fresh)
-    width, batch = size(tile, 1), size(tile, 2)
-    before = width * (columns[1] - 1)
-    at, from = width * batch * (b - 1) + before, width * batch * (place - 1) + before
-    if fresh
-        copyto!(tile, at + 1, source, from + 1, width * length(columns))
-    else
-        @inbounds @simd ivdep for k = 1:(width*length(columns))
-            tile[at+k] *= source[from+k]
+function multiply_factors!(tile, scale, pass, plan, b, columns, children)
+    vals, place = tile, 0  # the product so far, if any
+    for k in children
+        i, own = Int(plan.sources[k]), Int(plan.places[k])
+        if !has_tile(pass, i)
+            times_leaf!(tile, b, vals, place, pass, i, own, columns)
+            vals, place = tile, b
+            continue
+        end
+        factor = pass.tiles[i].array
+        add_scale!(scale, b, pass.scales[i].array, own, columns)
+        if place == 0
+            vals, place = factor, own
+        else
+            times_tile!(tile, b, vals, place, factor, own, columns)
+            vals, place = tile, b
         end
     end
+    vals === tile || copy_block!(tile, b, vals, place, columns)
+    return nothing
+end
+
+@inline function times_tile!(tile, b, vals, place, factor, own, columns)
+    width, batch = size(tile, 1), size(tile, 2)
+    before = width * (columns[1] - 1)
+    at, i, j = (width * batch * (block - 1) + before for block in (b, place, own))
+    @inbounds @simd ivdep for k = 1:(width*length(columns))
+        tile[at+k] = vals[i+k] * factor[j+k]
+    end
+    return nothing
+end
+
+function copy_block!(tile, b, vals, place, columns)
+    width, batch = size(tile, 1), size(tile, 2)
+    at, from = (width * (columns[1] - 1 + batch * (block - 1)) + 1 for block in (b, place))
+    copyto!(tile, at, vals, from, width * length(columns))
     return nothing
 end
 
@@ -154,6 +171,8 @@ underflow took from it; zeros of the latent evidence `mask` are exact. Returns w
 anything.
 
 A column of zeros gets the scale on which its bound is one, -Inf where it is exact.
+
+Columns that are all near each other are raised by the same power.
 """
 function normalise!(
     tile::Array{T},
@@ -170,8 +189,16 @@ function normalise!(
     lift, spill = raised(T, plan.lifts[b]), power_of_two(T, raised(T, plan.spills[b]))
     tiny, weak = floatmin(T), weakest(T) * spill
     inherits = any(i -> pass.lossy[i], plan.below)
-    before = width * (first(columns) - 1 + batch * (b - 1))
-    careful = first(extremes(tile, before, width * length(columns))) < tiny
+    before, number = width * (first(columns) - 1 + batch * (b - 1)), width * length(columns)
+    lowest, highest = extremes(tile, before, number)
+    steps = power_of(highest) - lift
+    together =
+        highest >= weak && lowest >= max(tiny * spill, power_of_two(T, steps - SPREAD))
+    if together && !inherits
+        raise_together!(tile, scale, loss_bound, before, number, b, columns, steps)
+        return false
+    end
+    careful = lowest < tiny
     @inbounds for n in columns
         at = width * (n - 1 + batch * (b - 1))
         low, top =
@@ -192,4 +219,28 @@ function normalise!(
         lost |= loss > 0
     end
     return lost
+end
+
+"The exponent below which no value lies where columns are raised together is minus this."
+const SPREAD = 16
+
+function raise_together!(
+    tile::Array{T},
+    scale,
+    loss_bound,
+    before,
+    number,
+    b,
+    columns,
+    steps,
+) where {T}
+    factor = normal_power(T, -steps)
+    @inbounds @simd ivdep for k = (before+1):(before+number)
+        tile[k] *= factor
+    end
+    @inbounds @simd ivdep for n in columns
+        scale[n, b] += steps
+        loss_bound[n, b] = 0
+    end
+    return nothing
 end

@@ -14,7 +14,7 @@ from pyjuice_bridge.circuit.region_circuit import per_region
 from pyjuice_bridge.circuit.region_graph import RegionGraph
 from pyjuice_bridge.circuit.types import Circuit, FloatArray, IntArray
 from pyjuice_bridge.engines.julia import Arrays, ask
-from pyjuice_bridge.engines.julia.exchange import Answer, Facts, Request
+from pyjuice_bridge.engines.julia.exchange import Facts, Request
 
 
 class JuliaBuilders:
@@ -40,7 +40,7 @@ class JuliaBuilders:
         sizes = category_array(categories, x.shape[1])
         arrays = {"x": sample_rows(x, rows, seed), "categories": sizes}
         facts = {"bins": bins, "pseudocount": pseudocount}
-        return _build("chow_liu_tree", facts, arrays).arrays["parents"]
+        return ask(Request("chow_liu_tree", facts, arrays)).arrays["parents"]
 
     def hclt(
         self, parents: ArrayLike, latents: int, categories: ArrayLike, *, seed: int
@@ -163,19 +163,17 @@ def _over(graph: RegionGraph, categories: ArrayLike) -> dict[str, NDArray[Any]]:
     return {"graph": text, "categories": category_array(categories, graph.num_vars)}
 
 
-def _build(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Answer:
-    return ask(Request(do, facts, arrays, circuits))
-
-
 def _circuit(do: str, facts: Facts, arrays: Arrays, **circuits: Circuit) -> Circuit:
-    made = _build(do, facts, arrays, **circuits).circuit
-    assert made is not None
-    return made
+    return _made(Request(do, facts, arrays, circuits))
 
 
 def _changed(do: str, circuit: Circuit, facts: Facts, arrays: Arrays) -> Circuit:
     """Ask for a circuit made of another, which the worker may have already."""
-    made = ask(Request(do, facts, arrays, subject=circuit)).circuit
+    return _made(Request(do, facts, arrays, subject=circuit))
+
+
+def _made(request: Request) -> Circuit:
+    made = ask(request).circuit
     assert made is not None
     return made
 
