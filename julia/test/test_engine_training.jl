@@ -147,7 +147,13 @@ end
     mktempdir() do folder
         checkpoint = joinpath(folder, "training.h5")
         stop(epoch) = epoch.epoch == 2 && throw(InterruptException())
-        @test_throws InterruptException fit(circuit, x, options; checkpoint, on_epoch = stop)
+        @test_throws InterruptException fit(
+            circuit,
+            x,
+            options;
+            checkpoint,
+            on_epoch = stop,
+        )
         @test same_params(fit(circuit, x, options; checkpoint).circuit, expected)
     end
 end
