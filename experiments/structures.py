@@ -129,11 +129,12 @@ def main() -> None:
     )
     for name in given.only:
         runs: dict[float, list[Mapping[str, Any]]] = {start: [] for start in given.steps}
+        least = config(name, data, given.passes, given.steps[0], given.seeds[0])
+        section = sized(least, given.parameters)["circuit"]
         for start, seed in product(given.steps, given.seeds):
-            values = sized(config(name, data, given.passes, start, seed), given.parameters)
+            values = config(name, data, given.passes, start, seed) | {"circuit": section}
             runs[start] += pj.run(values, out=given.out / f"{name}-{start:g}-{seed}").results
-        width = int(values["circuit"][CIRCUITS[name][1]])
-        print("\n".join(lines(name, width, runs)), flush=True)
+        print("\n".join(lines(name, int(section[CIRCUITS[name][1]]), runs)), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyjuice_bridge.data.bins import BINS, Edges
+from pyjuice_bridge.data.bins import Edges
 from pyjuice_bridge.data.catalogue import names_of
 from pyjuice_bridge.data.dataset import limited
 from pyjuice_bridge.data.obtain import find
@@ -38,7 +38,6 @@ from pyjuice_bridge.data.table_readers import (
     read_data_files,
 )
 from pyjuice_bridge.errors import UserError
-from pyjuice_bridge.numbers import whole
 
 Cells = NDArray[np.int32]
 
@@ -138,7 +137,6 @@ def load_table(
     """
     seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit)
-    bins = None if bins is None else whole("bins", bins, BINS)
     asked = {"valid": share("valid", valid), "test": share("test", test)}
     name, found = find(source, root, "table", memory=_memory, read=read_data_files, own=own)
     coding = Coding.of(found.parts["train"], name, bins)

@@ -14,6 +14,7 @@ from pyjuice_bridge.data import bins as binned
 from pyjuice_bridge.data.bins import Edges
 from pyjuice_bridge.data.text_tokenizers import check_text
 from pyjuice_bridge.errors import UserError
+from pyjuice_bridge.numbers import whole
 
 Column = NDArray[Any] | Sequence[Any]
 
@@ -73,6 +74,7 @@ class Coding:
             UserError: no cells or too many, names that are not distinct, a column without any
                 value, or one that does not hold categories.
         """
+        bins = None if bins is None else whole("bins", bins, binned.BINS)
         width = len(train.columns)
         if not len(train) or len(train) * width > MOST_CELLS:
             raise UserError(

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pyjuice_bridge.circuit.combine import mixture
 from pyjuice_bridge.circuit.types import MISSING, Circuit
 from pyjuice_bridge.codecs.table import TableCodec
-from pyjuice_bridge.data.bins import BINS
 from pyjuice_bridge.data.table import TableDataset
 from pyjuice_bridge.data.table_codes import Coding, RawTable
 from pyjuice_bridge.data.table_readers import from_frame, is_frame
@@ -29,7 +28,7 @@ from pyjuice_bridge.domains.table import prepare
 from pyjuice_bridge.engines import choose_engine, open_engine
 from pyjuice_bridge.engines.evidence import check_rows
 from pyjuice_bridge.errors import UserError, shown
-from pyjuice_bridge.numbers import real, whole
+from pyjuice_bridge.numbers import real
 from pyjuice_bridge.query.model import Model
 from pyjuice_bridge.runner.arms import train_arm, trainings
 from pyjuice_bridge.runner.config import make_config
@@ -281,7 +280,6 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _read(self, X: Any, y: Any, known: Coding | None) -> tuple[Coding, NDArray[np.int32]]:
         """Learn the values of every column, unless they are known; return them and the codes."""
         least = self._clusters() or 1
-        bins = None if self.bins is None else whole("bins", self.bins, BINS)
         if is_frame(X):
             validate_data(self, X, y, skip_check_array=True)
             raw = from_frame(X)
@@ -296,11 +294,11 @@ class CircuitEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if y is None
                 else validate_data(self, X, y, **asked)[0]
             )
-            raw = RawTable(None, list((X if bins else _codes(X)).T))
+            raw = RawTable(None, list((_codes(X) if self.bins is None else X).T))
         if known is not None:
             names = known.columns or tuple(f"x{i}" for i in range(len(known.categories)))
             return known, replace(known, columns=names).encode(raw, "X")
-        coding = Coding.of(raw, "X", bins)
+        coding = Coding.of(raw, "X", self.bins)
         if self.categories is not None:
             sizes = np.asarray(self.categories)
             try:
